@@ -1,0 +1,1 @@
+"""IKEv2-derived keys for O/TWAMP (RFC 7717)."""

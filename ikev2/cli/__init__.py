@@ -1,0 +1,1 @@
+"""The `ikev2` command."""

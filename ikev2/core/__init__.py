@@ -1,0 +1,1 @@
+"""The sans-IO protocol: no socket, clock or operating-system entropy below here."""

@@ -1,0 +1,1 @@
+"""The algorithms: the only place in ikev2 that imports cryptography."""

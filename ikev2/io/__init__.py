@@ -1,0 +1,1 @@
+"""Sockets, files and processes around the sans-IO core."""

@@ -1,0 +1,1 @@
+"""What happens to a Child SA: the backend interface and its implementations."""

@@ -1,0 +1,1 @@
+"""OWAMP (RFC 4656) and TWAMP (RFC 5357)."""

@@ -1,0 +1,1 @@
+"""The sans-IO roles of O/TWAMP."""

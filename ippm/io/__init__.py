@@ -1,0 +1,1 @@
+"""Sockets, clocks and the measurement loop."""

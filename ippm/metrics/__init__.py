@@ -1,0 +1,1 @@
+"""Metrics, each naming its RFC and registry name."""

@@ -1,0 +1,1 @@
+"""Pure codecs of O/TWAMP messages and test packets."""
