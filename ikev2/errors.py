@@ -41,9 +41,7 @@ class InvalidSyntax(ProtocolError):
 
     notify_type = NotifyType.INVALID_SYNTAX
 
-    def __init__(
-        self, message: str, *, offset: int | None = None, payload: PayloadType | None = None
-    ) -> None:
+    def __init__(self, message: str, *, offset: int | None = None, payload: PayloadType | None = None) -> None:
         where = "".join(
             (
                 f" in {payload}" if payload is not None else "",
