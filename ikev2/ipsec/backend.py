@@ -1,0 +1,208 @@
+"""What every Child SA backend can do: the one interface between IKE and the octets of ESP.
+
+A backend is driven from one thread (the event loop of `ikev2.io`); one that has a thread of its own guards itself.
+The order is always: `open`, `allocate_spi`, `install`, ..., `delete`, `close`. `close` takes away everything that
+the backend put into the system, and is safe to call twice or after a failed `open`.
+RFC 4301 section 4.4: the SPD and the SAD are what a backend keeps.
+"""
+
+from __future__ import annotations
+
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+from ikev2.core.types import Address
+from ikev2.errors import LocalProtocolError
+
+IKE_PORT = 500
+NAT_PORT = 4500
+DEFAULT_BYPASS_PORTS = (18688, 18751)
+
+NON_ESP_MARKER = b"\0\0\0\0"
+"""Four zero octets before an IKE message on UDP 4500. RFC 3948 section 2.2."""
+
+SPI_MINIMUM = 0x100
+"""SPIs 1 to 255 are reserved by IANA, and 0 never goes onto the wire. RFC 4303 section 2.1."""
+
+OnIke = Callable[[bytes, Address, Address], None]
+"""Takes an IKE datagram without its marker, its local address and its remote address."""
+
+
+class DropReason(StrEnum):
+    """Why a packet was dropped: the keys of `ChildCounters.errors` and of `Backend.drops()`. RFC 4303 section 3.4."""
+
+    REPLAY = "replay"
+    INTEGRITY = "integrity"
+    MALFORMED = "malformed"
+    PADDING = "padding"
+    NEXT_HEADER = "next-header"
+    SELECTOR_MISMATCH = "selector-mismatch"
+    UNKNOWN_SPI = "unknown-spi"
+    SEQUENCE_OVERFLOW = "sequence-overflow"
+    NO_SA = "no-sa"
+    FRAGMENT = "fragment"
+    TOO_BIG = "too-big"
+    TTL = "ttl-exceeded"
+    SEND = "send-error"
+    DUMMY = "dummy"
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """Traffic of two hosts that leaves and enters outside the tunnel.
+
+    `ports` are (first, last); a packet matches when either its local or its remote port lies in that range. The
+    range is aligned to its size, a power of two, so that one mask says it. RFC 4301 section 4.4.1 (BYPASS).
+    """
+
+    ip_protocol: int
+    ports: tuple[int, int]
+    local: str
+    remote: str
+
+    def __post_init__(self) -> None:
+        first, last = self.ports
+        size = last - first + 1
+        if not (0 < first <= last <= 0xFFFF) or size & (size - 1) or first % size:
+            raise LocalProtocolError(
+                f"bypass ports {first}-{last} are not a range of a power of two aligned to its size"
+            )
+        if self.ip_protocol not in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+            raise LocalProtocolError(f"a bypass is for TCP (6) or UDP (17), not for protocol {self.ip_protocol}")
+
+    @property
+    def mask(self) -> int:
+        """The 16-bit mask that together with `ports[0]` says the range, as an XFRM selector wants it."""
+        return 0xFFFF & ~(self.ports[1] - self.ports[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What `Backend.probe` found; `reason` is a sentence for a person in either case."""
+
+    name: str
+    ok: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """A Child SA reached a limit; soft (rekey it) or hard (it is gone). RFC 4301 section 4.4.2.1."""
+
+    spi: int
+    local: str
+    remote: str
+    hard: bool
+    inbound: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire:
+    """A packet met a PROTECT policy without an SA: one is wanted. RFC 7296 section 2.9."""
+
+    reqid: int
+    local: str
+    remote: str
+    ip_protocol: int = 0
+    source: str = ""
+    destination: str = ""
+    source_port: int = 0
+    destination_port: int = 0
+
+
+BackendEvent = Expire | Acquire
+
+
+class Backend(ABC):
+    """What happens to Child SAs once IKE has agreed on them.
+
+    Methods raise `BackendError` with a sentence when the system refuses, and `LocalProtocolError` when the caller
+    asks for nonsense.
+    """
+
+    name: ClassVar[str]
+    wants_encap_socket: bool = False
+    """True: `attach_encap_socket` is to be called with the UDP 4500 socket, and the caller no longer reads it."""
+
+    @classmethod
+    @abstractmethod
+    def probe(cls) -> ProbeResult:
+        """Try, in this network namespace, whether the backend would work; leaves nothing behind, never raises."""
+
+    @abstractmethod
+    def open(self) -> None:
+        """Take what the backend needs, and clean what a crashed run of ours left behind."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Remove everything that is ours: SAs, policies, rules, routes, devices, threads."""
+
+    @abstractmethod
+    def allocate_spi(self, local: str, remote: str) -> int:
+        """An SPI for packets that come from `remote` to `local`, unused and above 255. RFC 4303 section 2.1."""
+
+    @abstractmethod
+    def install(self, child: ChildSaParameters) -> None:
+        """Put in both SAs of the pair and their policies; what is sent uses the SA installed last.
+
+        `child.spi_in` came from `allocate_spi`. Between two outer addresses the first install also makes the
+        policies that let IKE itself (UDP 500 and 4500) pass. A failed install leaves nothing of the child behind.
+        """
+
+    @abstractmethod
+    def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
+        """Move an installed pair to other outer addresses or ports; keys, SPIs and sequence numbers stay.
+
+        RFC 4555 section 3.5, RFC 7296 section 2.23.
+        """
+
+    @abstractmethod
+    def delete(self, child: ChildSaParameters) -> None:
+        """Take both SAs out, and the policies when no other pair uses them. Unknown pairs are no error."""
+
+    @abstractmethod
+    def query(self, child: ChildSaParameters) -> ChildCounters:
+        """The counters of an installed pair.
+
+        `octets_*` count what ESP protects, as Linux's XFRM does: the inner IP packet in tunnel mode, the payload
+        behind the IP header in transport mode; without ESP header, padding and ICV. `errors` is keyed by the
+        values of `DropReason`, and holds packets of this SA only.
+        """
+
+    def drops(self) -> dict[str, int]:
+        """Packets dropped that belong to no installed SA, by `DropReason`."""
+        return {}
+
+    @abstractmethod
+    def add_bypass(self, bypass: Bypass) -> None:
+        """Let traffic pass outside the tunnel; adding the same twice is no error."""
+
+    @abstractmethod
+    def remove_bypass(self, bypass: Bypass) -> None:
+        """Take an `add_bypass` back; an unknown one is no error."""
+
+    @abstractmethod
+    def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
+        """Make a bound IKE socket leave and enter outside every tunnel; `encap` for the one on UDP 4500."""
+
+    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke) -> None:
+        """Take over reading the bound UDP 4500 socket (only when `wants_encap_socket`).
+
+        ESP in UDP is the backend's; an IKE datagram goes, without its marker, to `on_ike` on a thread of the
+        backend. Sending IKE on the socket stays with the caller, and so does closing it, after `close`.
+        RFC 3948 section 2.
+        """
+        raise LocalProtocolError(f"the {self.name} backend does not read the UDP {NAT_PORT} socket")
+
+    def next_event(self) -> BackendEvent | None:
+        """The next event, or None when there is none now."""
+        return None
+
+    def event_fd(self) -> int | None:
+        """A descriptor that is readable while `next_event` has something; None when there are never events."""
+        return None
