@@ -1,0 +1,74 @@
+"""One Child SA pair, as a backend installs it.
+
+RFC 7296 sections 1.3 and 2.17, RFC 4301 section 4.4.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ikev2.core.types import Mode, Role
+
+if TYPE_CHECKING:
+    from ikev2.crypto.secret import SecretOctets
+    from ikev2.crypto.suites import EspSuite
+    from ikev2.wire.payloads.ts import TrafficSelector
+
+
+@dataclass(frozen=True, slots=True)
+class UdpEncap:
+    """ESP inside UDP: our port and the peer's. RFC 3948, RFC 7296 section 2.23."""
+
+    local_port: int
+    remote_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaParameters:
+    """All that a backend needs to install both directions of one Child SA and its policies.
+
+    `local` and `remote` are the outer addresses; `spi_in` is the SPI on which we receive. Encryption keys have
+    their salt at the end; `integ_key_*` is None with combined-mode ciphers. `nat_original_local` and
+    `nat_original_remote` are the addresses before translation, for the checksums of transport mode (RFC 3948
+    section 3.1.2), None when there is no NAT.
+    RFC 7296 section 2.17.
+    """
+
+    name: str
+    ike_spi_i: bytes
+    ike_spi_r: bytes
+    suite: EspSuite
+    mode: Mode
+    role: Role
+    local: str
+    remote: str
+    spi_in: int
+    spi_out: int
+    encr_key_in: SecretOctets
+    integ_key_in: SecretOctets | None
+    encr_key_out: SecretOctets
+    integ_key_out: SecretOctets | None
+    ts_local: tuple[TrafficSelector, ...]
+    ts_remote: tuple[TrafficSelector, ...]
+    encap: UdpEncap | None = None
+    replay_window: int = 64
+    reqid: int = 0
+    nat_original_local: str | None = None
+    nat_original_remote: str | None = None
+
+    @property
+    def label(self) -> str:
+        """`name{spi_in}`: how logs and listings name this pair."""
+        return f"{self.name}{{{self.spi_in:08x}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildCounters:
+    """What a backend counted for one pair; `errors` by reason (replay, icv, ...)."""
+
+    packets_in: int = 0
+    octets_in: int = 0
+    packets_out: int = 0
+    octets_out: int = 0
+    errors: dict[str, int] = field(default_factory=dict)

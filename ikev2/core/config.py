@@ -1,0 +1,194 @@
+"""What the core is told: connections, their Child SAs, limits. Plain values, checked by whoever read them.
+
+The words are swanctl's. RFC 7296 sections 2.4, 2.6, 2.9 and 3.5.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ikev2.core.types import Mode
+from ikev2.errors import ConfigurationError
+from ikev2.iana import IdType
+
+if TYPE_CHECKING:
+    from ikev2.crypto.secret import SecretOctets
+    from ikev2.wire.payloads.sa import Proposal
+    from ikev2.wire.payloads.ts import TrafficSelector
+
+_TEXT_TYPES = (IdType.ID_FQDN, IdType.ID_RFC822_ADDR)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """An identity as the ID payloads carry it. RFC 7296 section 3.5."""
+
+    id_type: IdType
+    data: bytes
+
+    @classmethod
+    def parse(cls, text: str) -> Identity:
+        """Read an identity as strongSwan does; ConfigurationError when it is empty or its hex is bad.
+
+        An IP address, `@name` (FQDN), `user@name` (mail address), `keyid:HEX` (opaque octets), else an FQDN.
+        """
+        if not text:
+            raise ConfigurationError("an identity is empty: write an address, a name, user@name or keyid:HEX")
+        if text.startswith("keyid:"):
+            try:
+                return cls(IdType.ID_KEY_ID, bytes.fromhex(text[6:]))
+            except ValueError:
+                raise ConfigurationError(f"identity {text!r}: what follows keyid: must be hex octets") from None
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            pass
+        else:
+            kind = IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR
+            return cls(kind, address.packed)
+        if text.startswith("@"):
+            return cls(IdType.ID_FQDN, text[1:].encode())
+        return cls(IdType.ID_RFC822_ADDR if "@" in text else IdType.ID_FQDN, text.encode())
+
+    @classmethod
+    def of_address(cls, host: str) -> Identity:
+        """The identity that an IP address is."""
+        return cls.parse(host)
+
+    def matches(self, other: Identity) -> bool:
+        """True when `other` is this identity; names and mail addresses compare without case."""
+        if self.id_type != other.id_type:
+            return False
+        if self.id_type in _TEXT_TYPES:
+            return self.data.lower() == other.data.lower()
+        return self.data == other.data
+
+    def __str__(self) -> str:
+        if self.id_type in (IdType.ID_IPV4_ADDR, IdType.ID_IPV6_ADDR) and len(self.data) in (4, 16):
+            return str(ipaddress.ip_address(self.data))
+        if self.id_type in _TEXT_TYPES:
+            return self.data.decode("utf-8", "backslashreplace")
+        if self.id_type == IdType.ID_KEY_ID:
+            return f"keyid:{self.data.hex()}"
+        return f"{self.id_type}:{self.data.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Dynamic:
+    """A traffic selector whose address is that of the IKE SA: `dynamic`, `dynamic[udp/862]`."""
+
+    ip_protocol: int = 0
+    start_port: int = 0
+    end_port: int = 65535
+
+    def __str__(self) -> str:
+        return "dynamic" if not self.ip_protocol else f"dynamic[{self.ip_protocol}/{self.start_port}]"
+
+
+DYNAMIC = Dynamic()
+
+if TYPE_CHECKING:
+    TsSpec = TrafficSelector | Dynamic
+
+
+@dataclass(frozen=True, slots=True)
+class Retransmission:
+    """When a request is sent again: after timeout_s * base**n for n = 0 .. tries, then the SA has failed.
+
+    `jitter` takes up to that share off each delay. `error_tries`: how many more times an IKE_SA_INIT request
+    is sent after an error notify, which anybody could have forged. RFC 7296 sections 2.1, 2.4 and 2.21.1.
+    """
+
+    timeout_s: float = 2.0
+    base: float = 1.8
+    tries: int = 5
+    jitter: float = 0.0
+    error_tries: int = 2
+
+    def delay_s(self, sent: int) -> float:
+        """How long to wait after the request went out for the `sent`-th time (1 = the original)."""
+        return float(self.timeout_s * self.base ** (sent - 1))  # rfc7296-s2.4-06
+
+    @property
+    def total_s(self) -> float:
+        """From the first transmission to giving up."""
+        return sum(self.delay_s(sent) for sent in range(1, self.tries + 2))
+
+
+@dataclass(frozen=True, slots=True)
+class ChildConfig:
+    """One Child SA of a connection. RFC 7296 sections 1.3.1 and 2.9."""
+
+    name: str
+    mode: Mode = Mode.TUNNEL
+    local_ts: tuple[TsSpec, ...] = (DYNAMIC,)
+    remote_ts: tuple[TsSpec, ...] = (DYNAMIC,)
+    esp_proposals: tuple[Proposal, ...] = ()
+    start_action: str = "none"
+    replay_window: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionConfig:
+    """One peer, or one group of peers, that we may have an IKE SA with.
+
+    `remote_addrs` may hold "%any" (and `local_addrs` too); `local_id` None is our address; `remote_id` None is
+    any identity that has the PSK. `encap` makes us claim to be behind a NAT, so that ESP travels in UDP.
+    `dpd_delay_s` 0 is no liveness check. `send_initial_contact`: say INITIAL_CONTACT when it is true.
+    """
+
+    name: str
+    local_addrs: tuple[str, ...]
+    remote_addrs: tuple[str, ...]
+    proposals: tuple[Proposal, ...]
+    local_id: Identity | None
+    remote_id: Identity | None
+    psk: SecretOctets
+    children: tuple[ChildConfig, ...] = ()
+    retransmission: Retransmission = field(default_factory=Retransmission)
+    dpd_delay_s: float = 0.0
+    encap: bool = False
+    ike_port: int = 500
+    nat_port: int = 4500
+    send_initial_contact: bool = True
+
+    def serves(self, local: str, remote: str) -> bool:
+        """True when an IKE SA between these two addresses may belong to this connection."""
+        return _holds(self.local_addrs, local) and _holds(self.remote_addrs, remote)
+
+
+def _holds(addresses: tuple[str, ...], host: str) -> bool:
+    if not addresses or "%any" in addresses or host in addresses:
+        return True
+    try:
+        wanted = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for text in addresses:
+        try:
+            if wanted in ipaddress.ip_network(text, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a peer that has proved nothing may cost us. RFC 7296 sections 2.4, 2.6 and 2.21.4.
+
+    `cookie_threshold`: half-open SAs from which on a cookie is asked for; `half_open_limit`: from which on new
+    ones are ignored; `unprotected_replies_per_s`: answers to messages outside an IKE SA; `linger_s`: how long
+    an SA that is gone still answers retransmissions of its last request.
+    """
+
+    cookie_threshold: int = 10
+    half_open_limit: int = 1000
+    half_open_timeout_s: float = 30.0
+    half_open_per_address: int = 20
+    ike_sa_limit: int = 100_000
+    unprotected_replies_per_s: float = 10.0
+    cookie_secret_s: float = 60.0
+    linger_s: float = 60.0

@@ -1,0 +1,93 @@
+"""What the core tells its driver. Events are handled before the datagrams of the same turn are sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ikev2.core.child_sa import ChildSaParameters
+from ikev2.core.info import IkeSaInfo
+from ikev2.iana import NotifyType
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaEstablished:
+    """Both ends have proved who they are; the IKE SA can be used."""
+
+    ike_sa: IkeSaInfo
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaFailed:
+    """An IKE SA did not come up. `reason` is a sentence; `notify_type` what the peer, or we, said if anything."""
+
+    ike_sa: IkeSaInfo
+    reason: str
+    notify_type: NotifyType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaDeleted:
+    """An established IKE SA is gone, with all its Child SAs (each has had its own ChildSaDeleted before)."""
+
+    ike_sa: IkeSaInfo
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaReady:
+    """A Child SA pair is negotiated: install it now."""
+
+    child: ChildSaParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaHalfClosed:
+    """Both ends delete this pair at once: the outgoing SA goes now, ChildSaDeleted follows. Section 1.4.1."""
+
+    child: ChildSaParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaMoved:
+    """The peer's address or port changed behind a NAT: update the installed SAs. RFC 7296 section 2.23."""
+
+    old: ChildSaParameters
+    new: ChildSaParameters
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaDeleted:
+    """Remove this pair and its policies."""
+
+    child: ChildSaParameters
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaFailed:
+    """A Child SA did not come up; the IKE SA stays. RFC 7296 section 2.21.2."""
+
+    ike_sa: IkeSaInfo
+    name: str
+    reason: str
+    notify_type: NotifyType | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerAlive:
+    """The peer answered a liveness check. RFC 7296 section 2.4."""
+
+    ike_sa: IkeSaInfo
+
+
+Event = (
+    IkeSaEstablished
+    | IkeSaFailed
+    | IkeSaDeleted
+    | ChildSaReady
+    | ChildSaHalfClosed
+    | ChildSaMoved
+    | ChildSaDeleted
+    | ChildSaFailed
+    | PeerAlive
+)

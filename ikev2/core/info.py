@@ -1,0 +1,80 @@
+"""Snapshots of the SAs for people and for `list`: no keys, nothing that changes behind the reader's back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ikev2.core.types import Address, Mode, Role
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaInfo:
+    """One Child SA as it stands. Times are the driver's monotonic seconds."""
+
+    name: str
+    suite: str
+    mode: Mode
+    spi_in: int
+    spi_out: int
+    ts_local: tuple[str, ...]
+    ts_remote: tuple[str, ...]
+    encap: bool
+    installed_at: float
+
+    def to_dict(self, now: float) -> dict[str, object]:
+        """The object that `list --json` prints."""
+        return {
+            "name": self.name,
+            "suite": self.suite,
+            "mode": str(self.mode),
+            "spi_in": f"{self.spi_in:08x}",
+            "spi_out": f"{self.spi_out:08x}",
+            "ts_local": list(self.ts_local),
+            "ts_remote": list(self.ts_remote),
+            "encap": self.encap,
+            "age_s": int(now - self.installed_at),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class IkeSaInfo:
+    """One IKE SA as it stands. `state` is the name that core/transitions.py gives it."""
+
+    name: str
+    state: str
+    role: Role
+    spi_i: bytes
+    spi_r: bytes
+    suite: str
+    prf: str
+    auth: str
+    local: Address
+    remote: Address
+    local_id: str
+    remote_id: str
+    nat_local: bool
+    nat_remote: bool
+    created_at: float
+    established_at: float | None
+    children: tuple[ChildSaInfo, ...]
+
+    def to_dict(self, now: float) -> dict[str, object]:
+        """The object that `list --json` prints."""
+        return {
+            "name": self.name,
+            "state": self.state,
+            "role": str(self.role),
+            "spi_i": self.spi_i.hex(),
+            "spi_r": self.spi_r.hex(),
+            "suite": self.suite,
+            "prf": self.prf,
+            "auth": self.auth,
+            "local": str(self.local),
+            "remote": str(self.remote),
+            "local_id": self.local_id,
+            "remote_id": self.remote_id,
+            "nat_local": self.nat_local,
+            "nat_remote": self.nat_remote,
+            "age_s": int(now - (self.created_at if self.established_at is None else self.established_at)),
+            "children": [child.to_dict(now) for child in self.children],
+        }

@@ -1,0 +1,64 @@
+"""The small words that every part of the core shares: addresses, datagrams, roles, sources of entropy and SPIs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import NamedTuple, Protocol
+
+
+class Address(NamedTuple):
+    """An IP address in its text form and a UDP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """One IKE message to send: octets from the IKE header on, without the non-ESP marker of port 4500."""
+
+    data: bytes
+    local: Address
+    remote: Address
+
+
+class Role(Enum):
+    """Who began: the IKE SA (original initiator) or one exchange. RFC 7296 section 2.2."""
+
+    INITIATOR = "initiator"
+    RESPONDER = "responder"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def other(self) -> Role:
+        """The peer's role."""
+        return Role.RESPONDER if self is Role.INITIATOR else Role.INITIATOR
+
+
+class Mode(StrEnum):
+    """The mode of a Child SA. RFC 4301 section 4.1."""
+
+    TUNNEL = "tunnel"
+    TRANSPORT = "transport"
+
+
+class ChildSpiSource(Protocol):
+    """Where the SPIs of Child SAs come from: the backend, which knows what the system uses already."""
+
+    def allocate_spi(self, local: str, remote: str) -> int:
+        """A fresh SPI (256 to 2**32 - 1) on which `local` will receive from `remote`."""
+        ...
+
+
+class EntropySource(Protocol):
+    """Where nonces, SPIs, private values and CBC initialization vectors come from."""
+
+    def octets(self, n: int) -> bytes:
+        """`n` octets that nobody can predict."""
+        ...
