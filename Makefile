@@ -1,0 +1,42 @@
+# Two targets do everything on a fresh Debian 12+ or Ubuntu 24.04+ machine: `make demo` and `make test`.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+DEMO_REPORT ?= demo-report
+DEMO_OPTIONS ?=
+
+.PHONY: help demo test test-quick lint type compliance bench fuzz clean setup setup-system
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## the virtual environment with everything the commands and tests need
+
+$(VENV)/.ready: pyproject.toml tools/setup.sh
+	@sh tools/setup.sh venv "$(VENV)" "$(PYTHON)"
+	@touch $@
+
+demo: ## two hosts, an IKE SA, three measurements and a refusal (DEMO_OPTIONS="--mode transport")
+	@sh tools/setup.sh demo
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/ippm-ipsec demo --report "$(DEMO_REPORT)" $(DEMO_OPTIONS)
+
+test: ## everything that proves it (installs Debian packages only as root and only if missing)
+	@sh tools/setup.sh test
+	@$(MAKE) --no-print-directory setup
+	@sh tools/test.sh "$(BIN)"
+
+test-quick: setup ## unit, property, vector and simulation tests: no namespaces, no foreign daemons
+	@$(BIN)/pytest -q -m "not netns and not uml and not strongswan"
+
+lint: setup ## ruff and the import contracts
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+type: setup ## mypy, strict
+	@$(BIN)/mypy
+
+compliance: setup ## every requirement id: covered, superseded, not testable or open
+	@$(BIN)/python tools/compliance.py --check --write docs/compliance.md
+
+clean: ## remove what the targets above made
+	rm -rf $(VENV) $(DEMO_REPORT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,52 @@
+"""What all tests share: the `req` marker's bookkeeping and the count of skips."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+TABLES = Path(__file__).parent / "requirements"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--req-json", help="write {requirement id: [tests]} of the collected tests to this file")
+    parser.addoption(
+        "--max-skips", type=int, default=None, help="fail the run when more tests than this were skipped"
+    )
+
+
+def requirement_ids() -> set[str]:
+    ids: set[str] = set()
+    for path in TABLES.glob("*.csv"):
+        with path.open(encoding="utf-8", newline="") as file:
+            ids.update(row["id"] for row in csv.DictReader(file))
+    return ids
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    known = requirement_ids()
+    found: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        for marker in item.iter_markers("req"):
+            for identifier in marker.args:
+                if identifier not in known:
+                    raise pytest.UsageError(f"{item.nodeid}: no table has requirement {identifier!r}")
+                found[identifier].append(item.nodeid)
+    if out := config.getoption("--req-json"):
+        Path(out).write_text(json.dumps(found))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    limit = session.config.getoption("--max-skips")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if limit is None or reporter is None:
+        return
+    skips = len(reporter.stats.get("skipped", []))
+    if skips > limit and session.exitstatus == 0:
+        reporter.write_line(f"{skips} tests were skipped, at most {limit} may be", red=True)
+        session.exitstatus = 1

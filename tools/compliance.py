@@ -1,0 +1,111 @@
+"""Every requirement id of tests/requirements with its standing: covered, superseded, not testable or open.
+
+    python tools/compliance.py [--write docs/compliance.md] [--check] [RFC ...]
+
+Covered means that a collected test carries the id (`@pytest.mark.req`). Superseded and not testable are stated, with
+by what and why, in tests/requirements/dispositions.toml. `--check` fails on an id that no table has, or one that is
+both covered and declared not testable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections import Counter, defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLES = ROOT / "tests" / "requirements"
+
+
+def load_tables() -> dict[str, dict[str, str]]:
+    """id -> row, from every table of this project; rows marked (unverified) are not from the text and do not count."""
+    rows: dict[str, dict[str, str]] = {}
+    for path in sorted(TABLES.glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if "(unverified)" in row["text"]:
+                    continue
+                rows[row["id"]] = {**row, "rfc": path.stem}
+    return rows
+
+
+def collect() -> dict[str, list[str]]:
+    """id -> the tests that carry it, from pytest's own collection."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "req.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "--collect-only", "-q", "--req-json", str(out), "tests"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )
+        if not out.exists():
+            sys.stderr.write(done.stdout + done.stderr)
+            raise SystemExit("pytest could not collect the tests")
+        collected: dict[str, list[str]] = json.loads(out.read_text())
+        return collected
+
+
+def render(rows: dict[str, dict[str, str]], tests: dict[str, list[str]], stated: dict[str, dict[str, str]]) -> str:
+    """The Markdown report: a summary table, then each RFC's requirements."""
+    by_rfc: dict[str, list[tuple[dict[str, str], str, str]]] = defaultdict(list)
+    for identifier, row in rows.items():
+        if identifier in tests:
+            names = sorted({name.split("[")[0] for name in tests[identifier]})
+            by_rfc[row["rfc"]].append((row, "covered", "<br>".join(f"`{name}`" for name in names)))
+        elif identifier in stated:
+            entry = stated[identifier]
+            by_rfc[row["rfc"]].append((row, entry["standing"], entry["why"]))
+        else:
+            by_rfc[row["rfc"]].append((row, "open", ""))
+    lines = [
+        "# Requirements and the tests that prove them", "",
+        "Made by `make compliance` from tests/requirements and the `req` markers of the tests.", "",
+        "| RFC | requirements | covered | superseded | not testable | open |", "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for rfc, entries in sorted(by_rfc.items()):
+        count = Counter(standing for _, standing, _ in entries)
+        lines.append(
+            f"| {rfc} | {len(entries)} | {count['covered']} | {count['superseded']} | "
+            f"{count['not testable']} | {count['open']} |"
+        )
+    for rfc, entries in sorted(by_rfc.items()):
+        if all(standing == "open" for _, standing, _ in entries):
+            continue
+        lines += ["", f"## {rfc}", "", "| id | level | standing | tests, or why |", "| --- | --- | --- | --- |"]
+        lines += [f"| {row['id']} | {row['level']} | {standing} | {why} |" for row, standing, why in entries]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rfc", nargs="*", help="only these, for example rfc7717")
+    parser.add_argument("--write", type=Path, help="write the whole report here")
+    parser.add_argument("--check", action="store_true", help="fail on unknown ids and contradictions")
+    arguments = parser.parse_args()
+    rows = load_tables()
+    tests = collect()
+    stated_file = TABLES / "dispositions.toml"
+    stated = tomllib.loads(stated_file.read_text()) if stated_file.exists() else {}
+    unknown = sorted((set(tests) | set(stated)) - set(rows))
+    both = sorted(set(tests) & set(stated))
+    if arguments.rfc:
+        rows = {key: row for key, row in rows.items() if row["rfc"] in arguments.rfc}
+    report = render(rows, tests, stated)
+    if arguments.write:
+        arguments.write.write_text(report)
+    print("\n".join(line for line in report.splitlines()[4:] if line.startswith("|")) if arguments.rfc
+          else report.split("\n## ")[0].split("\n\n", 2)[2])
+    for identifier in unknown:
+        print(f"no table has {identifier}")
+    for identifier in both:
+        print(f"{identifier} is covered and yet declared {stated[identifier]['standing']}")
+    return 1 if arguments.check and (unknown or both) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

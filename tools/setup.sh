@@ -1,0 +1,56 @@
+#!/bin/sh
+# What `make` needs before it can run: Debian packages (only as root, only missing ones) and a virtual environment.
+#   setup.sh demo | test          the Debian packages of that target
+#   setup.sh venv DIR PYTHON      the virtual environment
+set -eu
+cd "$(dirname "$0")/.."
+
+DEMO_PACKAGES="iproute2 python3-venv"
+TEST_PACKAGES="$DEMO_PACKAGES iputils-ping procps tshark user-mode-linux kmod charon-systemd strongswan-swanctl \
+libcharon-extra-plugins libstrongswan-standard-plugins libstrongswan-extra-plugins"
+
+missing() {
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || printf '%s ' "$package"
+    done
+}
+
+packages() {
+    command -v dpkg-query >/dev/null || return 0
+    wanted=$(missing "$@")
+    # A python that has venv needs no python3-venv.
+    if "${PYTHON:-python3}" -c 'import venv, ensurepip' 2>/dev/null; then
+        wanted=$(printf '%s\n' $wanted | grep -vx python3-venv || true)
+    fi
+    [ -n "$(echo $wanted)" ] || return 0
+    if [ "$(id -u)" != 0 ]; then
+        echo "setup: not root, so these Debian packages stay missing:" $wanted
+        return 0
+    fi
+    echo "setup: installing Debian packages:" $wanted
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q update >/dev/null || echo "setup: apt-get update failed; trying with the lists that are here"
+    # One by one where the set as a whole cannot be had: user-mode-linux is not in every release.
+    apt-get -q -y install --no-install-recommends $wanted >/dev/null 2>&1 && return 0
+    for package in $wanted; do
+        apt-get -q -y install --no-install-recommends "$package" >/dev/null 2>&1 \
+            || echo "setup: $package cannot be installed here; the tests that need it are skipped and say so"
+    done
+}
+
+venv() {
+    directory=$1 python=$2
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+        || { echo "setup: $python is older than Python 3.11; give another with make PYTHON=..." >&2; exit 1; }
+    echo "setup: virtual environment in $directory"
+    [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
+    "$directory/bin/python" -m pip install -q --disable-pip-version-check -U "pip>=25.1"
+    "$directory/bin/python" -m pip install -q --disable-pip-version-check -e . --group dev
+}
+
+case ${1:-} in
+    demo) packages $DEMO_PACKAGES ;;
+    test) packages $TEST_PACKAGES ;;
+    venv) venv "$2" "$3" ;;
+    *) echo "usage: setup.sh demo | test | venv DIR PYTHON" >&2; exit 2 ;;
+esac
