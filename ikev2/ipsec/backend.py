@@ -34,7 +34,7 @@ OnIke = Callable[[bytes, Address, Address], None]
 
 
 class DropReason(StrEnum):
-    """Why a packet was dropped: the keys of `ChildCounters.errors` and of `Backend.drops()`. RFC 4303 section 3.4."""
+    """Why a packet was dropped: keys of `ChildCounters.errors` and `Backend.drops()`. RFC 4303 section 3.4."""
 
     REPLAY = "replay"
     INTEGRITY = "integrity"
