@@ -1,0 +1,183 @@
+"""IKE's UDP sockets: two ports for each local address, the non-ESP marker, NAT keepalives.
+
+One socket is bound to each of the IKE port (500) and the NAT traversal port (4500). A datagram leaves from
+the address and the port that its `local` names; `local` of a received one is the address that it was sent to,
+also on a socket bound to the wildcard address (IP_PKTINFO).
+
+On the NAT traversal port IKE shares the port with ESP: four zero octets go before each IKE message, and a
+datagram of the one octet 0xFF keeps a NAT mapping alive and means nothing else. RFC 3948 section 2 and
+RFC 7296 section 2.23.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ikev2.core.types import Address
+from ikev2.ipsec.backend import NON_ESP_MARKER
+
+NAT_KEEPALIVE = b"\xff"
+MAX_DATAGRAM_OCTETS = 65535
+# More than one of these in a row lets the loop do something else in between.
+DATAGRAMS_PER_WAKEUP = 64
+
+# Linux's numbers: Python's socket module lacks some of them.
+_IP_PKTINFO = 8
+_IP_MTU_DISCOVER = 10
+_IP_PMTUDISC_DONT = 0
+_IN_PKTINFO = struct.Struct("@I4s4s")
+_IN6_PKTINFO = struct.Struct("@16sI")
+_CONTROL_OCTETS = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(_IN_PKTINFO.size)
+
+OnDatagram: TypeAlias = Callable[[bytes, Address, Address], None]
+"""Called with an IKE message (without marker), the local and the remote address."""
+
+
+@dataclass(slots=True)
+class UdpCounters:
+    """What came and went on one socket; what was dropped, by reason."""
+
+    received: int = 0
+    sent: int = 0
+    keepalives: int = 0
+    esp: int = 0
+    runts: int = 0
+    send_errors: dict[str, int] = field(default_factory=dict)
+
+
+class IkeSocket:
+    """One bound UDP socket for IKE; `nat_traversal` says that it shares its port with ESP.
+
+    Raises OSError when the address or the port cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, *, nat_traversal: bool) -> None:
+        address = ipaddress.ip_address(host)
+        self.nat_traversal = nat_traversal
+        self.counters = UdpCounters()
+        self.on_esp: Callable[[bytes, Address, Address], None] | None = None
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        self.sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            if family == socket.AF_INET:
+                self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+                # An IKE message larger than the path's MTU must be fragmented by IP, not refused with EMSGSIZE.
+                self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+            else:
+                self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            self.sock.bind((host, port))
+        except OSError:
+            self.sock.close()
+            raise
+        name = self.sock.getsockname()
+        self.local = Address(name[0], name[1])
+        self._wildcard = address.is_unspecified
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, on_datagram: OnDatagram) -> None:
+        """Read on `loop`: every IKE message goes to `on_datagram`."""
+        self._loop = loop
+        loop.add_reader(self.sock.fileno(), self._readable, on_datagram)
+
+    def close(self) -> None:
+        """Stop reading and close the socket."""
+        if self._loop is not None:
+            self._loop.remove_reader(self.sock.fileno())
+            self._loop = None
+        self.sock.close()
+
+    def send(self, message: bytes, local: Address, remote: Address) -> bool:
+        """Send one IKE message; False (and a counter) when the kernel refused: IKE will retransmit.
+
+        RFC 7296 section 2.
+        """
+        # rfc7296-s2-03: IKE on the port that ESP shares begins with four zero octets.
+        octets = NON_ESP_MARKER + message if self.nat_traversal else message
+        return self.send_raw(octets, local, remote)
+
+    def send_raw(self, octets: bytes, local: Address, remote: Address) -> bool:
+        """Send octets as they are (a keepalive, for one)."""
+        try:
+            if self._wildcard:
+                self.sock.sendmsg([octets], [_pktinfo(local.host)], 0, remote)
+            else:
+                self.sock.sendto(octets, remote)
+        except OSError as error:
+            reason = errno.errorcode.get(error.errno or 0, str(error.errno))
+            self.counters.send_errors[reason] = self.counters.send_errors.get(reason, 0) + 1
+            return False
+        self.counters.sent += 1
+        return True
+
+    def _readable(self, on_datagram: OnDatagram) -> None:
+        for _ in range(DATAGRAMS_PER_WAKEUP):
+            try:
+                data, ancillary, _flags, name = self.sock.recvmsg(MAX_DATAGRAM_OCTETS, _CONTROL_OCTETS)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                continue  # An ICMP error of an earlier datagram, reported once: IKE's own timers deal with it.
+            local = Address(_destination(ancillary) or self.local.host, self.local.port)
+            self.deliver(data, local, Address(name[0], name[1]), on_datagram)
+            if self._loop is None:  # closed by what the datagram did
+                return
+
+    def deliver(self, data: bytes, local: Address, remote: Address, on_datagram: OnDatagram) -> None:
+        """Tell IKE, ESP and keepalives apart, and hand IKE over.
+
+        rfc7296-s2.23-01, rfc7296-s2.23-02: any source port is as good as 500 and 4500.
+        RFC 3948 section 2.2.
+        """
+        if self.nat_traversal:
+            if data == NAT_KEEPALIVE:
+                self.counters.keepalives += 1
+                return
+            if len(data) <= len(NON_ESP_MARKER):
+                self.counters.runts += 1
+                return
+            if not data.startswith(NON_ESP_MARKER):
+                self.counters.esp += 1
+                if self.on_esp is not None:
+                    self.on_esp(data, local, remote)
+                return
+            data = data[len(NON_ESP_MARKER) :]
+        self.counters.received += 1
+        on_datagram(data, local, remote)
+
+
+def _pktinfo(host: str) -> tuple[int, int, bytes]:
+    """The ancillary message that makes the kernel send from `host`."""
+    address = ipaddress.ip_address(host)
+    if address.version == 4:
+        return (socket.IPPROTO_IP, _IP_PKTINFO, _IN_PKTINFO.pack(0, address.packed, bytes(4)))
+    return (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _IN6_PKTINFO.pack(address.packed, 0))
+
+
+def _destination(ancillary: list[tuple[int, int, bytes]]) -> str | None:
+    """The address that a datagram was sent to, from its ancillary data."""
+    for level, kind, value in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(value) >= _IN_PKTINFO.size:
+            return socket.inet_ntop(socket.AF_INET, value[8:12])
+        if level == socket.IPPROTO_IPV6 and kind == socket.IPV6_PKTINFO and len(value) >= _IN6_PKTINFO.size:
+            return socket.inet_ntop(socket.AF_INET6, value[:16])
+    return None
+
+
+def source_address(remote: str, port: int = 500, mark: int | None = None) -> str:
+    """The address that the kernel's routes would send from towards `remote`. Raises OSError without a route."""
+    family = socket.AF_INET6 if ":" in remote else socket.AF_INET
+    with contextlib.closing(socket.socket(family, socket.SOCK_DGRAM)) as probe:
+        if mark is not None:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        probe.connect((remote, port))
+        name: Any = probe.getsockname()
+        return str(name[0])
