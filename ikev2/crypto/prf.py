@@ -1,0 +1,101 @@
+"""Pseudorandom functions (transform type 2) and prf+.
+
+RFC 7296 sections 2.13 and 3.3.2, RFC 2104, RFC 4434, RFC 4615, RFC 4868.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ikev2.crypto.secret import SecretOctets, octets_of
+from ikev2.crypto.unknown import UnknownAlgorithm
+from ikev2.crypto.xcbc import aes_cmac_prf_128, aes_xcbc_prf_128
+from ikev2.errors import LocalProtocolError
+from ikev2.iana import PrfId
+
+_PLUS_BLOCKS_MAXIMUM = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Prf:
+    """A pseudorandom function: `prf(key, data)` is its whole output.
+
+    `key_octets` is the preferred key length, which SK_d, SK_pi and SK_pr have (RFC 7296 section 2.14).
+    `nonce_key_octets` is how much of each nonce keys SKEYSEED: None for all of it.
+
+    RFC 7296 section 2.13.
+    """
+
+    id: PrfId
+    name: str
+    key_octets: int
+    output_octets: int
+    function: Callable[[bytes, bytes], bytes] = field(repr=False, compare=False)
+    nonce_key_octets: int | None = None
+
+    def __call__(self, key: bytes | SecretOctets, data: bytes) -> bytes:
+        """prf(key, data): `output_octets` octets."""
+        return self.function(octets_of(key), data)
+
+    def plus(self, key: bytes | SecretOctets, seed: bytes, octets: int) -> bytes:
+        """The first `octets` octets of prf+(key, seed).
+
+        T1 = prf(K, S | 0x01), T2 = prf(K, T1 | S | 0x02), ... LocalProtocolError beyond 255 blocks.
+
+        RFC 7296 section 2.13.
+        """
+        blocks = -(-octets // self.output_octets)
+        # The counter is one octet: prf+ is not defined beyond 255 times the size of the prf's output.
+        if not 0 <= blocks <= _PLUS_BLOCKS_MAXIMUM:
+            raise LocalProtocolError(f"prf+ with {self.name} cannot give {octets} octets")
+        function, raw_key = self.function, octets_of(key)
+        block, out = b"", bytearray()
+        for number in range(1, blocks + 1):
+            block = function(raw_key, b"%b%b%c" % (block, seed, number))
+            out += block
+        return bytes(out[:octets])
+
+
+def _hmac(digest: str) -> Callable[[bytes, bytes], bytes]:
+    one_shot = hmac.digest
+
+    def function(key: bytes, data: bytes) -> bytes:
+        return one_shot(key, data, digest)
+
+    return function
+
+
+# rfc7296-s2.13-03, rfc7296-s2.13-04: every PRF here names its preferred key size.
+# rfc7296-s5-01: none has an output under 128 bits.
+PRFS: dict[PrfId, Prf] = {
+    prf.id: prf
+    for prf in (
+        Prf(PrfId.HMAC_SHA1, "hmac-sha1", 20, 20, _hmac("sha1")),
+        Prf(PrfId.AES128_XCBC, "aes128-xcbc", 16, 16, aes_xcbc_prf_128, nonce_key_octets=8),
+        Prf(PrfId.HMAC_SHA2_256, "hmac-sha2-256", 32, 32, _hmac("sha256")),
+        Prf(PrfId.HMAC_SHA2_384, "hmac-sha2-384", 48, 48, _hmac("sha384")),
+        Prf(PrfId.HMAC_SHA2_512, "hmac-sha2-512", 64, 64, _hmac("sha512")),
+        Prf(PrfId.AES128_CMAC, "aes128-cmac", 16, 16, aes_cmac_prf_128, nonce_key_octets=8),
+    )
+}
+"""The implemented PRFs by number."""
+
+_BY_NAME = {prf.name: prf for prf in PRFS.values()}
+
+
+def prf(prf_id: int) -> Prf:
+    """The PRF of this number; UnknownAlgorithm when it is not implemented."""
+    found = PRFS.get(PrfId(prf_id))
+    if found is None:
+        raise UnknownAlgorithm(f"PRF {prf_id} is not implemented")
+    return found
+
+
+def prf_by_name(name: str) -> Prf:
+    """The PRF of this name (`hmac-sha2-256`); UnknownAlgorithm, with the list of names, when there is none."""
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise UnknownAlgorithm(f"no PRF is named {name!r}; there are {', '.join(_BY_NAME)}") from None
