@@ -1,0 +1,120 @@
+"""The IKE header. RFC 7296 section 3.1."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from ikev2.errors import InvalidSyntax, LocalProtocolError
+from ikev2.iana import ExchangeType, PayloadType
+
+HEADER_OCTETS = 28
+SPI_OCTETS = 8
+MAJOR_VERSION = 2
+MINOR_VERSION = 0
+
+FLAG_INITIATOR = 0x08
+FLAG_VERSION = 0x10
+FLAG_RESPONSE = 0x20
+RESERVED_FLAGS = 0xFF & ~(FLAG_INITIATOR | FLAG_VERSION | FLAG_RESPONSE)
+
+_LAYOUT = struct.Struct("!8s8sBBBBII")
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The 28 octets that begin every IKE message.
+
+    `reserved_flags` holds the X bits as they lay on the wire: they are kept and have no meaning. Any version
+    parses; whether one is too high is for the core to say.
+
+    RFC 7296 section 3.1.
+    """
+
+    initiator_spi: bytes
+    responder_spi: bytes
+    next_payload: PayloadType
+    exchange_type: ExchangeType
+    message_id: int
+    length: int
+    is_initiator: bool
+    is_response: bool
+    # rfc7296-s3.1-15, rfc7296-s3.1-10, rfc7296-s3.1-05, rfc7296-s3.1-08: what is sent unless a caller says otherwise
+    higher_version: bool = False
+    reserved_flags: int = 0
+    major_version: int = MAJOR_VERSION
+    minor_version: int = MINOR_VERSION
+
+    @classmethod
+    def to_send(
+        cls,
+        initiator_spi: bytes,
+        responder_spi: bytes,
+        exchange_type: ExchangeType,
+        message_id: int,
+        *,
+        is_initiator: bool,
+        is_response: bool,
+    ) -> Header:
+        """A header for `Message.encode`, which fills in `next_payload` and `length`."""
+        return cls(
+            initiator_spi,
+            responder_spi,
+            PayloadType.NO_NEXT_PAYLOAD,
+            exchange_type,
+            message_id,
+            0,
+            is_initiator,
+            is_response,
+        )
+
+    @property
+    def flags(self) -> int:
+        """The Flags octet."""
+        return (
+            (self.reserved_flags & RESERVED_FLAGS)
+            | (FLAG_INITIATOR if self.is_initiator else 0)
+            | (FLAG_VERSION if self.higher_version else 0)
+            | (FLAG_RESPONSE if self.is_response else 0)
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Header:
+        """The header at the start of `data`. Errors: InvalidSyntax when there are fewer than 28 octets."""
+        if len(data) < HEADER_OCTETS:
+            raise InvalidSyntax(f"an IKE header has {HEADER_OCTETS} octets, here are {len(data)}", offset=len(data))
+        spi_i, spi_r, next_payload, version, exchange, flags, message_id, length = _LAYOUT.unpack_from(data)
+        return cls(
+            initiator_spi=spi_i,
+            responder_spi=spi_r,
+            next_payload=PayloadType(next_payload),
+            exchange_type=ExchangeType(exchange),
+            message_id=message_id,
+            length=length,
+            is_initiator=bool(flags & FLAG_INITIATOR),
+            is_response=bool(flags & FLAG_RESPONSE),
+            higher_version=bool(flags & FLAG_VERSION),
+            reserved_flags=flags & RESERVED_FLAGS,
+            major_version=version >> 4,
+            minor_version=version & 0x0F,
+        )
+
+    def encode(self) -> bytes:
+        """The 28 octets, as the fields say. Errors: LocalProtocolError when a value does not fit its field."""
+        if len(self.initiator_spi) != SPI_OCTETS or len(self.responder_spi) != SPI_OCTETS:
+            raise LocalProtocolError("an IKE SPI has 8 octets")
+        if not (0 <= self.major_version <= 15 and 0 <= self.minor_version <= 15):
+            raise LocalProtocolError("a version number has 4 bits")
+        try:
+            return _LAYOUT.pack(
+                self.initiator_spi,
+                self.responder_spi,
+                self.next_payload,
+                self.major_version << 4 | self.minor_version,
+                self.exchange_type,
+                self.flags,
+                self.message_id,
+                self.length,
+            )
+        except struct.error as error:
+            raise LocalProtocolError(f"a header field is out of range: {error}") from error

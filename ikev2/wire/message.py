@@ -1,0 +1,182 @@
+"""Whole messages: the header and the chain of payloads behind it. RFC 7296 sections 3.1 and 3.2."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from ikev2.errors import InvalidSyntax, LocalProtocolError
+from ikev2.iana import PayloadType
+from ikev2.wire.cursor import Cursor
+from ikev2.wire.describe import describe_payloads
+from ikev2.wire.header import HEADER_OCTETS, Header
+from ikev2.wire.payloads import (
+    GENERIC_HEADER_OCTETS,
+    MAX_PAYLOAD_OCTETS,
+    PAYLOAD_CLASSES,
+    Encrypted,
+    EncryptedFragment,
+    Payload,
+    Unknown,
+)
+
+CRITICAL_BIT = 0x80
+FRAGMENT_HEADER_OCTETS = 4
+"""Fragment Number and Total Fragments, which lie between an SKF's generic header and its `body`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An IKE message. An SK or SKF payload in it is still sealed; `parse_payloads` reads what was inside.
+
+    RFC 7296 section 3.1.
+    """
+
+    header: Header
+    payloads: tuple[Payload, ...]
+
+    @classmethod
+    def parse(cls, data: bytes) -> Message:
+        """The message that is exactly `data`.
+
+        An unknown payload is kept as `Unknown`, critical or not. Errors: InvalidSyntax, with an offset into `data`.
+        """
+        header = Header.parse(data)
+        if header.length != len(data):
+            raise InvalidSyntax(f"Length says {header.length} octets, the message has {len(data)}", offset=24)
+        return cls(header, _read_payloads(header.next_payload, data, HEADER_OCTETS, allow_encrypted=True))
+
+    def encode(self) -> bytes:
+        """The message's octets, with the Next Payload chain and all lengths filled in.
+
+        Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
+        """
+        first, body = encode_payloads(self.payloads)
+        return replace(self.header, next_payload=first, length=HEADER_OCTETS + len(body)).encode() + body
+
+    @property
+    def encrypted(self) -> Encrypted | EncryptedFragment | None:
+        """The SK or SKF payload, which is always the last, or None."""
+        if self.payloads and isinstance(self.payloads[-1], Encrypted | EncryptedFragment):
+            return self.payloads[-1]
+        return None
+
+    @property
+    def clear_payloads(self) -> tuple[Payload, ...]:
+        """The payloads that are not inside SK or SKF."""
+        return self.payloads[:-1] if self.encrypted is not None else self.payloads
+
+
+def parse_payloads(first: PayloadType, data: bytes) -> tuple[Payload, ...]:
+    """The payloads in `data`, of which `first` is the type of the first: what an SK payload held, or a clear chain.
+
+    Errors: InvalidSyntax, with an offset into `data`; also for an SK or SKF payload, which cannot lie inside another.
+    """
+    return _read_payloads(first, data, 0, allow_encrypted=False)
+
+
+def encode_payloads(payloads: Sequence[Payload]) -> tuple[PayloadType, bytes]:
+    """The type of the first payload and the octets of the whole chain.
+
+    Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
+    """
+    types = [payload.payload_type for payload in payloads]
+    following = [*types[1:], PayloadType.NO_NEXT_PAYLOAD]
+    chunks = []
+    for index, payload in enumerate(payloads):
+        next_payload = following[index]
+        if isinstance(payload, Encrypted | EncryptedFragment):
+            # rfc7296-s3.14-01, rfc7383-s2.5-01
+            if index != len(payloads) - 1:
+                raise LocalProtocolError(f"{payload.payload_type} is not the last payload")
+            next_payload = payload.first_payload
+        chunks.append(encode_payload(payload, next_payload))
+    return types[0] if types else PayloadType.NO_NEXT_PAYLOAD, b"".join(chunks)
+
+
+def encode_payload(payload: Payload, next_payload: PayloadType) -> bytes:
+    """One payload with its generic header. Errors: LocalProtocolError. RFC 7296 section 3.2."""
+    complaint = payload.problem(sending=True)
+    if complaint is not None:
+        raise LocalProtocolError(f"{payload.payload_type}: {complaint}")
+    try:
+        body = payload.encode_body()
+    except (struct.error, OverflowError) as error:
+        raise LocalProtocolError(f"{payload.payload_type}: a value does not fit its field: {error}") from error
+    return generic_header(payload, next_payload, len(body)) + body
+
+
+def generic_header(payload: Payload, next_payload: PayloadType, body_octets: int) -> bytes:
+    """The generic payload header of `payload` before a body of `body_octets`. RFC 7296 section 3.2."""
+    length = GENERIC_HEADER_OCTETS + body_octets
+    if length > MAX_PAYLOAD_OCTETS:
+        raise LocalProtocolError(f"{payload.payload_type}: a payload of {length} octets")
+    bits = (CRITICAL_BIT if payload.critical else 0) | (payload.reserved & 0x7F)
+    return struct.pack("!BBH", next_payload, bits, length)
+
+
+def sealed_prefix(
+    header: Header,
+    sealed: Encrypted | EncryptedFragment,
+    sealed_octets: int,
+    clear_payloads: Sequence[Payload] = (),
+) -> bytes:
+    """The octets of a message up to the IV: the additional authenticated data of the SK or SKF to be.
+
+    `sealed` has an empty body; `sealed_octets` is the length that its body will have. The message is this prefix
+    followed by the sealed body.
+
+    RFC 7296 section 3.14, RFC 5282 section 5.1, RFC 7383 section 2.5.
+    """
+    first, octets = encode_payloads((*clear_payloads, replace(sealed, body=b"")))
+    # The chain's last payload is the sealed one: redo its generic header, where the length counts the body.
+    head = sealed.encode_body() if isinstance(sealed, EncryptedFragment) else b""
+    before = octets[: len(octets) - GENERIC_HEADER_OCTETS - len(head)]
+    tail = generic_header(sealed, sealed.first_payload, len(head) + sealed_octets) + head
+    length = HEADER_OCTETS + len(before) + len(tail) + sealed_octets
+    return replace(header, next_payload=first, length=length).encode() + before + tail
+
+
+def received_prefix(data: bytes, sealed: Encrypted | EncryptedFragment) -> bytes:
+    """The additional authenticated data of the SK or SKF payload that ends the message `data`."""
+    return data[: len(data) - len(sealed.body)]
+
+
+def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypted: bool) -> tuple[Payload, ...]:
+    cursor = Cursor(data, start=start)
+    payloads: list[Payload] = []
+    payload_type = first
+    while payload_type != PayloadType.NO_NEXT_PAYLOAD:
+        at = cursor.position
+        next_payload = PayloadType(cursor.uint8())
+        bits = cursor.uint8()
+        length = cursor.uint16()
+        if length < GENERIC_HEADER_OCTETS:
+            raise InvalidSyntax(f"a payload of {length} octets", offset=at + 2, payload=payload_type)
+        payload_class = PAYLOAD_CLASSES.get(payload_type, Unknown)
+        with cursor.restrict_to(length - GENERIC_HEADER_OCTETS, payload=payload_type) as body:
+            payload = payload_class.read(body)
+        if isinstance(payload, Unknown):
+            payload = replace(payload, payload_type=payload_type)
+        elif isinstance(payload, Encrypted | EncryptedFragment):
+            # rfc7296-s3.1-02
+            if not allow_encrypted:
+                raise InvalidSyntax("an encrypted payload inside another", offset=at, payload=payload_type)
+            payload = replace(payload, first_payload=next_payload)
+            next_payload = PayloadType.NO_NEXT_PAYLOAD  # rfc7296-s3.14-01: what follows it is left over, an error
+        payloads.append(payload.received(bool(bits & CRITICAL_BIT), bits & ~CRITICAL_BIT))
+        payload_type = next_payload
+    cursor.expect_end()
+    return tuple(payloads)
+
+
+def describe(message: Message, inner: Sequence[Payload] | None = None) -> str:
+    """One line about a message: `IKE_AUTH response 1 [ IDr AUTH SA TSi TSr ]`.
+
+    `inner` are the payloads that lay in the message's SK payload: they are named in its place.
+    """
+    header = message.header
+    payloads = message.payloads if inner is None else (*message.clear_payloads, *inner)
+    direction = "response" if header.is_response else "request"
+    return f"{header.exchange_type} {direction} {header.message_id} {describe_payloads(payloads)}"

@@ -1,0 +1,105 @@
+"""Configuration payload. RFC 7296 section 3.15."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from ikev2.iana import CpAttributeType, CpType, PayloadType
+from ikev2.wire.cursor import Cursor
+from ikev2.wire.payloads.base import PlainPayload
+
+ATTRIBUTE_RESERVED_BIT = 0x8000
+
+ATTRIBUTE_OCTETS: dict[int, tuple[int, ...]] = {
+    CpAttributeType.INTERNAL_IP4_ADDRESS: (0, 4),
+    CpAttributeType.INTERNAL_IP4_NETMASK: (0, 4),
+    CpAttributeType.INTERNAL_IP4_DNS: (0, 4),
+    CpAttributeType.INTERNAL_IP4_NBNS: (0, 4),
+    CpAttributeType.INTERNAL_IP4_DHCP: (0, 4),
+    CpAttributeType.INTERNAL_IP6_ADDRESS: (0, 17),
+    CpAttributeType.INTERNAL_IP6_DNS: (0, 16),
+    CpAttributeType.INTERNAL_IP6_DHCP: (0, 16),
+    CpAttributeType.INTERNAL_IP4_SUBNET: (0, 8),
+    CpAttributeType.INTERNAL_IP6_SUBNET: (0, 17),
+}
+"""Lengths by attribute type, from the table of section 3.15.1.
+
+The table gives INTERNAL_IP6_SUBNET no empty form, though "multiple sub-networks MAY be requested"; it is read here
+as its IPv4 sibling.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CpAttribute:
+    """One configuration attribute. RFC 7296 section 3.15.1."""
+
+    type: CpAttributeType
+    value: bytes = b""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", CpAttributeType(self.type))
+
+
+@dataclass(frozen=True, slots=True)
+class Cp(PlainPayload):
+    """A configuration request, reply, set or acknowledgement. RFC 7296 section 3.15."""
+
+    payload_type: ClassVar[PayloadType] = PayloadType.CP
+    cp_type: CpType
+    attributes: tuple[CpAttribute, ...] = ()
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> Self:
+        """Read the body at the cursor."""
+        cp_type = CpType(cursor.uint8())
+        cursor.skip(3)  # rfc7296-s3.15-02
+        attributes = []
+        while cursor.remaining:
+            attribute_type = cursor.uint16() & ~ATTRIBUTE_RESERVED_BIT  # rfc7296-s3.15.1-02
+            attributes.append(CpAttribute(CpAttributeType(attribute_type), cursor.octets(cursor.uint16())))
+        return cls(cp_type, tuple(attributes))
+
+    def encode_body(self) -> bytes:
+        """Type, RESERVED, attributes."""
+        # rfc7296-s3.15-01, rfc7296-s3.15.1-01
+        return (
+            self.cp_type.to_bytes(1, "big")
+            + bytes(3)
+            + b"".join(
+                struct.pack("!HH", attribute.type & ~ATTRIBUTE_RESERVED_BIT, len(attribute.value)) + attribute.value
+                for attribute in self.attributes
+            )
+        )
+
+    def problem(self, *, sending: bool) -> str | None:
+        """The attributes have the lengths of the table, and a request holds what a request may hold."""
+        types = set()
+        for attribute in self.attributes:
+            types.add(attribute.type)
+            allowed = ATTRIBUTE_OCTETS.get(attribute.type)
+            if allowed is not None and len(attribute.value) not in allowed:
+                return f"{attribute.type} of {len(attribute.value)} octets"
+            if attribute.type == CpAttributeType.SUPPORTED_ATTRIBUTES:
+                if len(attribute.value) % 2:
+                    return f"{attribute.type} of {len(attribute.value)} octets"
+                # rfc7296-s3.15.1-05
+                if self.cp_type == CpType.CFG_REQUEST and attribute.value:
+                    return f"a {attribute.type} with a value in a request"
+            # rfc7296-s3.15.1-04
+            if (
+                sending
+                and self.cp_type == CpType.CFG_REQUEST
+                and attribute.type == CpAttributeType.INTERNAL_IP4_NETMASK
+                and attribute.value
+            ):
+                return f"a {attribute.type} with a value in a request"
+        # rfc7296-s3.15.1-03
+        if (
+            sending
+            and CpAttributeType.INTERNAL_IP4_NETMASK in types
+            and CpAttributeType.INTERNAL_IP4_ADDRESS not in types
+        ):
+            return "INTERNAL_IP4_NETMASK without INTERNAL_IP4_ADDRESS"
+        return None

@@ -1,0 +1,292 @@
+"""Security Association payload: proposals, transforms, attributes. RFC 7296 section 3.3."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from ikev2.iana import (
+    AttributeType,
+    EncrId,
+    EsnId,
+    IntegId,
+    KeId,
+    OpenIntEnum,
+    PayloadType,
+    PrfId,
+    ProtocolId,
+    TransformType,
+)
+from ikev2.wire.cursor import Cursor
+from ikev2.wire.payloads.base import PlainPayload
+
+LAST_SUBSTRUCTURE = 0
+MORE_PROPOSALS = 2
+MORE_TRANSFORMS = 3
+PROPOSAL_HEADER_OCTETS = 8
+TRANSFORM_HEADER_OCTETS = 8
+ATTRIBUTE_FORMAT_TV = 0x8000
+
+TRANSFORM_IDS: dict[int, type[OpenIntEnum]] = {
+    TransformType.ENCR: EncrId,
+    TransformType.PRF: PrfId,
+    TransformType.INTEG: IntegId,
+    TransformType.KE: KeId,
+    TransformType.ESN: EsnId,
+    **dict.fromkeys(range(TransformType.ADDKE1, TransformType.ADDKE7 + 1), KeId),
+}
+"""The registry of transform ids of each transform type. RFC 7296 section 3.3.2, RFC 9370 section 2.2.1."""
+
+# rfc7296-s3.3.1-06: the size of the SPI by protocol; zero is for the initial IKE SA negotiation
+SPI_OCTETS: dict[int, tuple[int, ...]] = {ProtocolId.IKE: (0, 8), ProtocolId.AH: (4,), ProtocolId.ESP: (4,)}
+
+
+@dataclass(frozen=True, slots=True)
+class TransformAttribute:
+    """One attribute of a transform: an int `value` is sent in the TV format, octets in the TLV format.
+
+    RFC 7296 section 3.3.5.
+    """
+
+    type: AttributeType
+    value: int | bytes
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", AttributeType(self.type))
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> Self:
+        """Read one attribute at the cursor."""
+        format_and_type = cursor.uint16()
+        attribute_type = AttributeType(format_and_type & ~ATTRIBUTE_FORMAT_TV)
+        if format_and_type & ATTRIBUTE_FORMAT_TV:
+            return cls(attribute_type, cursor.uint16())
+        return cls(attribute_type, cursor.octets(cursor.uint16()))
+
+    def encode(self) -> bytes:
+        """The attribute's octets."""
+        if isinstance(self.value, int):
+            return struct.pack("!HH", ATTRIBUTE_FORMAT_TV | self.type, self.value)
+        return struct.pack("!HH", self.type, len(self.value)) + self.value
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, or None."""
+        # rfc7296-s3.3.5-01: Key Length is of fixed length; TLV only where two octets do not hold the value
+        if self.type == AttributeType.KEY_LENGTH and isinstance(self.value, bytes) and len(self.value) <= 2:
+            return "a Key Length attribute in the variable-length encoding"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """One algorithm. `id` is the open enum of the transform's type where the type is known, else an int.
+
+    RFC 7296 section 3.3.2.
+    """
+
+    type: TransformType
+    id: int
+    attributes: tuple[TransformAttribute, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "type", TransformType(self.type))
+        registry = TRANSFORM_IDS.get(self.type)
+        if registry is not None:
+            object.__setattr__(self, "id", registry(self.id))
+
+    @classmethod
+    def of(cls, transform_type: TransformType, transform_id: int, key_bits: int | None = None) -> Self:
+        """A transform, with a Key Length attribute when `key_bits` is given."""
+        # rfc7296-s3.3.5-03: in bits; network byte order is in TransformAttribute.encode
+        attributes = () if key_bits is None else (TransformAttribute(AttributeType.KEY_LENGTH, key_bits),)
+        return cls(transform_type, transform_id, attributes)
+
+    @property
+    def key_bits(self) -> int | None:
+        """The value of the Key Length attribute, in bits, or None where there is none."""
+        for attribute in self.attributes:
+            if attribute.type == AttributeType.KEY_LENGTH:
+                value = attribute.value
+                return value if isinstance(value, int) else int.from_bytes(value, "big")
+        return None
+
+    @property
+    def has_unknown_attributes(self) -> bool:
+        """True when some attribute is not one we understand, which makes the transform unacceptable.
+
+        RFC 7296 section 3.3.6.
+        """
+        return any(not attribute.type.known for attribute in self.attributes)
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> tuple[Self, bool]:
+        """Read one transform at the cursor, and whether it says that more follow."""
+        start = cursor.position
+        last = cursor.uint8()
+        if last not in (LAST_SUBSTRUCTURE, MORE_TRANSFORMS):
+            raise cursor.error(f"Last Substruc {last} in a transform is neither 0 nor 3", at=start)
+        cursor.skip(1)  # rfc7296-s3.3.2-02
+        length = cursor.uint16()
+        if length < TRANSFORM_HEADER_OCTETS:
+            raise cursor.error(f"a transform of {length} octets", at=start + 2)
+        with cursor.restrict_to(length - 4) as inner:
+            transform_type = TransformType(inner.uint8())
+            inner.skip(1)  # rfc7296-s3.3.2-02
+            transform_id = inner.uint16()
+            attributes = []
+            while inner.remaining:
+                attributes.append(TransformAttribute.read(inner))
+        return cls(transform_type, transform_id, tuple(attributes)), last == MORE_TRANSFORMS
+
+    def encode(self, *, last: bool) -> bytes:
+        """The transform's octets; `last` is whether no transform follows in its proposal."""
+        attributes = b"".join(attribute.encode() for attribute in self.attributes)
+        more = LAST_SUBSTRUCTURE if last else MORE_TRANSFORMS
+        # rfc7296-s3.3.2-01: RESERVED is zero
+        return (
+            struct.pack("!BBHBBH", more, 0, TRANSFORM_HEADER_OCTETS + len(attributes), self.type, 0, int(self.id))
+            + attributes
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, or None."""
+        types = [attribute.type for attribute in self.attributes]
+        # rfc7296-s3.3-07
+        if len(set(types)) != len(types):
+            return f"a {self.type} transform has two attributes of one type"
+        return next((found for attribute in self.attributes if (found := attribute.problem)), None)
+
+    def __str__(self) -> str:
+        key_bits = self.key_bits
+        return f"{self.type}={self.id!s}" + (f"/{key_bits}" if key_bits is not None else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One proposal: an OR of the transforms within a type, an AND over the types.
+
+    `number` is 1 to 255, `spi` the sender's SPI of the SA to be (empty in the initial IKE SA negotiation).
+
+    RFC 7296 section 3.3.1.
+    """
+
+    number: int
+    protocol: ProtocolId
+    spi: bytes
+    transforms: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "protocol", ProtocolId(self.protocol))
+
+    def of_type(self, transform_type: TransformType) -> tuple[Transform, ...]:
+        """The transforms of one type, in the order of preference."""
+        return tuple(transform for transform in self.transforms if transform.type == transform_type)
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> tuple[Self, bool]:
+        """Read one proposal at the cursor, and whether it says that more follow."""
+        start = cursor.position
+        last = cursor.uint8()
+        if last not in (LAST_SUBSTRUCTURE, MORE_PROPOSALS):
+            raise cursor.error(f"Last Substruc {last} in a proposal is neither 0 nor 2", at=start)
+        cursor.skip(1)  # rfc7296-s3.3.1-02
+        length = cursor.uint16()
+        if length < PROPOSAL_HEADER_OCTETS:
+            raise cursor.error(f"a proposal of {length} octets", at=start + 2)
+        with cursor.restrict_to(length - 4) as inner:
+            number = inner.uint8()
+            protocol = ProtocolId(inner.uint8())
+            spi_octets = inner.uint8()
+            count = inner.uint8()
+            spi = inner.octets(spi_octets)
+            transforms = []
+            more = count > 0
+            # rfc7296-s3.3-02: the count, the Last Substruc fields and the length have to tell the same story
+            for _ in range(count):
+                if not more:
+                    raise inner.error(f"a last transform before number {count}")
+                transform, more = Transform.read(inner)
+                transforms.append(transform)
+            if more:
+                raise inner.error(f"transform number {count} of {count} says that more follow")
+        return cls(number, protocol, spi, tuple(transforms)), last == MORE_PROPOSALS
+
+    def encode(self, *, last: bool) -> bytes:
+        """The proposal's octets; `last` is whether no proposal follows."""
+        final = len(self.transforms) - 1
+        transforms = b"".join(
+            transform.encode(last=index == final) for index, transform in enumerate(self.transforms)
+        )
+        # rfc7296-s3.3.1-01: RESERVED is zero
+        return (
+            struct.pack(
+                "!BBHBBBB",
+                LAST_SUBSTRUCTURE if last else MORE_PROPOSALS,
+                0,
+                PROPOSAL_HEADER_OCTETS + len(self.spi) + len(transforms),
+                self.number,
+                self.protocol,
+                len(self.spi),
+                len(self.transforms),
+            )
+            + self.spi
+            + transforms
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, or None."""
+        if self.number == 0:
+            return "proposal number 0"
+        allowed = SPI_OCTETS.get(self.protocol)
+        if allowed is not None and len(self.spi) not in allowed:
+            return f"an SPI of {len(self.spi)} octets for {self.protocol}"
+        if not self.transforms:
+            return f"proposal {self.number} has no transform"
+        return next((found for transform in self.transforms if (found := transform.problem)), None)
+
+    def __str__(self) -> str:
+        return f"{self.protocol}:" + "/".join(str(transform) for transform in self.transforms)
+
+
+@dataclass(frozen=True, slots=True)
+class Sa(PlainPayload):
+    """The SA payload: the proposals in order of preference, or the one that was chosen.
+
+    RFC 7296 section 3.3.
+    """
+
+    payload_type: ClassVar[PayloadType] = PayloadType.SA
+    proposals: tuple[Proposal, ...]
+
+    @classmethod
+    def read(cls, cursor: Cursor) -> Self:
+        """Read the proposals up to the end of the payload."""
+        proposals = []
+        more = True
+        # rfc7296-s3.3-02
+        while more:
+            proposal, more = Proposal.read(cursor)
+            proposals.append(proposal)
+        return cls(tuple(proposals))
+
+    def encode_body(self) -> bytes:
+        """The proposals' octets."""
+        final = len(self.proposals) - 1
+        return b"".join(proposal.encode(last=index == final) for index, proposal in enumerate(self.proposals))
+
+    def problem(self, *, sending: bool) -> str | None:
+        """One proposal at least, numbered without gaps, each of them sound."""
+        if not self.proposals:
+            return "no proposal"
+        first = self.proposals[0].number
+        for index, proposal in enumerate(self.proposals):
+            # rfc7296-s3.3-03, rfc7296-s3.3.1-04
+            if proposal.number != first + index:
+                return f"proposal number {proposal.number} where {first + index} is due"
+            if (found := proposal.problem) is not None:
+                return found
+        return None
