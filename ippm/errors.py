@@ -84,3 +84,12 @@ class NoSecret(IppmError):
         super().__init__(reason)
         self.accept = accept
         self.reason = reason
+
+
+class RefuseSession(IppmError):
+    """What a server's session opener raises to refuse a Request-TW-Session. RFC 5357 section 3.5."""
+
+    def __init__(self, accept: int, reason: str) -> None:
+        super().__init__(reason)
+        self.accept = accept
+        self.reason = reason

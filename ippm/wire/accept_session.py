@@ -1,0 +1,36 @@
+"""Accept-Session. RFC 4656 section 3.5."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from ippm.iana import Accept
+from ippm.wire.octets import exactly, fits
+
+_FORMAT = struct.Struct(">B x H 16s 12x")
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptSession:
+    """Accept-Session: 32 octets and an HMAC. `port` is where test packets are awaited, zero in a refusal.
+
+    RFC 4656 section 3.5, RFC 5357 section 3.5.
+    """
+
+    OCTETS: ClassVar[int] = _FORMAT.size
+
+    accept: Accept
+    port: int = 0
+    sid: bytes = bytes(16)
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """From exactly 32 octets, decrypted, without the HMAC. Raises InvalidMessage."""
+        accept, port, sid = _FORMAT.unpack(exactly(data, cls.OCTETS, "Accept-Session"))
+        return cls(Accept(accept), port, sid)
+
+    def encode(self) -> bytes:
+        """32 octets, not encrypted, without the HMAC."""
+        return _FORMAT.pack(self.accept, self.port, fits("SID", self.sid, 16))
