@@ -47,8 +47,9 @@ class DropReason(StrEnum):
     NO_SA = "no-sa"
     FRAGMENT = "fragment"
     TOO_BIG = "too-big"
-    TTL = "ttl-exceeded"
     SEND = "send-error"
+    ECN = "ecn"
+    CLEAR = "not-protected"
     DUMMY = "dummy"
 
 

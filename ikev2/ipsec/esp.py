@@ -1,0 +1,178 @@
+"""The ESP transform of RFC 4303 on octets: one object per SA and direction, no socket and no clock.
+
+What goes in and comes out is the protected payload with its Next Header; what an IP packet makes of it (tunnel or
+transport mode) is the business of `ikev2.ipsec.sad`. A packet that must be dropped raises `EspDrop` with the
+reason, and is counted there under the reason's name.
+
+    OutboundEspSa.seal(payload, next_header) -> packet          RFC 4303 section 3.3
+    InboundEspSa.open(packet) -> (payload, next_header)         RFC 4303 section 3.4
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+
+from ikev2.crypto.esp import ESP_HEADER_OCTETS, Buffer, EspCipher
+from ikev2.errors import IntegrityError
+from ikev2.ipsec.backend import DropReason
+from ikev2.ipsec.replay import ReplayWindow
+
+NEXT_HEADER_IPV4 = 4
+NEXT_HEADER_IPV6 = 41
+NEXT_HEADER_NONE = 59
+"""A dummy packet, to be dropped in silence. RFC 4303 section 2.6."""
+
+TRAILER_OCTETS = 2
+_MAXIMUM_32 = 0xFFFFFFFF
+_MAXIMUM_64 = 0xFFFFFFFFFFFFFFFF
+_SOFT_MARGIN = 1 << 24
+"""So many numbers before the last one a rekey is asked for: minutes at any rate that this transform reaches."""
+
+_pack_header = struct.Struct("!II").pack
+_PADDING = bytes(range(1, 256))
+"""1, 2, 3, ...: RFC 4303 section 2.4."""
+
+
+class EspDrop(Exception):
+    """A packet must not pass; `reason` is the name under which it is counted."""
+
+    def __init__(self, reason: DropReason, text: str = "") -> None:
+        super().__init__(text or str(reason))
+        self.reason = reason
+
+
+def inner_octets_that_fit(outer_octets: int, cipher: EspCipher) -> int:
+    """The largest payload whose ESP packet is at most `outer_octets` long. RFC 4303 section 2.4."""
+    room = outer_octets - cipher.overhead_octets
+    return room // cipher.alignment * cipher.alignment - TRAILER_OCTETS
+
+
+class OutboundEspSa:
+    """The sending half of an SA.
+
+    `packets` and `octets` count sealed payloads. `soft_limit_reached` turns true once, some numbers before the
+    sequence number space ends.
+    """
+
+    __slots__ = (
+        "_alignment",
+        "_last",
+        "_seal",
+        "_soft",
+        "_trailers",
+        "cipher",
+        "errors",
+        "octets",
+        "packets",
+        "sequence",
+        "soft_limit_reached",
+        "spi",
+    )
+
+    def __init__(self, spi: int, cipher: EspCipher, *, esn: bool = False, sequence: int = 0) -> None:
+        self.spi = spi
+        self.cipher = cipher
+        self.sequence = sequence
+        """The number of the last packet sent; the first packet has 1. RFC 4303 section 2.2."""
+        self.packets = 0
+        self.octets = 0
+        self.errors: Counter[str] = Counter()
+        self.soft_limit_reached = False
+        self._seal = cipher.seal
+        self._alignment = cipher.alignment
+        self._last = _MAXIMUM_64 if esn else _MAXIMUM_32
+        self._soft = self._last - _SOFT_MARGIN
+        self._trailers: dict[int, bytes] = {}
+
+    def _trailer(self, key: int) -> bytes:
+        padding_octets, next_header = key >> 8, key & 0xFF
+        trailer = _PADDING[:padding_octets] + bytes((padding_octets, next_header))
+        self._trailers[key] = trailer
+        return trailer
+
+    def seal(self, payload: bytes, next_header: int) -> bytes:
+        """The ESP packet of one payload: SPI, sequence number, IV, ciphertext, ICV.
+
+        Raises EspDrop when the sequence numbers are used up: they never cycle (RFC 4303 section 3.3.3).
+        """
+        sequence = self.sequence + 1
+        if sequence > self._soft:
+            self._near_the_end(sequence)
+        self.sequence = sequence
+        octets = len(payload)
+        key = (-(octets + TRAILER_OCTETS) % self._alignment) << 8 | next_header
+        trailer = self._trailers.get(key) or self._trailer(key)
+        self.packets += 1
+        self.octets += octets
+        return self._seal(_pack_header(self.spi, sequence & _MAXIMUM_32), sequence, payload + trailer)
+
+    def _near_the_end(self, sequence: int) -> None:
+        self.soft_limit_reached = True
+        if sequence > self._last:
+            raise EspDrop(DropReason.SEQUENCE_OVERFLOW, f"SA {self.spi:08x} has sent its last sequence number")
+
+
+class InboundEspSa:
+    """The receiving half of an SA; counts what passed in `packets` and `octets`."""
+
+    __slots__ = (
+        "_alignment",
+        "_esn",
+        "_minimum",
+        "_open",
+        "_overhead",
+        "cipher",
+        "errors",
+        "octets",
+        "packets",
+        "spi",
+        "window",
+    )
+
+    def __init__(self, spi: int, cipher: EspCipher, *, esn: bool = False, replay_window: int = 64) -> None:
+        self.spi = spi
+        self.cipher = cipher
+        self.window = ReplayWindow(replay_window)
+        self.packets = 0
+        self.octets = 0
+        self.errors: Counter[str] = Counter()
+        self._open = cipher.open
+        self._esn = esn
+        self._alignment = cipher.alignment
+        self._overhead = cipher.overhead_octets
+        self._minimum = cipher.overhead_octets + cipher.alignment
+
+    def open(self, packet: Buffer) -> tuple[bytes, int]:
+        """Payload and Next Header of one packet, from its SPI on. Raises EspDrop.
+
+        The order is that of RFC 4303 section 3.4: replay check, ICV, window, then the padding.
+        """
+        octets = len(packet)
+        if octets < self._minimum or (octets - self._overhead) % self._alignment:
+            raise EspDrop(DropReason.MALFORMED, f"{octets} octets cannot be a packet of SA {self.spi:08x}")
+        sequence = int.from_bytes(packet[4:ESP_HEADER_OCTETS], "big")
+        window = self.window
+        if self._esn:
+            sequence = window.extended(sequence)
+        if not window.check(sequence):
+            raise EspDrop(DropReason.REPLAY, f"sequence number {sequence} of SA {self.spi:08x} came again, or late")
+        try:
+            plaintext = self._open(packet, sequence >> 32)
+        except IntegrityError as error:
+            raise EspDrop(DropReason.INTEGRITY, str(error)) from None
+        window.update(sequence)
+        return self._without_trailer(plaintext)
+
+    def _without_trailer(self, plaintext: bytes) -> tuple[bytes, int]:
+        padding_octets = plaintext[-2]
+        end = len(plaintext) - TRAILER_OCTETS - padding_octets
+        # RFC 4303 section 2.4: the receiver SHOULD inspect the padding.
+        if end < 0 or plaintext[end:-2] != _PADDING[:padding_octets]:
+            raise EspDrop(DropReason.PADDING, f"a packet of SA {self.spi:08x} ends in {padding_octets} odd octets")
+        next_header = plaintext[-1]
+        if next_header == NEXT_HEADER_NONE:
+            raise EspDrop(DropReason.DUMMY, "a dummy packet")
+        self.packets += 1
+        self.octets += end
+        return plaintext[:end], next_header

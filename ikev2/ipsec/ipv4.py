@@ -1,0 +1,171 @@
+"""As much of IPv4 as ESP needs: headers, checksums, and what a selector looks at.
+
+RFC 791, RFC 768, RFC 1624.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass
+
+HEADER_OCTETS = 20
+FLAG_DF = 0x4000
+_FRAGMENT = 0x3FFF  # more fragments, or an offset
+_OFFSET = 0x1FFF
+
+_HEADER = struct.Struct("!BBHHHBBH4s4s")
+_U16 = struct.Struct("!H")
+
+_UDPLITE = 136
+_PORTS = frozenset((socket.IPPROTO_TCP, socket.IPPROTO_UDP, 33, socket.IPPROTO_SCTP, _UDPLITE))
+"""The protocols whose header begins with two ports; 33 is DCCP."""
+
+NO_PORT = -1
+"""The port of a packet that shows none: "OPAQUE" of RFC 4301 section 4.4.1.1."""
+
+
+class MalformedPacket(ValueError):
+    """Octets that are no IPv4 packet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What selectors match of one packet, seen from its sender; addresses as integers.
+
+    ICMP's type and code stand for both ports, as type times 256 plus code (RFC 4301 section 4.4.1.1).
+    """
+
+    source: int
+    destination: int
+    ip_protocol: int
+    source_port: int
+    destination_port: int
+
+
+def header_octets(packet: bytes | memoryview) -> int:
+    """The length of the header of a whole packet; MalformedPacket when it, or the total length, is wrong."""
+    if len(packet) < HEADER_OCTETS:
+        raise MalformedPacket(f"{len(packet)} octets are shorter than an IPv4 header")
+    first = packet[0]
+    octets = (first & 0x0F) * 4
+    if first >> 4 != 4 or octets < HEADER_OCTETS:
+        raise MalformedPacket(f"version and header length {first:#04x}")
+    total = packet[2] << 8 | packet[3]
+    if not octets <= total <= len(packet):
+        raise MalformedPacket(f"a total length of {total} in {len(packet)} octets with a header of {octets}")
+    return octets
+
+
+def total_length(packet: bytes | memoryview) -> int:
+    """The Total Length field."""
+    return packet[2] << 8 | packet[3]
+
+
+def is_fragment(packet: bytes | memoryview) -> bool:
+    """True for any fragment, the first included."""
+    return bool((packet[6] << 8 | packet[7]) & _FRAGMENT)
+
+
+def flow_of(packet: bytes | memoryview) -> Flow:
+    """The flow of a whole IPv4 packet; MalformedPacket when there is none."""
+    octets = header_octets(packet)
+    offset = (packet[6] << 8 | packet[7]) & _OFFSET
+    payload = b"" if offset else bytes(packet[octets : octets + 4])
+    return flow(bytes(packet[12:16]), bytes(packet[16:20]), packet[9], payload)
+
+
+def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) -> Flow:
+    """The flow of a payload (its first four octets are enough) between two addresses; no ports if it is shorter."""
+    source_port = destination_port = NO_PORT
+    if ip_protocol in _PORTS:
+        if len(payload) >= 4:
+            source_port, destination_port = struct.unpack_from("!HH", payload)
+    elif ip_protocol == socket.IPPROTO_ICMP and len(payload) >= 2:
+        source_port = destination_port = _U16.unpack_from(payload)[0]
+    return Flow(
+        int.from_bytes(source, "big"),
+        int.from_bytes(destination, "big"),
+        ip_protocol,
+        source_port,
+        destination_port,
+    )
+
+
+def ones_complement_sum(octets: bytes | memoryview) -> int:
+    """The 16-bit one's complement sum, an odd octet padded with zero. RFC 1071."""
+    if len(octets) & 1:
+        octets = bytes(octets) + b"\0"
+    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def build_header(
+    source: bytes,
+    destination: bytes,
+    ip_protocol: int,
+    payload_octets: int,
+    *,
+    tos: int = 0,
+    ttl: int = 64,
+    identification: int = 0,
+    flags: int = 0,
+) -> bytes:
+    """A header of 20 octets with its checksum."""
+    head = _HEADER.pack(
+        0x45,
+        tos,
+        HEADER_OCTETS + payload_octets,
+        identification,
+        flags,
+        ttl,
+        ip_protocol,
+        0,
+        source,
+        destination,
+    )
+    checksum = 0xFFFF ^ ones_complement_sum(head)
+    return head[:10] + _U16.pack(checksum) + head[12:]
+
+
+def with_protocol_and_length(header: bytes, ip_protocol: int, payload_octets: int) -> bytes:
+    """The same header (options and all) in front of another payload: protocol, total length, checksum."""
+    head = bytearray(header)
+    head[9] = ip_protocol
+    _U16.pack_into(head, 2, len(head) + payload_octets)
+    head[10:12] = b"\0\0"
+    _U16.pack_into(head, 10, 0xFFFF ^ ones_complement_sum(head))
+    return bytes(head)
+
+
+def with_tos(packet: bytes, tos: int) -> bytes:
+    """The same packet with another DS and ECN octet, the header checksum made new."""
+    octets = (packet[0] & 0x0F) * 4
+    head = bytearray(packet[:octets])
+    head[1] = tos
+    head[10:12] = b"\0\0"
+    _U16.pack_into(head, 10, 0xFFFF ^ ones_complement_sum(head))
+    return bytes(head) + packet[octets:]
+
+
+def readdressed(payload: bytes, ip_protocol: int, old: bytes, new: bytes) -> bytes:
+    """A TCP or UDP payload whose pseudo-header addresses (source and destination) become others.
+
+    For transport mode through a NAT: the checksum was made over the addresses before translation. A UDP checksum
+    of zero stays zero. RFC 3948 section 3.1.2, RFC 1624.
+    """
+    at = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6, _UDPLITE: 6}.get(ip_protocol)
+    if at is None or len(payload) < at + 2 or old == new:
+        return payload
+    checksum = _U16.unpack_from(payload, at)[0]
+    if checksum == 0 and ip_protocol != socket.IPPROTO_TCP:
+        return payload
+    total = (0xFFFF ^ checksum) + (0xFFFF ^ ones_complement_sum(old)) + ones_complement_sum(new)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    fresh = 0xFFFF ^ total
+    if fresh == 0 and ip_protocol != socket.IPPROTO_TCP:
+        fresh = 0xFFFF
+    return payload[:at] + _U16.pack(fresh) + payload[at + 2 :]

@@ -1,0 +1,236 @@
+"""Both hosts in one process: real ESP octets, no privilege, no thread, nothing that depends on time.
+
+    network = MemoryNetwork()
+    a, b = MemoryBackend(network), MemoryBackend(network)
+    b.on_packet = print
+    a.install(child_of_a); b.install(child_of_b)
+    a.send_packet(an IPv4 packet)              # protected, carried as ESP, opened, handed to b.on_packet
+
+What is put on the network is delivered before the outermost `send_packet` returns, in the order sent.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import ClassVar
+
+from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+from ikev2.errors import BackendError
+from ikev2.ipsec.backend import NAT_PORT, NON_ESP_MARKER, Backend, BackendEvent, Bypass, DropReason, ProbeResult
+from ikev2.ipsec.ipv4 import (
+    FLAG_DF,
+    MalformedPacket,
+    build_header,
+    flow_of,
+    header_octets,
+    total_length,
+    with_protocol_and_length,
+)
+from ikev2.ipsec.sad import Engine, Pair
+from ikev2.ipsec.spd import is_ike
+
+_UDP_HEADER = struct.Struct("!HHHH")
+_OUTER_TTL = 64
+
+OnPacket = Callable[[bytes], None]
+Impairment = Callable[[bytes], list[bytes]]
+"""What arrives in place of a packet: none, the same, several, others."""
+
+
+def outer_packet(pair: Pair, esp: bytes, inner: bytes) -> bytes:
+    """The whole IPv4 packet that carries `esp`: made of the inner packet's header as the mode says.
+
+    Tunnel mode copies DS, ECN and DF from inside and sets a TTL of its own; transport mode keeps the header.
+    RFC 4301 section 5.1.2.1, RFC 6040 section 4.1, RFC 3948 section 2.1.
+    """
+    protocol = socket.IPPROTO_ESP
+    payload = esp
+    encap = pair.child.encap
+    if encap is not None:
+        # A checksum of zero: the ICV says more (RFC 3948 section 2.1).
+        head = _UDP_HEADER.pack(encap.local_port, encap.remote_port, _UDP_HEADER.size + len(esp), 0)
+        protocol, payload = socket.IPPROTO_UDP, head + esp
+    if not pair.tunnel:
+        return with_protocol_and_length(inner[: (inner[0] & 0x0F) * 4], protocol, len(payload)) + payload
+    flags = (inner[6] << 8) & FLAG_DF
+    header = build_header(
+        pair.local, pair.remote, protocol, len(payload), tos=inner[1], ttl=_OUTER_TTL, flags=flags
+    )
+    return header + payload
+
+
+class MemoryNetwork:
+    """Carries IPv4 packets between the backends that are attached to it under their addresses.
+
+    `impairment` may drop, double or change packets on the way; `taps` see every packet as it was sent. A network
+    belongs to one thread.
+    """
+
+    def __init__(self, impairment: Impairment | None = None) -> None:
+        self.impairment = impairment
+        self.taps: list[OnPacket] = []
+        self._attached: dict[bytes, list[MemoryBackend]] = {}
+        self._queue: deque[tuple[bytes, MemoryBackend]] = deque()
+        self._delivering = False
+
+    def attach(self, address: str, backend: MemoryBackend) -> None:
+        """Deliver packets for `address` to `backend`; more than one backend may share an address."""
+        there = self._attached.setdefault(socket.inet_aton(address), [])
+        if backend not in there:
+            there.append(backend)
+
+    def detach(self, backend: MemoryBackend) -> None:
+        """Deliver nothing more to `backend`."""
+        for there in self._attached.values():
+            if backend in there:
+                there.remove(backend)
+
+    def send(self, packet: bytes, sender: MemoryBackend) -> None:
+        """Put a packet on the network."""
+        for tap in self.taps:
+            tap(packet)
+        for arriving in [packet] if self.impairment is None else self.impairment(packet):
+            self._queue.append((arriving, sender))
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._queue:
+                self._deliver(*self._queue.popleft())
+        finally:
+            self._delivering = False
+
+    def _deliver(self, packet: bytes, sender: MemoryBackend) -> None:
+        receivers = [backend for backend in self._attached.get(packet[16:20], ()) if backend is not sender]
+        # Where backends share an address, the one that knows the SPI is meant.
+        meant = [backend for backend in receivers if backend.knows(packet)] or receivers
+        for backend in meant[:1]:
+            backend.receive(packet)
+
+
+_default_network = MemoryNetwork()
+
+
+class MemoryBackend(Backend):
+    """ESP between two backends of one process. `on_packet` gets every IPv4 packet that the host may see."""
+
+    name: ClassVar[str] = "memory"
+
+    def __init__(self, network: MemoryNetwork | None = None, addresses: tuple[str, ...] = ()) -> None:
+        self.network = network if network is not None else _default_network
+        self.on_packet: OnPacket = _discard
+        self._addresses = addresses
+        self._engine = Engine()
+
+    @classmethod
+    def probe(cls) -> ProbeResult:
+        return ProbeResult(cls.name, True, "works everywhere, and carries packets inside this process only")
+
+    def open(self) -> None:
+        for address in self._addresses:
+            self.network.attach(address, self)
+
+    def close(self) -> None:
+        self.network.detach(self)
+        self._engine.clear()
+
+    def allocate_spi(self, local: str, remote: str) -> int:
+        return self._engine.allocate_spi()
+
+    def install(self, child: ChildSaParameters) -> None:
+        self._engine.install(child)
+        self.network.attach(child.local, self)
+
+    def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
+        self._engine.replace(old, new)
+        self.network.attach(new.local, self)
+
+    def delete(self, child: ChildSaParameters) -> None:
+        self._engine.delete(child)
+
+    def query(self, child: ChildSaParameters) -> ChildCounters:
+        return self._engine.counters(child)
+
+    def drops(self) -> dict[str, int]:
+        return dict(self._engine.drops)
+
+    def add_bypass(self, bypass: Bypass) -> None:
+        self._engine.add_bypass(bypass)
+
+    def remove_bypass(self, bypass: Bypass) -> None:
+        self._engine.remove_bypass(bypass)
+
+    def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
+        """Nothing to do: the sockets of the system are not on this network."""
+
+    def next_event(self) -> BackendEvent | None:
+        return self._engine.events.popleft() if self._engine.events else None
+
+    # --- packets ----------------------------------------------------------------------------------------------
+
+    def send_packet(self, packet: bytes) -> None:
+        """Send as the host would: protected where a policy says so, in clear where a bypass or no policy does.
+
+        Raises BackendError for octets that are no IPv4 packet; drops are counted.
+        """
+        try:
+            pair = self._engine.pair_for_flow_of(packet)
+            if pair is None or self._engine.passes_outside(packet) or is_ike(flow_of(packet)):
+                self.network.send(packet, self)
+                return
+        except MalformedPacket as error:
+            raise BackendError(f"what is to be sent is no IPv4 packet: {error}") from error
+        result = self._engine.protect(packet)
+        if result is not None:
+            pair, esp = result
+            self.network.send(outer_packet(pair, esp, packet), self)
+
+    def knows(self, packet: bytes) -> bool:
+        """Whether a packet is ESP for one of the SAs here."""
+        found = esp_of(packet)
+        spi = int.from_bytes(found[0][:4], "big") if found else 0
+        return any(pair.inbound.spi == spi for pair in self._engine.pairs)
+
+    def receive(self, packet: bytes) -> None:
+        """Take a packet from the network: open it, or check that it may come in clear. RFC 4301 section 5.2."""
+        found = esp_of(packet)
+        if found is not None:
+            esp, header = found
+            inner = self._engine.unprotect(esp, packet[1], packet[8], header)
+            if inner is not None:
+                self.on_packet(inner)
+            return
+        try:
+            outside = self._engine.passes_outside(packet) or is_ike(flow_of(packet))
+            if not outside and self._engine.must_be_protected(packet):
+                self._engine.drops[DropReason.CLEAR] += 1
+                return
+        except MalformedPacket:
+            self._engine.drops[DropReason.MALFORMED] += 1
+            return
+        self.on_packet(packet)
+
+
+def esp_of(packet: bytes) -> tuple[bytes, bytes] | None:
+    """The ESP packet, raw or in UDP 4500, inside an IPv4 packet, and the IPv4 header; None when it holds none."""
+    try:
+        octets = header_octets(packet)
+    except MalformedPacket:
+        return None
+    header, payload = packet[:octets], packet[octets : total_length(packet)]
+    if packet[9] == socket.IPPROTO_ESP:
+        return payload, header
+    if packet[9] != socket.IPPROTO_UDP or len(payload) < _UDP_HEADER.size + 4:
+        return None
+    source_port, destination_port, _, _ = _UDP_HEADER.unpack_from(payload)
+    payload = payload[_UDP_HEADER.size :]
+    if NAT_PORT not in (source_port, destination_port) or payload[:4] == NON_ESP_MARKER:
+        return None
+    return payload, header
+
+
+def _discard(packet: bytes) -> None:
+    """What a host without anybody listening does."""

@@ -1,0 +1,347 @@
+"""The SAD and SPD of the backends that do ESP themselves: IP packets in, ESP packets out, and back. No I/O.
+
+`Engine.protect` takes a packet that the host wants to send and gives the pair it belongs to and its ESP octets;
+`Engine.unprotect` takes ESP octets as they came and gives the IP packet to hand to the host. Both give None for a
+packet that is dropped, after counting it. They belong to one thread (the data plane); `install`, `replace`,
+`delete` and the bypass methods may be called from another: each builds new tables and swaps them in whole.
+RFC 4301 sections 5.1 and 5.2, RFC 4303 section 3.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+from ikev2.core.types import Mode
+from ikev2.crypto.esp import EspCipher, esp_cipher
+from ikev2.errors import BackendError, IkeError
+from ikev2.iana import IntegId
+from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire
+from ikev2.ipsec.esp import NEXT_HEADER_IPV4, EspDrop, InboundEspSa, OutboundEspSa
+from ikev2.ipsec.ipv4 import (
+    HEADER_OCTETS,
+    MalformedPacket,
+    build_header,
+    flow,
+    flow_of,
+    header_octets,
+    is_fragment,
+    readdressed,
+    total_length,
+    with_protocol_and_length,
+    with_tos,
+)
+from ikev2.ipsec.spd import Policy, bypasses
+
+_FLOW_CACHE = 4096
+_ECN_MASK = 0x03
+_ECN_CE = 0x03
+_TUNNEL_TTL = 64
+
+
+@dataclass(slots=True, eq=False)
+class Pair:
+    """An installed Child SA with both of its halves, and what the packet path wants at hand."""
+
+    child: ChildSaParameters
+    policy: Policy
+    outbound: OutboundEspSa
+    inbound: InboundEspSa
+    tunnel: bool
+    local: bytes
+    remote: bytes
+    # Addresses that the transport checksum of an arriving packet was made over, and those it has here.
+    checksum_old: bytes
+    checksum_new: bytes
+    accepted: set[bytes] = field(default_factory=set)
+    soft_limit_told: bool = False
+
+    @classmethod
+    def of(cls, child: ChildSaParameters) -> Pair:
+        """Both SAs of a child, with fresh sequence numbers. Raises IkeError for algorithms that ESP lacks."""
+        suite = child.suite
+        outbound = OutboundEspSa(child.spi_out, _cipher(child, outbound=True), esn=suite.esn)
+        inbound = InboundEspSa(
+            child.spi_in, _cipher(child, outbound=False), esn=suite.esn, replay_window=child.replay_window
+        )
+        pair = cls(child, Policy.of(child), outbound, inbound, child.mode is Mode.TUNNEL, b"", b"", b"", b"")
+        pair.move(child)
+        return pair
+
+    def move(self, child: ChildSaParameters) -> None:
+        """Take other outer addresses and ports; SAs and counters stay."""
+        local, remote = socket.inet_aton(child.local), socket.inet_aton(child.remote)
+        self.checksum_old = _original(child.nat_original_remote, remote) + _original(
+            child.nat_original_local, local
+        )
+        self.checksum_new = remote + local
+        self.local, self.remote = local, remote
+        self.child = child
+        self.policy = Policy.of(child)
+        self.accepted = set()
+
+    def counters(self) -> ChildCounters:
+        """A snapshot."""
+        errors = self.inbound.errors + self.outbound.errors
+        return ChildCounters(
+            self.inbound.packets,
+            self.inbound.octets,
+            self.outbound.packets,
+            self.outbound.octets,
+            dict(errors),
+        )
+
+
+def _original(address: str | None, otherwise: bytes) -> bytes:
+    return socket.inet_aton(address) if address else otherwise
+
+
+def _cipher(child: ChildSaParameters, *, outbound: bool) -> EspCipher:
+    suite = child.suite
+    key = child.encr_key_out if outbound else child.encr_key_in
+    integ_key = child.integ_key_out if outbound else child.integ_key_in
+    return esp_cipher(
+        suite.encr.id,
+        key.octets,
+        suite.integ.id if suite.integ is not None else IntegId.NONE,
+        integ_key.octets if integ_key is not None else b"",
+        esn=suite.esn,
+    )
+
+
+class Engine:
+    """SAs, policies and bypasses of one host."""
+
+    def __init__(self) -> None:
+        self.drops: Counter[str] = Counter()
+        """Packets that no SA can be blamed for, by DropReason."""
+        self.events: deque[BackendEvent] = deque()
+        self._pairs: tuple[Pair, ...] = ()  # the newest first: RFC 7296 section 2.8, a rekeyed pair takes over
+        self._by_spi: dict[int, Pair] = {}
+        self._bypasses: tuple[Bypass, ...] = ()
+        self._reserved: set[int] = set()
+        self._flows: dict[bytes, Pair] = {}
+
+    # --- the tables -------------------------------------------------------------------------------------------
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The installed pairs, the newest first."""
+        return self._pairs
+
+    @property
+    def bypass_rules(self) -> tuple[Bypass, ...]:
+        """The bypasses in force."""
+        return self._bypasses
+
+    def allocate_spi(self) -> int:
+        """A random SPI that no installed or promised SA has. RFC 4303 section 2.1."""
+        while True:
+            spi = SPI_MINIMUM + secrets.randbelow((1 << 32) - SPI_MINIMUM)
+            if spi not in self._reserved and spi not in self._by_spi:
+                self._reserved.add(spi)
+                return spi
+
+    def install(self, child: ChildSaParameters) -> Pair:
+        """Put a pair in front of the others. Raises BackendError."""
+        if child.spi_in in self._by_spi:
+            raise BackendError(f"an SA with SPI {child.spi_in:08x} is installed already")
+        try:
+            pair = Pair.of(child)
+        except (IkeError, OSError) as error:
+            raise BackendError(f"Child SA {child.label} cannot be installed: {error}") from error
+        if not pair.policy.local or not pair.policy.remote:
+            raise BackendError(f"Child SA {child.label} has no selectors of IPv4 on one of its sides")
+        self._reserved.discard(child.spi_in)
+        self._swap((pair, *self._pairs))
+        return pair
+
+    def replace(self, old: ChildSaParameters, new: ChildSaParameters) -> Pair:
+        """Move an installed pair to the addresses of `new`. Raises BackendError when it is not there."""
+        pair = self.pair(old)
+        if pair is None:
+            raise BackendError(f"Child SA {old.label} is not installed")
+        pair.move(new)
+        self._flows = {}
+        return pair
+
+    def delete(self, child: ChildSaParameters) -> Pair | None:
+        """Take a pair out and return it; None when there is none."""
+        self._reserved.discard(child.spi_in)
+        pair = self.pair(child)
+        if pair is not None:
+            self._swap(tuple(other for other in self._pairs if other is not pair))
+        return pair
+
+    def pair(self, child: ChildSaParameters) -> Pair | None:
+        """The installed pair of a child."""
+        found = self._by_spi.get(child.spi_in)
+        return found if found is not None and found.child.spi_out == child.spi_out else None
+
+    def counters(self, child: ChildSaParameters) -> ChildCounters:
+        """Its counters. Raises BackendError when it is not installed."""
+        pair = self.pair(child)
+        if pair is None:
+            raise BackendError(f"Child SA {child.label} is not installed")
+        return pair.counters()
+
+    def add_bypass(self, bypass: Bypass) -> bool:
+        """True when it is new."""
+        if bypass in self._bypasses:
+            return False
+        self._bypasses = (*self._bypasses, bypass)
+        self._flows = {}
+        return True
+
+    def remove_bypass(self, bypass: Bypass) -> bool:
+        """True when it was there."""
+        if bypass not in self._bypasses:
+            return False
+        self._bypasses = tuple(other for other in self._bypasses if other != bypass)
+        self._flows = {}
+        return True
+
+    def clear(self) -> None:
+        """Forget everything but the counters of drops."""
+        self._bypasses = ()
+        self._reserved.clear()
+        self._swap(())
+
+    def _swap(self, pairs: tuple[Pair, ...]) -> None:
+        self._by_spi = {pair.inbound.spi: pair for pair in pairs}
+        self._pairs = pairs
+        self._flows = {}
+
+    # --- outbound: RFC 4301 section 5.1 -----------------------------------------------------------------------
+
+    def protect(self, packet: bytes) -> tuple[Pair, bytes] | None:
+        """The pair and the ESP packet of an IPv4 packet on its way out; None when it is dropped and counted."""
+        try:
+            if len(packet) < HEADER_OCTETS or total_length(packet) != len(packet):
+                header_octets(packet)
+                packet = packet[: total_length(packet)]
+            # A header without options, of a whole datagram, is its own key; all others are looked up each time.
+            plain = packet[0] == 0x45 and not packet[6] & 0x3F and not packet[7]
+            pair = self._flows.get(packet[9:10] + packet[12:24]) if plain else None
+            if pair is None:
+                pair = self._pair_for(packet, plain)
+        except MalformedPacket:
+            self.drops[DropReason.MALFORMED] += 1
+            return None
+        if pair is None:
+            self.drops[DropReason.NO_SA] += 1
+            return None
+        outbound = pair.outbound
+        try:
+            if pair.tunnel:
+                # The host counted the TTL down when it routed the packet here: RFC 4301 section 5.1.2.1, note 3.
+                return pair, outbound.seal(packet, NEXT_HEADER_IPV4)
+            if not plain and is_fragment(packet):
+                raise EspDrop(DropReason.FRAGMENT, "transport mode takes whole datagrams: RFC 4303 section 3.3.4")
+            return pair, outbound.seal(packet[(packet[0] & 0x0F) * 4 :], packet[9])
+        except EspDrop as drop:
+            outbound.errors[drop.reason] += 1
+            return None
+        finally:
+            if outbound.soft_limit_reached and not pair.soft_limit_told:
+                self._tell_soft_limit(pair)
+
+    def _pair_for(self, packet: bytes, plain: bool) -> Pair | None:
+        # Taken before the look-up: if the tables are swapped meanwhile, the result goes into a cache that is gone.
+        cache = self._flows
+        found = self.pair_for_flow_of(packet)
+        if found is not None and plain and len(packet) >= 24:
+            if len(cache) >= _FLOW_CACHE:
+                cache.clear()
+            cache[packet[9:10] + packet[12:24]] = found
+        return found
+
+    def pair_for_flow_of(self, packet: bytes) -> Pair | None:
+        """The newest pair whose policy protects the packet. Raises MalformedPacket."""
+        flow = flow_of(packet)
+        return next((pair for pair in self._pairs if pair.policy.protects(flow)), None)
+
+    def passes_outside(self, packet: bytes) -> bool:
+        """Whether a bypass lets the packet, in either direction, pass in clear. Raises MalformedPacket."""
+        flow = flow_of(packet)
+        return any(bypasses(bypass, flow) for bypass in self._bypasses)
+
+    def must_be_protected(self, packet: bytes) -> bool:
+        """Whether a packet that came in clear belongs to a policy and so must go. RFC 4301 section 5.2, step 3b."""
+        flow = flow_of(packet)
+        return any(pair.policy.accepts(flow) for pair in self._pairs)
+
+    def _tell_soft_limit(self, pair: Pair) -> None:
+        pair.soft_limit_told = True
+        child = pair.child
+        self.events.append(Expire(child.spi_out, child.local, child.remote, hard=False, inbound=False))
+
+    # --- inbound: RFC 4301 section 5.2 ------------------------------------------------------------------------
+
+    def unprotect(self, packet: bytes, tos: int = 0, ttl: int = _TUNNEL_TTL, header: bytes = b"") -> bytes | None:
+        """The IPv4 packet inside an ESP packet (from its SPI on); None when it is dropped and counted.
+
+        `tos` and `ttl` are those of the outer header; `header` is that header where it is known: transport mode
+        makes the packet's header of it, or a new one of tos and ttl between the addresses of the pair.
+        """
+        pair = self._by_spi.get(int.from_bytes(packet[:4], "big"))
+        if pair is None:
+            self.drops[DropReason.UNKNOWN_SPI] += 1
+            return None
+        inbound = pair.inbound
+        try:
+            payload, next_header = inbound.open(packet)
+            if pair.tunnel:
+                return _from_tunnel(pair, payload, next_header, tos)
+            return _from_transport(pair, payload, next_header, tos, ttl, header)
+        except EspDrop as drop:
+            inbound.errors[drop.reason] += 1
+        except MalformedPacket:
+            inbound.errors[DropReason.MALFORMED] += 1
+        return None
+
+
+def _from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
+    if next_header != NEXT_HEADER_IPV4:
+        raise EspDrop(DropReason.NEXT_HEADER, f"next header {next_header} in a tunnel of IPv4")
+    octets = header_octets(inner)
+    total = total_length(inner)
+    if total != len(inner):
+        inner = inner[:total]  # RFC 4303 section 2.7: what follows is traffic flow confidentiality padding
+    key = inner[9:10] + inner[12:24]
+    accepted = pair.accepted
+    plain = octets == HEADER_OCTETS and not inner[6] & 0x3F and not inner[7]
+    if not plain or key not in accepted:
+        if not pair.policy.accepts(flow_of(inner)):
+            raise EspDrop(DropReason.SELECTOR_MISMATCH)
+        if plain:
+            _remember(accepted, key)
+    if tos & _ECN_MASK == _ECN_CE and inner[1] & _ECN_MASK != _ECN_CE:
+        # RFC 6040 section 4.2: congestion on the way is handed on; what cannot be marked is dropped.
+        if not inner[1] & _ECN_MASK:
+            raise EspDrop(DropReason.ECN, "congestion experienced by a packet that is not ECN-capable")
+        return with_tos(inner, inner[1] | _ECN_CE)
+    return inner
+
+
+def _from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl: int, header: bytes) -> bytes:
+    key = bytes((next_header,)) + payload[:4]
+    accepted = pair.accepted
+    if key not in accepted:
+        if not pair.policy.accepts(flow(pair.remote, pair.local, next_header, payload[:4])):
+            raise EspDrop(DropReason.SELECTOR_MISMATCH)
+        _remember(accepted, key)
+    if pair.checksum_old != pair.checksum_new:
+        payload = readdressed(payload, next_header, pair.checksum_old, pair.checksum_new)
+    if header:
+        return with_protocol_and_length(header, next_header, len(payload)) + payload
+    return build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, ttl=ttl) + payload
+
+
+def _remember(accepted: set[bytes], key: bytes) -> None:
+    if len(accepted) >= _FLOW_CACHE:
+        accepted.clear()
+    accepted.add(key)
