@@ -68,7 +68,7 @@ class ServerRefused(IppmError):
     """
 
     def __init__(self, accept: int, reason: str, message: str = "") -> None:
-        super().__init__(f"server refused: Accept {accept} ({reason})")
+        super().__init__(f"server refused: Accept {int(accept)} ({reason})")
         self.accept = accept
         self.reason = reason
         self.message = message
