@@ -2,7 +2,7 @@
 
 | mode | encrypted | HMAC covers | never protected |
 | --- | --- | --- | --- |
-| authenticated | the first block, AES-ECB | the first block | stamps, error estimates, sender fields of a reply, padding |
+| authenticated | the first block, AES-ECB | the first block | all the rest, stamps included |
 | encrypted, sender | 32 octets, AES-CBC, IV zero | the same 32 octets | padding |
 | encrypted, reflector | 96 octets, AES-CBC, IV zero | the same 96 octets | padding |
 
@@ -11,7 +11,8 @@ Both directions of a session share the two keys, so in authenticated mode who se
 
 `seal_*` and `open_*` are the readable form of this. `TestProtection` does the same on buffers that are used again
 and again, with contexts that live as long as the session: one AES key schedule a session, none a packet. A running
-CBC context is made to start from a zero IV by XORing its running IV (the last ciphertext block) into the first block.
+CBC context starts from a zero IV again when its running IV, the last ciphertext block, is XORed
+into the first block.
 RFC 4656 section 4.1.2, RFC 5357 section 4.2.1.
 """
 
@@ -21,7 +22,7 @@ import hmac as python_hmac
 import struct
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import Protocol
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
@@ -211,10 +212,10 @@ class OpenProtection(TestProtection):
         """Reads 14 octets."""
         if len(data) < 14:
             raise InvalidMessage("too short")
-        fields = SENDER_OPEN.unpack_from(data)
+        fields: SenderFields = SENDER_OPEN.unpack_from(data)
         if not fields[2] & 0xFF:  # rfc4656-s4.1.2-06
             raise InvalidMessage("Multiplier is zero")
-        return cast(SenderFields, fields)
+        return fields
 
     def pack_reflector_into(
         self,
@@ -235,10 +236,10 @@ class OpenProtection(TestProtection):
         """Reads 41 octets."""
         if len(data) < 41:
             raise InvalidMessage("too short")
-        fields = REFLECTOR_OPEN.unpack_from(data)
+        fields: ReflectorFields = REFLECTOR_OPEN.unpack_from(data)
         if not fields[2] & 0xFF:
             raise InvalidMessage("Multiplier is zero")
-        return cast(ReflectorFields, fields)
+        return fields
 
 
 class _Keyed(TestProtection):
@@ -324,10 +325,10 @@ class AuthenticatedProtection(_Keyed):
         if len(data) < 112:
             raise InvalidMessage("too short")
         sequence = self._first_block(data, 96)
-        fields = (sequence, *_REPLY_CLEAR.unpack_from(data, 16))
+        fields: ReflectorFields = (sequence, *_REPLY_CLEAR.unpack_from(data, 16))
         if not fields[2] & 0xFF:
             raise InvalidMessage("Multiplier is zero")
-        return cast(ReflectorFields, fields)
+        return fields
 
     def _first_block(self, data: Octets, hmac_at: int) -> int:
         block = self._decryptor.update(data[:16])
@@ -339,7 +340,7 @@ class AuthenticatedProtection(_Keyed):
 class _CbcFromZero:
     """AES-CBC with a zero IV for every message, on one context that is never made anew.
 
-    The running IV of the context (the last ciphertext block that went through it) is XORed away from the first block.
+    The running IV of the context, the last ciphertext block, is XORed away from the first block.
     """
 
     def __init__(self, aes_key: bytes) -> None:
@@ -385,10 +386,10 @@ class EncryptedProtection(_Keyed):
         """Reads and verifies 48 octets."""
         if len(data) < 48:
             raise InvalidMessage("too short")
-        fields = _SENDER_CLEAR.unpack(self._open(data, 32))
+        fields: SenderFields = _SENDER_CLEAR.unpack(self._open(data, 32))
         if not fields[2] & 0xFF:  # rfc4656-s4.1.2-06
             raise InvalidMessage("Multiplier is zero")
-        return cast(SenderFields, fields)
+        return fields
 
     def pack_reflector_into(
         self,
@@ -409,10 +410,10 @@ class EncryptedProtection(_Keyed):
         """Reads and verifies 112 octets."""
         if len(data) < 112:
             raise InvalidMessage("too short")
-        fields = _REFLECTOR_CLEAR.unpack(self._open(data, 96))
+        fields: ReflectorFields = _REFLECTOR_CLEAR.unpack(self._open(data, 96))
         if not fields[2] & 0xFF:
             raise InvalidMessage("Multiplier is zero")
-        return cast(ReflectorFields, fields)
+        return fields
 
     def _open(self, data: Octets, covered: int) -> bytes:
         clear = self._cbc.decrypt(data[:covered])

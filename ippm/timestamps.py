@@ -41,7 +41,7 @@ def unix_ns_from_ntp(timestamp: int) -> int:
 
 
 def ntp_difference_ns(later: int, earlier: int) -> int:
-    """`later - earlier` in nanoseconds, signed, to the nearest; right for any two stamps less than 68 years apart."""
+    """`later - earlier` in nanoseconds, signed, to the nearest; right for stamps less than 68 years apart."""
     difference = (later - earlier) & MASK_64
     if difference >= _HALF_64:
         difference -= 1 << 64

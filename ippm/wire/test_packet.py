@@ -98,7 +98,8 @@ class SenderPacket:
     def parse_open(cls, data: bytes) -> Self:
         """Reads a packet of unauthenticated mode. InvalidMessage when short, or when Multiplier is zero."""
         check_length(data, SENDER_OPEN.size)
-        packet = cls(*SENDER_OPEN.unpack_from(data), data[SENDER_OPEN.size :])
+        sequence_number, timestamp, error_estimate = SENDER_OPEN.unpack_from(data)
+        packet = cls(sequence_number, timestamp, error_estimate, data[SENDER_OPEN.size :])
         check_multiplier(packet.error_estimate)
         return packet
 
@@ -150,7 +151,8 @@ class ReflectorPacket:
     def parse_open(cls, data: bytes) -> Self:
         """Reads a packet of unauthenticated mode. InvalidMessage when short, or when a Multiplier is zero."""
         check_length(data, REFLECTOR_OPEN.size)
-        packet = cls(*REFLECTOR_OPEN.unpack_from(data), data[REFLECTOR_OPEN.size :])
+        fields: tuple[int, int, int, int, int, int, int, int] = REFLECTOR_OPEN.unpack_from(data)
+        packet = cls(*fields, padding=data[REFLECTOR_OPEN.size :])
         check_multiplier(packet.error_estimate)
         return packet
 
@@ -158,8 +160,9 @@ class ReflectorPacket:
     def parse_secured(cls, data: bytes) -> Self:
         """Reads the clear text of a packet of authenticated or encrypted mode. InvalidMessage as `parse_open`."""
         check_length(data, REFLECTOR_SECURED.size)
-        *fields, hmac = REFLECTOR_SECURED.unpack_from(data)
-        packet = cls(*fields, data[REFLECTOR_SECURED.size :], hmac)
+        clear = REFLECTOR_SECURED.unpack_from(data)
+        fields: tuple[int, int, int, int, int, int, int, int] = clear[:8]
+        packet = cls(*fields, padding=data[REFLECTOR_SECURED.size :], hmac=clear[8])
         check_multiplier(packet.error_estimate)
         return packet
 

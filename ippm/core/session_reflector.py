@@ -1,0 +1,192 @@
+"""The Session-Reflector of TWAMP-Test, sans-IO: a packet and its arrival stamp in, a stamped reply out.
+
+The order of work is the point of it: the packet is verified, the reply is laid out, and the transmit stamp is taken
+last, by calling the clock that was injected, so that T2 and T3 are two readings and their difference is the
+time that the packet spent here. Anything that is not to be answered is dropped in silence and counted by name.
+RFC 5357 section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from ipaddress import ip_address
+
+from ippm.crypto_packet import Octets, PacketKeys, TestProtection
+from ippm.errors import IntegrityError, InvalidMessage
+from ippm.wire.test_packet import PacketMode
+
+DEFAULT_REFWAIT_NS = 900_000_000_000
+"""REFWAIT: how long a started session may be silent before it is given up. RFC 5357 section 4.2."""
+
+MAX_REPLY_OCTETS = 65_507
+
+
+class PaddingRule(StrEnum):
+    """What the padding of a reply is: the sender's, cut at its end; or zeros. RFC 5357 section 4.2.1."""
+
+    REUSE = "reuse"
+    ZERO = "zero"
+
+
+@dataclass(frozen=True, slots=True)
+class ReflectorPlan:
+    """All that a Session-Reflector needs to know of a session.
+
+    `local` and `remote` are (address, UDP port). With `check_peer` packets from anywhere but `remote` are ignored;
+    without it they are answered to where they came from (a NAT between). `hmac_counter` is the name under which
+    failed HMACs are counted: a configuration that is not signalled can put its guess there. `dscp` is for replies.
+    """
+
+    sid: bytes
+    mode: int
+    keys: PacketKeys | None = field(repr=False)
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    timeout_ns: int = 2_000_000_000
+    refwait_ns: int = DEFAULT_REFWAIT_NS  # rfc5357-s4.2-09
+    dscp: int = 0
+    padding: PaddingRule = PaddingRule.REUSE  # rfc5357-s4.2.1-07
+    check_peer: bool = True
+    hmac_counter: str = "hmac_mismatch"
+
+
+def canonical_host(host: str) -> str:
+    """An address literal as the socket layer writes it; any other text as it is."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host
+
+
+class ReflectorState(Enum):
+    """Accepted until Start-Sessions; stopping from Stop-Sessions until Timeout has passed."""
+
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    STOPPING = "stopping"
+    CLOSED = "closed"
+
+
+class SessionReflector:
+    """One session's state. `clock` gives the time as an NTP stamp; `now` arguments are monotonic nanoseconds.
+
+    `error_estimate` (16 bits) is what goes into replies; the caller sets it when its clock's state changes.
+    """
+
+    def __init__(self, plan: ReflectorPlan, clock: Callable[[], int], error_estimate: int) -> None:
+        self.plan = plan
+        self.error_estimate = error_estimate
+        self.state = ReflectorState.ACCEPTED
+        self.counters: dict[str, int] = {"received": 0, "reflected": 0}
+        self._clock = clock
+        self._protection = TestProtection.of(plan.mode, plan.keys)
+        self._in_octets = self._protection.sender_octets
+        self._out_octets = self._protection.reflector_octets
+        self._peer_host, self._peer_port = canonical_host(plan.remote[0]), plan.remote[1]
+        self._reuse_padding = plan.padding is PaddingRule.REUSE
+        self._sequence = 0
+        self._reply = bytearray(self._out_octets)
+        self._reply_view = memoryview(self._reply)
+        self._deadline: int | None = None
+        self._active_at = 0
+        self._active_count = 0
+        self._protection.prepare(0)
+
+    @property
+    def mode(self) -> PacketMode:
+        """How this session's packets are protected."""
+        return self._protection.mode
+
+    def start(self, now: int) -> None:
+        """Start-Sessions: packets are answered from here on."""
+        if self.state is ReflectorState.ACCEPTED:
+            self.state = ReflectorState.STARTED
+            self._active_at = now
+
+    def stop(self, now: int) -> None:
+        """Stop-Sessions: packets that are under way are still answered until Timeout has passed."""
+        if self.state in (ReflectorState.ACCEPTED, ReflectorState.STARTED):
+            started = self.state is ReflectorState.STARTED
+            self.state = ReflectorState.STOPPING if started else ReflectorState.CLOSED
+            self._deadline = now + self.plan.timeout_ns
+
+    def close(self) -> None:
+        """Ends the session at once."""
+        self.state = ReflectorState.CLOSED
+
+    def next_timer(self) -> int | None:
+        """When `handle_timer` wants to be called."""
+        if self.state is ReflectorState.STOPPING:
+            return self._deadline
+        if self.state is ReflectorState.STARTED:
+            return self._active_at + self.plan.refwait_ns
+        return None
+
+    def handle_timer(self, now: int) -> None:
+        """Closes the session when Timeout after Stop-Sessions has passed, or REFWAIT without a packet."""
+        if self.state is ReflectorState.STOPPING and self._deadline is not None and now >= self._deadline:
+            self.state = ReflectorState.CLOSED  # rfc5357-s4.2-07
+        elif self.state is ReflectorState.STARTED:
+            if self.counters["reflected"] != self._active_count:
+                self._active_count = self.counters["reflected"]
+                self._active_at = now
+            elif now >= self._active_at + self.plan.refwait_ns:
+                self._count("refwait_expired")
+                self.state = ReflectorState.CLOSED
+
+    def handle(
+        self, packet: Octets, ttl: int | None, receive_timestamp: int, address: tuple[str, int]
+    ) -> memoryview | None:
+        """The reply to a packet, or None; the reply is valid until the next call.
+
+        `address` is (host, port) of where it came from; more elements are not looked at. `ttl` None: not known.
+        """
+        counters = self.counters
+        counters["received"] += 1
+        if self.state is not ReflectorState.STARTED and self.state is not ReflectorState.STOPPING:
+            self._count("not_started" if self.state is ReflectorState.ACCEPTED else "after_stop")
+            return None  # rfc5357-s4.2-08
+        if self.plan.check_peer and (address[1] != self._peer_port or address[0] != self._peer_host):
+            self._count("other_address")
+            return None
+        try:
+            sender = self._protection.unpack_sender(packet)
+        except IntegrityError:
+            self._count(self.plan.hmac_counter)  # rfc4656-s4.2-01: discarded
+            return None
+        except InvalidMessage:
+            self._count("too_short" if len(packet) < self._in_octets else "zero_multiplier")
+            return None
+        octets = max(len(packet), self._out_octets)  # rfc5357-s4.2.1-10
+        if octets > self._out_octets:
+            self._lay_out_padding(packet, octets)
+        self._protection.pack_reflector_into(
+            self._reply,
+            self._sequence,
+            self._clock(),  # rfc5357-s4.2-06: the last thing before the packet is closed
+            self.error_estimate,
+            receive_timestamp,
+            sender,
+            255 if ttl is None else ttl,  # rfc5357-s4.2-03
+        )
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        counters["reflected"] += 1
+        return self._reply_view[:octets]
+
+    def prepare(self) -> None:
+        """Does beforehand what can be done for the next reply: call it when the last one is on its way."""
+        self._protection.prepare(self._sequence)
+
+    def _lay_out_padding(self, packet: Octets, octets: int) -> None:
+        if octets > len(self._reply):
+            self._reply = bytearray(max(octets, min(2 * len(self._reply), MAX_REPLY_OCTETS)))
+            self._reply_view = memoryview(self._reply)
+        if self._reuse_padding:
+            # rfc5357-s4.2.1-11: the octets with the highest numbers are cut off
+            padding = octets - self._out_octets
+            self._reply[self._out_octets : octets] = packet[self._in_octets : self._in_octets + padding]
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1

@@ -1,0 +1,234 @@
+"""The Session-Sender of TWAMP-Test, sans-IO: makes packets, takes replies, keeps the records of a session.
+
+Times are stamps that the caller took (NTP, 64 bits); nothing here waits, reads a clock or touches a socket.
+A packet is matched to its reply by Sender Sequence Number and by the exact copy of its stamp. The records are flat
+arrays, one element a packet, so that a million packets cost tens of megabytes and no objects.
+RFC 5357 section 4.1, RFC 4656 section 4.1.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from ippm.core.schedule import FixedSchedule, Schedule
+from ippm.crypto_packet import Octets, PacketKeys, ReflectorFields, TestProtection
+from ippm.errors import IntegrityError, InvalidMessage
+from ippm.timestamps import ntp_difference_ns
+from ippm.wire.test_packet import PacketMode
+
+_POOL_OCTETS = 4096
+_EVERY_10_MS = FixedSchedule(10_000_000)
+TTL_UNKNOWN = 255
+"""The TTL that is recorded when it could not be read. RFC 4656 section 4.2."""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderPlan:
+    """All that a Session-Sender needs to know of a session; no part of it changes while the session runs.
+
+    `mode` is a TWAMP-Modes word; `local` and `remote` are (address, UDP port); `start_time` is NTP, 0 means at once;
+    `padding_octets` is Padding Length: octets beyond the 14 or 48 of the packet itself. `zero_padding` makes them
+    all zeros. A reply that takes longer than `timeout_ns` counts as lost. `dscp` is the six bits.
+    """
+
+    sid: bytes
+    mode: int
+    keys: PacketKeys | None = field(repr=False)
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    count: int
+    schedule: Schedule = _EVERY_10_MS
+    start_time: int = 0
+    padding_octets: int = 0
+    timeout_ns: int = 2_000_000_000
+    dscp: int = 0
+    zero_padding: bool = False
+
+
+class SenderRecords:
+    """What a session left behind, one element per sequence number; a stamp of 0 means "never happened".
+
+    t1 sent (sender's clock), t2 received and t3 sent again (reflector's clock), t4 reply received (sender's clock);
+    all NTP. `reflector_ttl` is the TTL with which the packet arrived at the reflector (its "Sender TTL"),
+    `reply_ttl` that of the reply here. `arrivals` has the sequence number of every reply in the order of arrival,
+    copies too; `arrival_reflector_sequence` goes with it. `rejected` counts what was no valid reply, by name.
+    `user_stamps` counts replies that the kernel did not stamp: their T4 was read after the fact.
+    """
+
+    __slots__ = (
+        "arrival_reflector_sequence",
+        "arrivals",
+        "count",
+        "late",
+        "reflect_duplicates",
+        "reflector_error",
+        "reflector_sequence",
+        "reflector_ttl",
+        "rejected",
+        "reply_ttl",
+        "send_duplicates",
+        "send_failed",
+        "sender_error",
+        "skipped",
+        "stopped",
+        "t1",
+        "t2",
+        "t3",
+        "t4",
+        "user_stamps",
+    )
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.t1, self.t2, self.t3, self.t4 = (array("Q", bytes(8 * count)) for _ in range(4))
+        self.sender_error = array("H", bytes(2 * count))
+        self.reflector_error = array("H", bytes(2 * count))
+        self.reflector_sequence = array("I", bytes(4 * count))
+        self.reflector_ttl = array("B", bytes(count))
+        self.reply_ttl = array("B", bytes(count))
+        self.arrivals = array("I")
+        self.arrival_reflector_sequence = array("I")
+        self.rejected: dict[str, int] = {}
+        self.late = 0
+        self.send_duplicates = 0
+        self.reflect_duplicates = 0
+        self.skipped: list[int] = []
+        self.send_failed = 0
+        self.user_stamps = 0
+        self.stopped = False
+
+    @property
+    def sent(self) -> int:
+        """How many packets were sent."""
+        return self.count - self.t1.count(0)
+
+    @property
+    def received(self) -> int:
+        """How many packets were answered in time; copies do not count."""
+        return self.count - self.t4.count(0)
+
+    @property
+    def duplicates(self) -> int:
+        """Replies beyond the first for a packet."""
+        return self.send_duplicates + self.reflect_duplicates
+
+    @property
+    def skip_ranges(self) -> list[tuple[int, int]]:
+        """First and last number of each run of packets that were not sent. RFC 4656 section 3.8."""
+        ranges: list[tuple[int, int]] = []
+        for sequence in self.skipped:
+            if ranges and ranges[-1][1] == sequence - 1:
+                ranges[-1] = (ranges[-1][0], sequence)
+            else:
+                ranges.append((sequence, sequence))
+        return ranges
+
+    def __repr__(self) -> str:
+        return f"SenderRecords(count={self.count}, sent={self.sent}, received={self.received})"
+
+
+class SessionSender:
+    """One session's state. Per packet: `prepare(n)`, then at its time `pack(n, stamp, error)` and send what it gives.
+
+    `padding_source` is at least `padding_octets` + 4096 pseudo-random octets drawn for this session alone; without
+    it, or with `zero_padding`, the padding is all zeros.
+    """
+
+    def __init__(self, plan: SenderPlan, padding_source: bytes = b"") -> None:
+        self.plan = plan
+        self.records = SenderRecords(plan.count)
+        self._protection = TestProtection.of(plan.mode, plan.keys)
+        self._fixed = self._protection.sender_octets
+        self._buffer = bytearray(self._fixed + plan.padding_octets)
+        self._view = memoryview(self._buffer)
+        random_padding = plan.padding_octets and padding_source and not plan.zero_padding
+        self._pool = memoryview(padding_source) if random_padding else None
+        if self._pool is not None and len(self._pool) < plan.padding_octets + _POOL_OCTETS:
+            raise ValueError(f"padding_source is shorter than {plan.padding_octets + _POOL_OCTETS} octets")
+        self._received = 0
+        self._sent = 0
+
+    @property
+    def mode(self) -> PacketMode:
+        """How this session's packets are protected."""
+        return self._protection.mode
+
+    @property
+    def outstanding(self) -> int:
+        """Packets sent and not answered so far."""
+        return self._sent - self._received
+
+    def prepare(self, sequence: int) -> None:
+        """Does the work for a packet that can be done before its time: padding, and what the mode allows."""
+        if self._pool is not None:  # rfc4656-s4.1.2-07, -09: pseudo-random, or zeros when asked for
+            start = (sequence * 61) % _POOL_OCTETS
+            self._view[self._fixed :] = self._pool[start : start + self.plan.padding_octets]
+        self._protection.prepare(sequence)
+
+    def pack(self, sequence: int, timestamp: int, error_estimate: int) -> memoryview:
+        """The datagram, stamped; valid until the next call. The packet counts as sent."""
+        self._protection.pack_sender_into(self._buffer, sequence, timestamp, error_estimate)
+        records = self.records
+        records.t1[sequence] = timestamp
+        records.sender_error[sequence] = error_estimate
+        self._sent += 1
+        return self._view
+
+    def repack(self, sequence: int, timestamp: int, error_estimate: int) -> memoryview:
+        """`pack` once more with a new stamp, when the system did not take the packet the first time."""
+        self._sent -= 1
+        return self.pack(sequence, timestamp, error_estimate)
+
+    def unsent(self, sequence: int) -> None:
+        """Takes back `pack`: the system did not take the packet."""
+        self.records.t1[sequence] = 0
+        self.records.send_failed += 1
+        self._sent -= 1
+
+    def skip(self, sequence: int) -> None:
+        """Notes that a packet is not sent: its time is further in the past than Timeout."""
+        self.records.skipped.append(sequence)  # rfc4656-s4.1.1-03
+
+    def handle_reply(self, data: Octets, ttl: int | None, receive_timestamp: int) -> bool:
+        """Takes a datagram from the reflector; True when it is the first valid reply to a packet of ours."""
+        try:
+            fields = self._protection.unpack_reflector(data)
+        except IntegrityError:
+            return self._reject("hmac_mismatch")
+        except InvalidMessage as error:
+            return self._reject("too_short" if len(data) < self._protection.reflector_octets else str(error))
+        sequence = fields[4]
+        records = self.records
+        if sequence >= records.count or not records.t1[sequence]:
+            return self._reject("unknown_sequence_number")
+        if fields[5] != records.t1[sequence]:
+            return self._reject("sender_timestamp_differs")
+        if ntp_difference_ns(receive_timestamp, fields[5]) > self.plan.timeout_ns:
+            records.late += 1
+            return False
+        records.arrivals.append(sequence)
+        records.arrival_reflector_sequence.append(fields[0])
+        if records.t4[sequence]:
+            if records.reflector_sequence[sequence] == fields[0]:
+                records.reflect_duplicates += 1
+            else:
+                records.send_duplicates += 1
+            return False
+        self._record(sequence, fields, ttl, receive_timestamp)
+        return True
+
+    def _record(self, sequence: int, fields: ReflectorFields, ttl: int | None, receive_timestamp: int) -> None:
+        records = self.records
+        records.reflector_sequence[sequence] = fields[0]
+        records.t3[sequence] = fields[1]
+        records.reflector_error[sequence] = fields[2]
+        records.t2[sequence] = fields[3]
+        records.reflector_ttl[sequence] = fields[7]
+        records.reply_ttl[sequence] = TTL_UNKNOWN if ttl is None else ttl  # rfc4656-s4.2-03
+        records.t4[sequence] = receive_timestamp
+        self._received += 1
+
+    def _reject(self, name: str) -> bool:
+        self.records.rejected[name] = self.records.rejected.get(name, 0) + 1
+        return False

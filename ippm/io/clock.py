@@ -1,0 +1,96 @@
+"""The system clock: stamps, and what the kernel knows of their error (adjtimex(2)).
+
+An unsynchronized kernel (STA_UNSYNC) reports a maxerror of 16 s; that is what then goes into the packets, with the
+S bit clear. RFC 4656 section 4.1.2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+
+from ippm.timestamps import NS_PER_S, NTP_UNIX_OFFSET_S, ClockState
+
+STA_UNSYNC = 0x0040
+TIME_ERROR = 5
+UNKNOWN_ERROR_NS = 16 * NS_PER_S
+"""What the kernel itself says when nothing disciplines its clock (NTP_PHASE_LIMIT)."""
+
+REFRESH_NS = NS_PER_S
+
+
+class _Timeval(ctypes.Structure):
+    _fields_ = [("tv_sec", ctypes.c_long), ("tv_usec", ctypes.c_long)]
+
+
+class _Timex(ctypes.Structure):
+    """`struct timex` of <sys/timex.h>."""
+
+    _fields_ = [
+        ("modes", ctypes.c_uint),
+        ("offset", ctypes.c_long),
+        ("freq", ctypes.c_long),
+        ("maxerror", ctypes.c_long),
+        ("esterror", ctypes.c_long),
+        ("status", ctypes.c_int),
+        ("constant", ctypes.c_long),
+        ("precision", ctypes.c_long),
+        ("tolerance", ctypes.c_long),
+        ("time", _Timeval),
+        ("tick", ctypes.c_long),
+        ("ppsfreq", ctypes.c_long),
+        ("jitter", ctypes.c_long),
+        ("shift", ctypes.c_int),
+        ("stabil", ctypes.c_long),
+        ("jitcnt", ctypes.c_long),
+        ("calcnt", ctypes.c_long),
+        ("errcnt", ctypes.c_long),
+        ("stbcnt", ctypes.c_long),
+        ("tai", ctypes.c_int),
+        ("reserved", ctypes.c_int * 11),
+    ]
+
+
+def clock_state() -> ClockState:
+    """What the kernel says of CLOCK_REALTIME now. Never raises: a system without adjtimex is not synchronized."""
+    try:
+        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
+    except (OSError, AttributeError):
+        return ClockState(False, UNKNOWN_ERROR_NS, "unknown")
+    timex = _Timex()
+    result = adjtimex(ctypes.byref(timex))
+    if result < 0:
+        return ClockState(False, UNKNOWN_ERROR_NS, "unknown")
+    return state_of_timex(result, timex.status, timex.maxerror)
+
+
+def state_of_timex(result: int, status: int, maxerror_us: int) -> ClockState:
+    """The state of adjtimex's answer: its return value, `status`, and `maxerror` in microseconds."""
+    synchronized = result != TIME_ERROR and not status & STA_UNSYNC
+    error_ns = max(0, maxerror_us) * 1000
+    return ClockState(synchronized, error_ns if error_ns else UNKNOWN_ERROR_NS, "adjtimex")
+
+
+def now_ntp() -> int:
+    """The time as an NTP stamp."""
+    unix_ns = time.time_ns()
+    seconds = unix_ns // NS_PER_S
+    return ((seconds + NTP_UNIX_OFFSET_S) << 32) + ((unix_ns - seconds * NS_PER_S) << 32) // NS_PER_S
+
+
+class SystemClock:
+    """Stamps and the error estimate that goes with them, read anew at most once a second (`refresh`)."""
+
+    def __init__(self) -> None:
+        self.state = clock_state()
+        self.error_estimate = self.state.error_estimate().to_int()
+        self._read_at = time.monotonic_ns()
+
+    now_ntp = staticmethod(now_ntp)
+
+    def refresh(self, now: int) -> None:
+        """Reads the clock's state again when the last reading is a second old; `now` is monotonic nanoseconds."""
+        if now - self._read_at >= REFRESH_NS:
+            self._read_at = now
+            self.state = clock_state()
+            self.error_estimate = self.state.error_estimate().to_int()

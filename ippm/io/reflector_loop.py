@@ -1,0 +1,221 @@
+"""The Session-Reflector's loop: one thread that serves all sessions, each on a socket of its own.
+
+T2 is the kernel's receive stamp; T3 is read last, just before the reply is handed to the kernel. RFC 5357 section 4.2.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from ippm.core.session_reflector import ReflectorPlan, ReflectorState, SessionReflector
+from ippm.errors import LocalProtocolError
+from ippm.io.clock import SystemClock, now_ntp
+from ippm.io.sockopts import CONTROL_OCTETS, read_ancillary
+
+_BATCH = 64
+_RECEIVE_OCTETS = 65_536
+_IDLE_S = 1.0
+
+ClosedCallback = Callable[[bytes, dict[str, int]], None]
+
+
+class _Channel:
+    """A session and its socket."""
+
+    __slots__ = ("session", "sock")
+
+    def __init__(self, session: SessionReflector, sock: socket.socket) -> None:
+        self.session = session
+        self.sock = sock
+
+
+class Reflector:
+    """Reflects for any number of sessions in a thread of its own, which starts with the first session.
+
+    All methods may be called from any thread. `on_closed(sid, counters)` is called from the reflector's thread when a
+    session ends by Timeout after its stop, or by REFWAIT.
+    """
+
+    def __init__(self, clock: SystemClock | None = None, on_closed: ClosedCallback | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._on_closed = on_closed
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._lock = threading.Lock()
+        self._channels: dict[int, _Channel] = {}
+        self._by_sid: dict[bytes, _Channel] = {}
+        self._finished: dict[bytes, dict[str, int]] = {}
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._buffer = bytearray(_RECEIVE_OCTETS)
+        self._view = memoryview(self._buffer)
+
+    def add_session(self, plan: ReflectorPlan, sock: socket.socket) -> None:
+        """Takes over a session and its bound socket (from `open_test_socket`), which is closed with the session.
+
+        Packets are dropped until `start`. LocalProtocolError for a SID that is already there, or after `close`.
+        """
+        session = SessionReflector(plan, now_ntp, self._clock.error_estimate)
+        channel = _Channel(session, sock)
+        sock.setblocking(False)
+        with self._lock:
+            if self._closing:
+                raise LocalProtocolError("the reflector is closed")
+            if plan.sid in self._by_sid:
+                raise LocalProtocolError(f"there is a session with SID {plan.sid.hex()} already")
+            self._by_sid[plan.sid] = channel
+            self._channels[sock.fileno()] = channel
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="twamp-reflector", daemon=True)
+                self._thread.start()
+
+    def start(self, sid: bytes) -> None:
+        """Start-Sessions. LocalProtocolError for an unknown SID."""
+        self._channel(sid).session.start(time.monotonic_ns())
+        self._wake()
+
+    def stop(self, sid: bytes) -> dict[str, int]:
+        """Stop-Sessions: the session goes on for its Timeout, then closes by itself. Gives the counters so far."""
+        with self._lock:
+            channel = self._by_sid.get(sid)
+        if channel is None:
+            return self.counters(sid)
+        channel.session.stop(time.monotonic_ns())
+        self._wake()
+        return dict(channel.session.counters)
+
+    def abort(self, sid: bytes) -> dict[str, int]:
+        """Ends a session at once, without its Timeout: a control connection that broke, a Stop that says failure."""
+        with self._lock:
+            channel = self._by_sid.get(sid)
+        if channel is None:
+            return self.counters(sid)
+        channel.session.close()
+        self._wake()
+        return dict(channel.session.counters)
+
+    def counters(self, sid: bytes) -> dict[str, int]:
+        """The counters of a session, also of one that has ended (once). LocalProtocolError for an unknown SID."""
+        with self._lock:
+            channel = self._by_sid.get(sid)
+            if channel is not None:
+                return dict(channel.session.counters)
+            if sid in self._finished:
+                return self._finished.pop(sid)
+        raise LocalProtocolError(f"no session has SID {sid.hex()}")
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions there are."""
+        return len(self._by_sid)
+
+    def close(self) -> None:
+        """Ends all sessions, closes their sockets and the thread."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        self._wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        for channel in list(self._channels.values()):
+            channel.session.close()
+            channel.sock.close()
+        self._channels.clear()
+        self._by_sid.clear()
+        self._epoll.close()
+        os.close(self._wake_fd)
+
+    def _channel(self, sid: bytes) -> _Channel:
+        with self._lock:
+            try:
+                return self._by_sid[sid]
+            except KeyError:
+                raise LocalProtocolError(f"no session has SID {sid.hex()}") from None
+
+    def _wake(self) -> None:
+        if not self._closing or self._thread is not None:
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _run(self) -> None:
+        next_at = 0
+        while not self._closing:
+            timeout_s = max(0.0, (next_at - time.monotonic_ns()) / 1e9)
+            for fd, _ in self._epoll.poll(timeout_s, 256):
+                if fd == self._wake_fd:
+                    os.eventfd_read(fd)
+                    next_at = 0
+                    continue
+                channel = self._channels.get(fd)
+                if channel is not None:
+                    self._serve(channel)
+            now = time.monotonic_ns()
+            if now >= next_at:
+                next_at = self._handle_timers(now)
+
+    def _handle_timers(self, now: int) -> int:
+        """Ends what is over; gives the monotonic time of the next thing to do."""
+        self._clock.refresh(now)
+        next_at = now + int(_IDLE_S * 1e9)
+        for channel in list(self._channels.values()):
+            session = channel.session
+            session.error_estimate = self._clock.error_estimate
+            due = session.next_timer()
+            if due is not None and due <= now:
+                session.handle_timer(now)
+                due = session.next_timer()
+            if session.state is ReflectorState.CLOSED:
+                self._remove(channel)
+            elif due is not None:
+                next_at = min(next_at, due)
+        return next_at
+
+    def _remove(self, channel: _Channel) -> None:
+        sid = channel.session.plan.sid
+        counters = dict(channel.session.counters)
+        with self._lock:
+            fd = channel.sock.fileno()
+            self._epoll.unregister(fd)
+            del self._channels[fd]
+            del self._by_sid[sid]
+            self._finished[sid] = counters
+            while len(self._finished) > 1024:
+                del self._finished[next(iter(self._finished))]
+        channel.sock.close()
+        if self._on_closed is not None:
+            self._on_closed(sid, dict(counters))
+
+    def _serve(self, channel: _Channel) -> None:
+        """Answers what has arrived on one socket, a batch at most so that others get their turn."""
+        sock, session = channel.sock, channel.session
+        receive, handle, send, prepare = sock.recvmsg_into, session.handle, sock.sendto, session.prepare
+        buffers, view, counters = [self._buffer], self._view, session.counters
+        for _ in range(_BATCH):
+            try:
+                octets, ancillary, _, address = receive(buffers, CONTROL_OCTETS)
+            except BlockingIOError:
+                return
+            except OSError:
+                # An ICMP error of an earlier reply.
+                counters["receive_errors"] = counters.get("receive_errors", 0) + 1
+                continue
+            stamp, ttl = read_ancillary(ancillary)
+            if stamp is None:
+                stamp = now_ntp()
+                counters["user_stamps"] = counters.get("user_stamps", 0) + 1
+            # Only the octets of this datagram: what an earlier one left behind is never seen.
+            reply = handle(view[:octets], ttl, stamp, address)
+            if reply is None:
+                continue
+            try:
+                send(reply, address)
+            except OSError:
+                counters["send_failed"] = counters.get("send_failed", 0) + 1
+            prepare()

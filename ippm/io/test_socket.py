@@ -1,0 +1,66 @@
+"""UDP sockets for test packets: bound in a port range, stamped by the kernel, TTL 255. RFC 4656 section 4.1.2."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections.abc import Callable
+
+from ippm.errors import PortRangeExhausted
+from ippm.io import sockopts
+
+RECEIVE_BUFFER_OCTETS = 4 * 1024 * 1024
+
+
+def open_test_socket(
+    local: str,
+    port: int | tuple[int, int] = 0,
+    mark_callback: Callable[[socket.socket], None] | None = None,
+    *,
+    dscp: int = 0,
+    ttl: int = 255,
+) -> socket.socket:
+    """A bound socket; `local` is an address literal of either family, `port` a port (0: any) or (first, last).
+
+    `mark_callback` gets the socket before it is bound (SO_MARK, SO_BINDTODEVICE ...). PortRangeExhausted when every
+    port of the range is taken; OSError for anything else.
+    """
+    family = socket.AF_INET6 if ":" in local else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    try:
+        sockopts.set_ttl_and_dscp(sock, ttl, dscp)  # rfc4656-s4.1.2-01, rfc5357-s4.2.1-03
+        sockopts.enable_receive_stamps(sock)
+        sockopts.enable_receive_ttl(sock)  # rfc4656-s4.2-02, rfc5357-s4.2-02
+        sockopts.set_receive_buffer(sock, RECEIVE_BUFFER_OCTETS)
+        if mark_callback is not None:
+            mark_callback(sock)
+        _bind(sock, local, port)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind(sock: socket.socket, local: str, port: int | tuple[int, int]) -> None:
+    if isinstance(port, int):
+        sock.bind(resolved(sock.family, local, port))
+        return
+    first, last = port
+    ports = list(range(first, last + 1))
+    start = random.randrange(len(ports)) if ports else 0
+    for candidate in ports[start:] + ports[:start]:
+        try:
+            sock.bind(resolved(sock.family, local, candidate))
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+        else:
+            return
+    raise PortRangeExhausted(f"no UDP port is free on {local} from {first} to {last}")
+
+
+def resolved(family: int, host: str, port: int) -> tuple[str, int] | tuple[str, int, int, int]:
+    """The socket address of an address literal; for IPv6 with its scope (`fe80::1%eth0`)."""
+    flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    return socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM, 0, flags)[0][4]  # type: ignore[return-value]
