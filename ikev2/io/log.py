@@ -70,6 +70,18 @@ class LogRing:
 
         return unsubscribe
 
+    def message(self, direction: str, line: str, local: Address, remote: Address) -> None:
+        """The core parsed or made a message."""
+        self.log("ENC", f"{'parsed' if direction == 'in' else 'generating'} {line}")
+
+    def transition(self, ike_sa: str, before: str, after: str, story: str) -> None:
+        """An IKE SA went from one state to another."""
+        self.log("IKE", f"IKE_SA {ike_sa} state change: {before} => {after}: {story}")
+
+    def note(self, text: str) -> None:
+        """Anything else that the core has to say."""
+        self.log("IKE", text)
+
     def datagram(self, *, outbound: bool, octets: int, local: Address, remote: Address) -> None:
         """A datagram left or came."""
         source, destination = (local, remote) if outbound else (remote, local)

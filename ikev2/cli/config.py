@@ -1,0 +1,369 @@
+"""The TOML configuration of a host, with swanctl's words, to what the core and the endpoint take.
+
+`load` reads a file; every fault is reported, each on a line of its own with its full path
+(`connections.lab.children.net.mode: ...`). Sections: `connections`, `secrets`, `endpoint` (ours: backend, sockets,
+limits) and `measurement`, which belongs to another package and is passed on as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ikev2.cli.secrets import read_secret
+from ikev2.cli.selectors import parse_duration, parse_selector
+from ikev2.core.config import ChildConfig, ConnectionConfig, Identity, Limits, Retransmission
+from ikev2.core.types import Mode
+from ikev2.crypto.secret import SecretOctets
+from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
+from ikev2.errors import ConfigurationError, IkeError
+from ikev2.io.configuration import Configuration, EndpointConfig
+from ikev2.io.control import default_path as default_control_socket
+from ikev2.io.key_agent import default_path as default_key_agent_socket
+from ikev2.wire.payloads import Proposal
+
+DEFAULT_IKE_PROPOSALS = (
+    "aes256gcm16-prfsha384-curve25519-ecp384",
+    "aes128gcm16-prfsha256-curve25519-ecp256",
+    "aes256-sha256-curve25519-ecp256-modp2048",
+)
+DEFAULT_ESP_PROPOSALS = ("aes256gcm16", "aes128gcm16", "aes256-sha256")
+MAX_LABEL_OCTETS = 16
+_SECRET_WORDS = frozenset(("secret", "psk", "password", "passphrase", "key", "shared_secret"))
+
+
+class ConfigurationFaults(ConfigurationError):
+    """All that is wrong with a configuration: one line each, with its full path."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+def _checked(parse: Callable[[str], object]) -> AfterValidator:
+    """A pydantic validator of one of our parsers, which keeps the text."""
+
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except IkeError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    return AfterValidator(check)
+
+
+def _strings(value: object) -> object:
+    """swanctl's lists are texts with commas; TOML's own are welcome, too."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _duration(value: object) -> float:
+    try:
+        return parse_duration(value)  # type: ignore[arg-type]
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _address(text: str) -> None:
+    if not text or any(character.isspace() for character in text):
+        raise ConfigurationError(f"{text!r} is not an address, a host's name or %any")
+
+
+def _identity(text: str) -> None:
+    if text != "%any":
+        Identity.parse(text)
+
+
+Seconds = Annotated[float, BeforeValidator(_duration)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+_Text = Annotated[str, Field(strict=True)]
+Addresses = Annotated[list[Annotated[_Text, _checked(_address)]], BeforeValidator(_strings), Field(min_length=1)]
+IkeProposals = Annotated[
+    list[Annotated[_Text, _checked(parse_ike_proposal)]], BeforeValidator(_strings), Field(min_length=1)
+]
+EspProposals = Annotated[
+    list[Annotated[_Text, _checked(parse_esp_proposal)]], BeforeValidator(_strings), Field(min_length=1)
+]
+Selectors = Annotated[
+    list[Annotated[_Text, _checked(parse_selector)]], BeforeValidator(_strings), Field(min_length=1)
+]
+IdentityText = Annotated[_Text, _checked(_identity)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class AuthSection(_Section):
+    """`local` and `remote` of a connection."""
+
+    auth: Literal["psk"] = "psk"
+    id: IdentityText = "%any"
+
+
+class ChildSection(_Section):
+    """One Child SA of a connection."""
+
+    mode: Literal["tunnel", "transport"] = "tunnel"
+    local_ts: Selectors = ["dynamic"]
+    remote_ts: Selectors = ["dynamic"]
+    esp_proposals: EspProposals = list(DEFAULT_ESP_PROPOSALS)
+    start_action: Literal["none", "start"] = "none"
+    replay_window: Annotated[int, Field(ge=0, le=4096)] = 64
+
+
+class ConnectionSection(_Section):
+    """One connection: swanctl's words, charon's for retransmission, ours for the ports."""
+
+    version: Literal[2] = 2
+    local_addrs: Addresses = ["%any"]
+    remote_addrs: Addresses = ["%any"]
+    proposals: IkeProposals = list(DEFAULT_IKE_PROPOSALS)
+    local: AuthSection = AuthSection()
+    remote: AuthSection = AuthSection()
+    children: dict[str, ChildSection] = {}
+    dpd_delay: Seconds = 0.0
+    encap: bool = False
+    retransmit_timeout: Annotated[Seconds, Field(gt=0)] = 2.0
+    retransmit_base: Annotated[float, Field(ge=1, le=10, strict=False)] = 1.8
+    retransmit_tries: Annotated[int, Field(ge=1, le=30)] = 5
+    retransmit_jitter: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.0
+    ike_port: Port = 500
+    nat_port: Port = 4500
+
+
+class SecretSection(_Section):
+    """Which file holds the secret of which identities; no `id` means any."""
+
+    id: Annotated[list[IdentityText], BeforeValidator(_strings)] = []
+    file: _Text
+
+
+class EndpointSection(_Section):
+    """The process itself."""
+
+    backend: Literal["auto", "xfrm", "userspace", "memory", "dry-run"] = "auto"
+    control_socket: _Text | None = None
+    key_agent_socket: _Text | None = None
+    cookie_threshold: Annotated[int, Field(ge=0)] = Limits().cookie_threshold
+    half_open_limit: Annotated[int, Field(ge=1)] = Limits().half_open_limit
+    half_open_timeout: Annotated[Seconds, Field(gt=0)] = Limits().half_open_timeout_s
+    half_open_per_address: Annotated[int, Field(ge=1)] = Limits().half_open_per_address
+
+
+class HostSection(_Section):
+    """The whole file."""
+
+    connections: dict[str, ConnectionSection] = {}
+    secrets: dict[str, SecretSection] = {}
+    endpoint: EndpointSection = EndpointSection()
+    measurement: dict[str, Any] = {}
+
+
+def load(path: Path) -> Configuration:
+    """Read and check a configuration file.
+
+    Raises ConfigurationFaults with every fault that was found. Relative file names in it are relative to it.
+    """
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigurationFaults([f"{path}: {error.strerror}"]) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationFaults([f"{path}: not TOML: {error}"]) from None
+    return parse(document, path)
+
+
+def parse(document: Mapping[str, Any], path: Path) -> Configuration:
+    """Check a configuration that is read already; `path` is where it came from."""
+    try:
+        host = HostSection.model_validate(document)
+    except ValidationError as error:
+        raise ConfigurationFaults(_fault(item, document) for item in error.errors(include_url=False)) from None
+    faults: list[str] = []
+    secrets = _read_secrets(host, path.parent, faults)
+    connections = [_connection(name, section, secrets, faults) for name, section in host.connections.items()]
+    endpoint = host.endpoint
+    configuration = Configuration(
+        path,
+        EndpointConfig(
+            tuple(connection for connection in connections if connection is not None),
+            Limits(
+                cookie_threshold=endpoint.cookie_threshold,
+                half_open_limit=endpoint.half_open_limit,
+                half_open_timeout_s=endpoint.half_open_timeout,
+                half_open_per_address=endpoint.half_open_per_address,
+            ),
+            _label(host.measurement, faults),
+        ),
+        endpoint.backend,
+        path.parent / endpoint.control_socket if endpoint.control_socket else default_control_socket(),
+        path.parent / endpoint.key_agent_socket if endpoint.key_agent_socket else default_key_agent_socket(),
+        host.measurement,
+    )
+    if faults:
+        raise ConfigurationFaults(faults)
+    return configuration
+
+
+def _label(measurement: Mapping[str, Any], faults: list[str]) -> bytes:
+    """RFC 7717's "IPPM", or what experiments put there: the side that holds SK_d fixes it, never who asks for a key."""
+    label = measurement.get("label", "IPPM")
+    if not isinstance(label, str) or not label.isascii() or not 1 <= len(label) <= MAX_LABEL_OCTETS:
+        faults.append(f"measurement.label: must be 1 to {MAX_LABEL_OCTETS} ASCII characters")
+        return b"IPPM"
+    return label.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    name: str
+    identities: tuple[str, ...]
+    octets: SecretOctets
+
+
+def _read_secrets(host: HostSection, directory: Path, faults: list[str]) -> list[_Secret]:
+    secrets = []
+    for name, section in host.secrets.items():
+        try:
+            octets = read_secret(directory / section.file, f"PSK of {name}")
+        except ConfigurationError as error:
+            faults.append(f"secrets.{name}.file: {error}")
+            octets = SecretOctets(f"PSK of {name}", b"")
+        secrets.append(_Secret(name, tuple(section.id), octets))
+    return secrets
+
+
+def _connection(
+    name: str, section: ConnectionSection, secrets: list[_Secret], faults: list[str]
+) -> ConnectionConfig | None:
+    where = f"connections.{name}"
+    if section.ike_port == section.nat_port:
+        faults.append(f"{where}.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each")
+    secret = _secret_for(section, secrets)
+    if secret is None:
+        wanted = " and ".join(text for text in (section.local.id, section.remote.id) if text != "%any")
+        faults.append(
+            f"{where}: no secret serves it: add a [secrets.{name}] with a file"
+            + (f" and an id list that names {wanted}" if wanted else "")
+        )
+        return None
+    return ConnectionConfig(
+        name=name,
+        local_addrs=tuple(section.local_addrs),
+        remote_addrs=tuple(section.remote_addrs),
+        proposals=_numbered(parse_ike_proposal(text) for text in section.proposals),
+        local_id=None if section.local.id == "%any" else Identity.parse(section.local.id),
+        remote_id=None if section.remote.id == "%any" else Identity.parse(section.remote.id),
+        psk=secret.octets,
+        children=tuple(_child(child, part) for child, part in section.children.items()),
+        retransmission=Retransmission(
+            section.retransmit_timeout, section.retransmit_base, section.retransmit_tries, section.retransmit_jitter
+        ),
+        dpd_delay_s=section.dpd_delay,
+        encap=section.encap,
+        ike_port=section.ike_port,
+        nat_port=section.nat_port,
+    )
+
+
+def _child(name: str, section: ChildSection) -> ChildConfig:
+    return ChildConfig(
+        name=name,
+        mode=Mode(section.mode),
+        local_ts=tuple(parse_selector(text) for text in section.local_ts),
+        remote_ts=tuple(parse_selector(text) for text in section.remote_ts),
+        esp_proposals=_numbered(parse_esp_proposal(text) for text in section.esp_proposals),
+        start_action=section.start_action,
+        replay_window=section.replay_window,
+    )
+
+
+def _numbered(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
+    """Proposals count from 1 in the order of preference. RFC 7296 section 3.3.1."""
+    return tuple(replace(proposal, number=number) for number, proposal in enumerate(proposals, 1))
+
+
+def _secret_for(section: ConnectionSection, secrets: list[_Secret]) -> _Secret | None:
+    """The secret that names most of the two identities, as strongSwan picks it; one without `id` serves anybody."""
+
+    def names(secret: _Secret, text: str) -> bool:
+        return text != "%any" and any(
+            Identity.parse(text).matches(Identity.parse(one)) for one in secret.identities
+        )
+
+    best: tuple[int, _Secret] | None = None
+    for secret in secrets:
+        score = 2 * names(secret, section.remote.id) + names(secret, section.local.id)
+        if not secret.identities or "%any" in secret.identities:
+            score = max(score, 0)
+        elif score == 0:
+            continue
+        elif section.remote.id != "%any" and not names(secret, section.remote.id) and len(secret.identities) > 1:
+            continue  # it names others, and this peer is not one of them
+        if best is None or score > best[0]:
+            best = (score, secret)
+    return None if best is None else best[1]
+
+
+def _fault(error: Any, document: Mapping[str, Any]) -> str:
+    """One fault as a line: its path, what is wrong, what would be right. Never the value of a secret."""
+    location = [str(part) for part in error["loc"]]
+    where = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f"{where}: {_unknown_key(location)}"
+    if error["type"] == "missing":
+        return f"{where}: is missing"
+    if location[0] == "secrets" and location[-1] != "id":
+        return f"{where}: must be the name of a file"
+    if error["type"] == "value_error":
+        return f"{where}: {error['ctx']['error']}"
+    if error["type"] == "literal_error":
+        given = error["input"]
+        words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        return f"{where}: {given!r} is not one of {', '.join(words)}{_suggestion(str(given), words)}"
+    message = error["msg"]
+    plain = _PLAIN.get(error["type"])
+    return f"{where}: {plain or message.replace('Input should be', 'must be')}"
+
+
+_PLAIN = {
+    "string_type": "must be a text in quotes",
+    "list_type": "must be a list of texts",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "dict_type": "must be a section",
+    "model_type": "must be a section",
+    "too_short": "must not be empty",
+}
+
+
+def _unknown_key(location: list[str]) -> str:
+    if location[0] == "secrets" and location[-1] in _SECRET_WORDS:
+        return "a secret does not belong into this file: write it to a file of mode 0600 and name that with file = "
+    return "unknown key" + _suggestion(location[-1], _keys_at(location[:-1]))
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _keys_at(location: list[str]) -> list[str]:
+    """The keys that a section knows, found by walking the models along the path."""
+    kind: Any = HostSection
+    for part in location:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = None if field is None else field.annotation
+        else:
+            kind = next((one for one in reversed(get_args(kind)) if isinstance(one, type)), None)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

@@ -1,0 +1,31 @@
+"""What a host's configuration is once it has been read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ikev2.core.config import ConnectionConfig, Limits
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointConfig:
+    """What an Endpoint is told: whom to talk to, how much a stranger may cost, the exporter's label (RFC 7717)."""
+
+    connections: tuple[ConnectionConfig, ...]
+    limits: Limits = field(default_factory=Limits)
+    label: bytes = b"IPPM"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A checked configuration file. `measurement` is passed on unread: it belongs to another package."""
+
+    path: Path
+    endpoint: EndpointConfig
+    backend: str
+    control_socket: Path
+    key_agent_socket: Path
+    measurement: Mapping[str, Any]
