@@ -1,1 +1,72 @@
-"""OWAMP (RFC 4656) and TWAMP (RFC 5357)."""
+"""OWAMP (RFC 4656) and TWAMP (RFC 5357): measurement of paths, one way and two ways.
+
+The public API: a TWAMP server and client over asyncio, and the interface by which shared secrets come in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ippm.crypto import (
+    ControlSecret,
+    Entropy,
+    KeyProvider,
+    NoProvider,
+    PassphraseProvider,
+    SessionKeys,
+    pbkdf2_token_key,
+)
+from ippm.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    IppmError,
+    NoSecret,
+    ProtocolError,
+    ServerRefused,
+)
+from ippm.iana import Accept, Mode
+
+if TYPE_CHECKING:
+    from ippm.io.control_tcp import TwampServer, twping
+    from ippm.io.options import ServerOptions, TwpingOptions
+    from ippm.report.result import RunResult
+
+__all__ = [
+    "Accept",
+    "ConfigurationError",
+    "ConnectionFailed",
+    "ControlSecret",
+    "Entropy",
+    "IppmError",
+    "KeyProvider",
+    "Mode",
+    "NoProvider",
+    "NoSecret",
+    "PassphraseProvider",
+    "ProtocolError",
+    "RunResult",
+    "ServerOptions",
+    "ServerRefused",
+    "SessionKeys",
+    "TwampServer",
+    "TwpingOptions",
+    "pbkdf2_token_key",
+    "twping",
+]
+
+_LATER = {
+    "RunResult": "ippm.report.result",
+    "ServerOptions": "ippm.io.options",
+    "TwampServer": "ippm.io.control_tcp",
+    "TwpingOptions": "ippm.io.options",
+    "twping": "ippm.io.control_tcp",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import asyncio, sockets and reports only when they are asked for: `ippm --help` is to be quick."""
+    if name in _LATER:
+        from importlib import import_module
+
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'ippm' has no attribute {name!r}")
