@@ -39,6 +39,9 @@ class ExchangeType(OpenIntEnum):
     CREATE_CHILD_SA = 36
     INFORMATIONAL = 37
     IKE_SESSION_RESUME = 38
+    GSA_AUTH = 39
+    GSA_REGISTRATION = 40
+    GSA_REKEY = 41
     IKE_INTERMEDIATE = 43
     IKE_FOLLOWUP_KE = 44
 
@@ -63,7 +66,12 @@ class PayloadType(OpenIntEnum):
     SK = 46
     CP = 47
     EAP = 48
+    GSPM = 49
+    IDg = 50
+    GSA = 51
+    KD = 52
     SKF = 53
+    PS = 54
 
 
 class ProtocolId(OpenIntEnum):
@@ -98,6 +106,12 @@ class EncrId(OpenIntEnum):
     DES_IV64 = 1
     DES = 2
     TRIPLE_DES = 3
+    RC5 = 4
+    IDEA = 5
+    CAST = 6
+    BLOWFISH = 7
+    TRIPLE_IDEA = 8
+    DES_IV32 = 9
     NULL = 11
     AES_CBC = 12
     AES_CTR = 13
@@ -108,6 +122,11 @@ class EncrId(OpenIntEnum):
     AES_GCM_12 = 19
     AES_GCM_16 = 20
     NULL_AUTH_AES_GMAC = 21
+    CAMELLIA_CBC = 23
+    CAMELLIA_CTR = 24
+    CAMELLIA_CCM_8 = 25
+    CAMELLIA_CCM_12 = 26
+    CAMELLIA_CCM_16 = 27
     CHACHA20_POLY1305 = 28
     AES_CCM_8_IIV = 29
     AES_GCM_16_IIV = 30
@@ -136,6 +155,8 @@ class IntegId(OpenIntEnum):
     DES_MAC = 3
     KPDK_MD5 = 4
     AES_XCBC_96 = 5
+    HMAC_MD5_128 = 6
+    HMAC_SHA1_160 = 7
     AES_CMAC_96 = 8
     AES_128_GMAC = 9
     AES_192_GMAC = 10
@@ -171,6 +192,8 @@ class KeId(OpenIntEnum):
     BRAINPOOL_P512R1 = 30
     CURVE25519 = 31
     CURVE448 = 32
+    GOST3410_2012_256 = 33
+    GOST3410_2012_512 = 34
     ML_KEM_512 = 35
     ML_KEM_768 = 36
     ML_KEM_1024 = 37
@@ -321,6 +344,10 @@ class NotifyType(OpenIntEnum):
     IP6_ALLOWED = 16440
     ADDITIONAL_KEY_EXCHANGE = 16441
     USE_AGGFRAG = 16442
+    SUPPORTED_AUTH_METHODS = 16443
+    SA_RESOURCE_INFO = 16444
+    USE_PPK_INT = 16445
+    PPK_IDENTITY_KEY = 16446
 
     @property
     def is_error(self) -> bool:
@@ -329,11 +356,12 @@ class NotifyType(OpenIntEnum):
 
 
 class TsType(OpenIntEnum):
-    """RFC 7296 section 3.13.1."""
+    """RFC 7296 section 3.13.1; 9 is RFC 4595, 10 is RFC 9478."""
 
     TS_IPV4_ADDR_RANGE = 7
     TS_IPV6_ADDR_RANGE = 8
     TS_FC_ADDR_RANGE = 9
+    TS_SECLABEL = 10
 
 
 class CpType(OpenIntEnum):
@@ -360,6 +388,20 @@ class CpAttributeType(OpenIntEnum):
     INTERNAL_IP4_SUBNET = 13
     SUPPORTED_ATTRIBUTES = 14
     INTERNAL_IP6_SUBNET = 15
+    MIP6_HOME_PREFIX = 16
+    INTERNAL_IP6_LINK = 17
+    INTERNAL_IP6_PREFIX = 18
+    HOME_AGENT_ADDRESS = 19
+    P_CSCF_IP4_ADDRESS = 20
+    P_CSCF_IP6_ADDRESS = 21
+    FTT_KAT = 22
+    EXTERNAL_SOURCE_IP4_NAT_INFO = 23
+    TIMEOUT_PERIOD_FOR_LIVENESS_CHECK = 24
+    INTERNAL_DNS_DOMAIN = 25
+    INTERNAL_DNSSEC_TA = 26
+    ENCDNS_IP4 = 27
+    ENCDNS_IP6 = 28
+    ENCDNS_DIGEST_INFO = 29
 
 
 class EapCode(OpenIntEnum):

@@ -25,8 +25,9 @@ _LAYOUT = struct.Struct("!8s8sBBBBII")
 class Header:
     """The 28 octets that begin every IKE message.
 
-    `reserved_flags` holds the X bits as they lay on the wire: they are kept and have no meaning. Any version
-    parses; whether one is too high is for the core to say.
+    `higher_version` (V), `reserved_flags` (the X bits) and `minor_version` are as received and mean nothing; they are
+    zero in what is sent, whatever they are here. Any major version parses; whether one is too high is for the core
+    to say.
 
     RFC 7296 section 3.1.
     """
@@ -39,10 +40,9 @@ class Header:
     length: int
     is_initiator: bool
     is_response: bool
-    # rfc7296-s3.1-15, rfc7296-s3.1-10, rfc7296-s3.1-05, rfc7296-s3.1-08: what is sent unless a caller says otherwise
     higher_version: bool = False
     reserved_flags: int = 0
-    major_version: int = MAJOR_VERSION
+    major_version: int = MAJOR_VERSION  # rfc7296-s3.1-05
     minor_version: int = MINOR_VERSION
 
     @classmethod
@@ -70,13 +70,9 @@ class Header:
 
     @property
     def flags(self) -> int:
-        """The Flags octet."""
-        return (
-            (self.reserved_flags & RESERVED_FLAGS)
-            | (FLAG_INITIATOR if self.is_initiator else 0)
-            | (FLAG_VERSION if self.higher_version else 0)
-            | (FLAG_RESPONSE if self.is_response else 0)
-        )
+        """The Flags octet as it is sent."""
+        # rfc7296-s3.1-10, rfc7296-s3.1-15: no X bit and no V
+        return (FLAG_INITIATOR if self.is_initiator else 0) | (FLAG_RESPONSE if self.is_response else 0)
 
     @classmethod
     def parse(cls, data: bytes) -> Header:
@@ -100,17 +96,17 @@ class Header:
         )
 
     def encode(self) -> bytes:
-        """The 28 octets, as the fields say. Errors: LocalProtocolError when a value does not fit its field."""
+        """The 28 octets. Errors: LocalProtocolError when a value does not fit its field."""
         if len(self.initiator_spi) != SPI_OCTETS or len(self.responder_spi) != SPI_OCTETS:
             raise LocalProtocolError("an IKE SPI has 8 octets")
-        if not (0 <= self.major_version <= 15 and 0 <= self.minor_version <= 15):
+        if not 0 <= self.major_version <= 15:
             raise LocalProtocolError("a version number has 4 bits")
         try:
             return _LAYOUT.pack(
                 self.initiator_spi,
                 self.responder_spi,
                 self.next_payload,
-                self.major_version << 4 | self.minor_version,
+                self.major_version << 4 | MINOR_VERSION,  # rfc7296-s3.1-08
                 self.exchange_type,
                 self.flags,
                 self.message_id,

@@ -52,6 +52,9 @@ class Message:
 
         Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
         """
+        # rfc7296-s2.5-13
+        if self.header.is_response and any(isinstance(item, Unknown) and item.critical for item in self.payloads):
+            raise LocalProtocolError("a critical payload in a response")
         first, body = encode_payloads(self.payloads)
         return replace(self.header, next_payload=first, length=HEADER_OCTETS + len(body)).encode() + body
 
@@ -112,7 +115,9 @@ def generic_header(payload: Payload, next_payload: PayloadType, body_octets: int
     length = GENERIC_HEADER_OCTETS + body_octets
     if length > MAX_PAYLOAD_OCTETS:
         raise LocalProtocolError(f"{payload.payload_type}: a payload of {length} octets")
-    bits = (CRITICAL_BIT if payload.critical else 0) | (payload.reserved & 0x7F)
+    # rfc7296-s3.2-02, rfc7296-s3.2-04, rfc7296-s3.2-06, rfc7296-s3.12-02: RESERVED is zero, and so is the critical
+    # bit of every type that the RFC defines, even where a received payload is sent again
+    bits = CRITICAL_BIT if payload.critical and isinstance(payload, Unknown) else 0
     return struct.pack("!BBH", next_payload, bits, length)
 
 

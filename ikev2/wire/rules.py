@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 from ikev2.errors import InvalidSyntax, UnsupportedCriticalPayload
 from ikev2.iana import ExchangeType, KeId, NotifyType, PayloadType, ProtocolId, TransformType
+from ikev2.wire.header import Header
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Encrypted, EncryptedFragment, Ke, Notify, Payload, Sa, Unknown
 
@@ -220,6 +221,7 @@ def check_message(message: Message, inner: Sequence[Payload] | None = None) -> s
     Errors: as for `check`; InvalidSyntax also for an exchange that has no rows.
     """
     header = message.header
+    check_spis(header)
     direction: Direction = "response" if header.is_response else "request"
     clear = message.clear_payloads
     if inner is not None:
@@ -238,6 +240,16 @@ def check_message(message: Message, inner: Sequence[Payload] | None = None) -> s
     check(payloads, rules, encrypted=inner is not None)
     check_offer(payloads, header.exchange_type, direction)
     return name
+
+
+def check_spis(header: Header) -> None:
+    """Check the SPIs of a header against its place in the exchanges. Errors: InvalidSyntax. RFC 7296 section 3.1."""
+    # rfc7296-s3.1-03
+    if not any(header.initiator_spi):
+        raise InvalidSyntax("the initiator's SPI is zero", offset=0)
+    # rfc7296-s3.1-04
+    if header.exchange_type == ExchangeType.IKE_SA_INIT and not header.is_response and any(header.responder_spi):
+        raise InvalidSyntax("a responder's SPI in the first message", offset=8)
 
 
 def check_offer(payloads: Sequence[Payload], exchange_type: ExchangeType, direction: Direction) -> None:

@@ -23,14 +23,14 @@ MAX_PAYLOAD_OCTETS = 0xFFFF
 class Payload:
     """One payload of an IKE message.
 
-    `critical` and `reserved` (7 bits) are the generic header's second octet. Both are kept as received and
-    ignored for every payload type that has a class here; both are zero in what is built here.
+    `critical` and `reserved` (7 bits) are the generic header's second octet as it was received. For every payload
+    type that has a class here both mean nothing, and both are zero in what is sent, whatever they are here; only
+    an `Unknown` is sent with its critical bit.
 
     RFC 7296 section 3.2.
     """
 
     payload_type: ClassVar[PayloadType]
-    # rfc7296-s3.2-04, rfc7296-s3.2-06: zero unless a caller says otherwise
     critical: bool = field(default=False, kw_only=True)
     reserved: int = field(default=0, kw_only=True)
 

@@ -25,8 +25,3 @@ class VendorId(PlainPayload):
     def encode_body(self) -> bytes:
         """The constant."""
         return self.data
-
-    def problem(self, *, sending: bool) -> str | None:
-        """The critical bit is clear in what we send."""
-        # rfc7296-s3.12-02
-        return "a critical Vendor ID" if sending and self.critical else None
