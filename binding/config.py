@@ -106,7 +106,6 @@ class MeasurementConfig(BaseModel):
             accept_no_sa=self.accept_no_sa,
             peer_binding=self.peer_binding,
             count=self.count,
-            label=self.label.encode("ascii", "strict"),
         )
 
 

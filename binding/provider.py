@@ -26,7 +26,7 @@ from binding.derivation import (
     token_key,
 )
 from ikev2 import IkeError, KeyHandle, prf_by_name
-from ippm import ControlSecret, KeyProvider, NoSecret, SessionKeys
+from ippm import ControlSecret, KeyProvider, NoSecret, SessionKeys, test_session_keys
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -62,7 +62,6 @@ class KeyOptions:
     accept_no_sa: int = ACCEPT_NO_SA
     peer_binding: Literal["off", "warn", "enforce"] = "warn"
     count: int = 1024
-    label: bytes = b"IPPM"
 
 
 @dataclass(slots=True)
@@ -108,7 +107,7 @@ class IkeControlSecret:
 
     def token_keys(self, salt: bytes, count: int) -> Sequence[bytes]:
         """The candidates for the Token's key, 16 octets each. RFC 4656 section 3.1, RFC 7717 section 5.1."""
-        context = control_context(self._options.derivation, self.key_id, self._options.label)
+        context = control_context(self._options.derivation, self.key_id, self._handle.label)
         # rfc7717-s5.1-02: the shared secret key is prf(SK_d, "IPPM"), computed inside ikev2.
         secret = self._handle.secret(context)
         rules: tuple[TokenKeyRule, ...]
@@ -120,14 +119,17 @@ class IkeControlSecret:
 
     def test_keys(self, protocol: str, sid: bytes, control_keys: SessionKeys) -> SessionKeys | None:
         """The Test session's keys; None for the derivation of RFC 4656 section 4.1.2."""
+        keys: SessionKeys | None = None
         if self._options.key_count == 2:
-            return control_keys
-        if not self._options.derivation.per_session:
-            return None
-        prf = prf_by_name(self._options.prf or self._handle.prf_name)
-        secret = self._handle.secret(sid)
-        self._record.fingerprints[f"test_secret {sid.hex()}"] = fingerprint("test_secret", secret)
-        return session_test_keys(prf, secret, sid, protocol)
+            keys = control_keys
+        elif self._options.derivation.per_session:
+            prf = prf_by_name(self._options.prf or self._handle.prf_name)
+            secret = self._handle.secret(sid)
+            self._record.fingerprints[f"test_secret {sid.hex()}"] = fingerprint("test_secret", secret)
+            keys = session_test_keys(prf, secret, sid, protocol)
+        used = keys or test_session_keys(control_keys, sid)
+        self._record.fingerprints[f"test_keys {sid.hex()}"] = fingerprint("test_keys", used.aes + used.hmac)
+        return keys
 
     def close(self) -> None:
         """End the use of the keys: the Control connection and its last Test session are over (A15)."""
@@ -164,8 +166,8 @@ class IkeKeyProvider:
 
     def for_client(self, server_address: str, protocol: str) -> ControlSecret:
         """The secret for a Control connection to this server. Raises NoSecret when there is no IKE SA with it."""
-        wanted = self._select(server_address) if self._select else server_address
         try:
+            wanted = self._select(server_address) if self._select else server_address
             handle = self._exporter.open(wanted, self._options.derivation.value, server_is_local=False)
         except IkeError as error:
             raise NoSecret(self._options.accept_no_sa, str(error)) from error
