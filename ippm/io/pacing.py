@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 
 SPIN_NS = 70_000
+_KEEP_NS = 8_000
 PR_SET_TIMERSLACK = 29
 PR_GET_TIMERSLACK = 30
 
@@ -56,7 +57,14 @@ class Waiter:
 
 
 def spin_until(due_ns: int, monotonic_ns: Callable[[], int] = time.monotonic_ns) -> None:
-    """Burns time until CLOCK_MONOTONIC reaches `due_ns`."""
+    """Burns time until CLOCK_MONOTONIC reaches `due_ns`.
+
+    Until the last microseconds it offers the interpreter to other threads (a reflector in the same process, say), which
+    would else wait for the 5 ms after which it is taken from a thread that spins.
+    """
+    release = time.sleep
+    while monotonic_ns() < due_ns - _KEEP_NS:
+        release(0)
     while monotonic_ns() < due_ns:
         pass
 

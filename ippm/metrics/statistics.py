@@ -1,0 +1,74 @@
+"""The statistics of a sample of singletons, in integers.
+
+Percentile: the smallest observed value x for which the empirical distribution function F(x) >= p; no interpolation.
+Median: the 50th percentile when the count is odd, else the mean of the two central values, rounded down to a whole
+nanosecond. Lost packets have no delay and are not in the sample: the statistics are those of the packets
+that arrived within Timeout. RFC 2330 section 11.3, RFC 7679 section 5, RFC 6703 section 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+QUANTILE_DEFINITION = (
+    "smallest x with F(x) >= p (RFC 2330 section 11.3); median of an even count: mean of the central two"
+)
+
+
+def percentile(ordered: Sequence[int], percent: int) -> int:
+    """The percentile of values in ascending order; `percent` from 1 to 100. ValueError for an empty sample."""
+    if not ordered:
+        raise ValueError("a percentile of nothing")
+    if not 0 < percent <= 100:
+        raise ValueError(f"no percentile {percent}")
+    return ordered[-(-percent * len(ordered) // 100) - 1]
+
+
+def median(ordered: Sequence[int]) -> int:
+    """The median of values in ascending order. ValueError for an empty sample."""
+    if not ordered:
+        raise ValueError("a median of nothing")
+    middle = len(ordered) // 2
+    if len(ordered) % 2:
+        return ordered[middle]
+    return (ordered[middle - 1] + ordered[middle]) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class DelayStatistics:
+    """Statistics of a delay sample; every value in nanoseconds, `count` is the size of the sample."""
+
+    count: int
+    minimum: int
+    median: int
+    p95: int
+    p99: int
+    maximum: int
+
+    @classmethod
+    def of(cls, values: Iterable[int]) -> Self | None:
+        """The statistics of a sample; None when it is empty: then they are undefined."""
+        ordered = sorted(values)
+        if not ordered:
+            return None
+        return cls(
+            len(ordered),
+            ordered[0],
+            median(ordered),
+            percentile(ordered, 95),
+            percentile(ordered, 99),
+            ordered[-1],
+        )
+
+    def to_dict(self) -> dict[str, int]:
+        """As reports print it, the unit in each name."""
+        return {
+            "count": self.count,
+            "minimum_ns": self.minimum,
+            "median_ns": self.median,
+            "p95_ns": self.p95,
+            "p99_ns": self.p99,
+            "maximum_ns": self.maximum,
+        }

@@ -1,0 +1,94 @@
+"""All metrics of a two-way session, from its records. RFC 5357; each metric names its own RFC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ippm.core.session_sender import SenderRecords
+from ippm.metrics import delay, reordering
+from ippm.metrics.statistics import DelayStatistics
+from ippm.timestamps import ClockState
+
+
+@dataclass(frozen=True, slots=True)
+class TwoWayMetrics:
+    """Counts are packets; delays are DelayStatistics in nanoseconds, None when no packet was answered.
+
+    `lost`: sent and not answered within Timeout (RFC 7680 section 2, RFC 6673). `lost_backward_at_least`: replies that
+    the reflector is known to have sent (its numbers tell) and that did not come; the rest was lost on the way there or
+    is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw them; `reordered_backward`: of
+    its replies. `peer_clock` is the worst state that the reflector claimed in its packets.
+    """
+
+    sent: int
+    received: int
+    lost: int
+    lost_backward_at_least: int
+    send_duplicates: int
+    reflect_duplicates: int
+    reordered: int
+    reordered_forward: int
+    reordered_backward: int
+    round_trip: DelayStatistics | None
+    round_trip_total: DelayStatistics | None
+    forward: DelayStatistics | None
+    backward: DelayStatistics | None
+    forward_pdv: DelayStatistics | None
+    backward_pdv: DelayStatistics | None
+    reflector_turnaround: DelayStatistics | None
+    hops_forward: tuple[int, int] | None
+    hops_backward: tuple[int, int] | None
+    peer_clock: ClockState | None
+
+    @property
+    def duplicates(self) -> int:
+        """Replies beyond the first for a packet, made on either way."""
+        return self.send_duplicates + self.reflect_duplicates
+
+
+def two_way_metrics(records: SenderRecords) -> TwoWayMetrics:
+    """The metrics of a session that has ended."""
+    sent, received = records.sent, records.received
+    forward, backward = delay.forward(records), delay.backward(records)
+    numbers = records.arrival_reflector_sequence
+    distinct = set(numbers)
+    highest = max(distinct, default=-1)
+    pairs = zip(numbers, records.arrivals, strict=True)
+    return TwoWayMetrics(
+        sent=sent,
+        received=received,
+        lost=sent - received,
+        lost_backward_at_least=min(sent - received, highest + 1 - len(distinct)),
+        send_duplicates=records.send_duplicates,
+        reflect_duplicates=records.reflect_duplicates,
+        reordered=reordering.reordered(records.arrivals),
+        reordered_forward=reordering.reordered(reordering.arrival_order(pairs)),
+        reordered_backward=reordering.reordered(numbers),
+        round_trip=DelayStatistics.of(delay.round_trip(records)),
+        round_trip_total=DelayStatistics.of(delay.round_trip_total(records)),
+        forward=DelayStatistics.of(forward),
+        backward=DelayStatistics.of(backward),
+        forward_pdv=DelayStatistics.of(delay.packet_delay_variation(forward)),
+        backward_pdv=DelayStatistics.of(delay.packet_delay_variation(backward)),
+        reflector_turnaround=DelayStatistics.of(delay.reflector_turnaround(records)),
+        hops_forward=_hops(records.reflector_ttl, records),
+        hops_backward=_hops(records.reply_ttl, records),
+        peer_clock=worst_clock(error for error, t4 in zip(records.reflector_error, records.t4, strict=True) if t4),
+    )
+
+
+def worst_clock(error_estimates: Iterable[int]) -> ClockState | None:
+    """The worst of the states that Error Estimates claim: synchronized only if all are; the largest error."""
+    states = [ClockState.from_error_estimate(value) for value in set(error_estimates)]
+    if not states:
+        return None
+    return ClockState(
+        all(state.synchronized for state in states), max(state.error_ns for state in states), "packet"
+    )
+
+
+def _hops(ttls: Sequence[int], records: SenderRecords) -> tuple[int, int] | None:
+    """The fewest and most hops on a way, from TTLs that started at 255; None when nothing arrived."""
+    seen = {ttl for ttl, t4 in zip(ttls, records.t4, strict=True) if t4}
+    return (255 - max(seen), 255 - min(seen)) if seen else None

@@ -1,0 +1,212 @@
+"""The result of a two-way session: one model, from which every form of report is made.
+
+Directional delays never stand without the state of both clocks beside them, and what the mode does not protect is said.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ippm.core.schedule import FixedSchedule
+from ippm.core.session_sender import SenderPlan, SenderRecords
+from ippm.metrics.registry import StreamParameters, registry_names
+from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
+from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics
+from ippm.timestamps import ClockState, unix_ns_from_ntp
+from ippm.wire.test_packet import PacketMode
+
+NOTE_AUTHENTICATED = "timestamps not authenticated"
+NOTE_OPEN = "packets neither authenticated nor encrypted"
+NOTE_CLOCKS = "forward and backward delays contain the offset between clocks that are not both synchronized"
+NOTE_USER_STAMPS = "some replies were stamped by the program, not by the kernel"
+NOTE_STOPPED = "stopped before its end"
+NOTE_REFLECTOR_STAMPS = "the reflector's receive and transmit stamps are equal in every packet"
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a session measured. `mode` is a word; `path` is the caller's word for the way (tunnel, bypass), or None.
+
+    `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent.
+    """
+
+    sid: bytes
+    mode: str
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    metrics: TwoWayMetrics
+    local_clock: ClockState
+    peer_clock: ClockState | None
+    payload_octets: int
+    interval_ns: int | None
+    timeout_ns: int
+    dscp: int = 0
+    path: str | None = None
+    first_sent_unix_ns: int = 0
+    last_sent_unix_ns: int = 0
+    skipped: int = 0
+    late: int = 0
+    send_failed: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        plan: SenderPlan,
+        records: SenderRecords,
+        local_clock: ClockState,
+        *,
+        path: str | None = None,
+        mode: str | None = None,
+    ) -> Self:
+        """The result of a session that has ended. `mode` overrides the word (mixed mode has open packets)."""
+        metrics = two_way_metrics(records)
+        packet_mode = PacketMode.of(plan.mode)
+        stamps = [t1 for t1 in records.t1 if t1]
+        return cls(
+            sid=plan.sid,
+            mode=mode or packet_mode.name.lower(),
+            local=plan.local,
+            remote=plan.remote,
+            metrics=metrics,
+            local_clock=local_clock,
+            peer_clock=metrics.peer_clock,
+            payload_octets=packet_mode.sender_octets + plan.padding_octets,
+            interval_ns=plan.schedule.interval_ns if isinstance(plan.schedule, FixedSchedule) else None,
+            timeout_ns=plan.timeout_ns,
+            dscp=plan.dscp,
+            path=path,
+            first_sent_unix_ns=unix_ns_from_ntp(stamps[0]) if stamps else 0,
+            last_sent_unix_ns=unix_ns_from_ntp(stamps[-1]) if stamps else 0,
+            skipped=len(records.skipped),
+            late=records.late,
+            send_failed=records.send_failed,
+            rejected=dict(records.rejected),
+            notes=tuple(_notes(packet_mode, metrics, records, local_clock)),
+        )
+
+    @property
+    def sent(self) -> int:
+        """Packets sent."""
+        return self.metrics.sent
+
+    @property
+    def lost(self) -> int:
+        """Packets that were not answered within Timeout."""
+        return self.metrics.lost
+
+    @property
+    def duplicates(self) -> int:
+        """Replies beyond the first for a packet."""
+        return self.metrics.duplicates
+
+    @property
+    def reordered(self) -> int:
+        """Packets whose reply came out of order."""
+        return self.metrics.reordered
+
+    @property
+    def round_trip(self) -> DelayStatistics | None:
+        """Round-trip delay without the time in the reflector, nanoseconds."""
+        return self.metrics.round_trip
+
+    @property
+    def forward(self) -> DelayStatistics | None:
+        """One-way delay to the reflector, nanoseconds; read it with `clocks_synchronized`."""
+        return self.metrics.forward
+
+    @property
+    def backward(self) -> DelayStatistics | None:
+        """One-way delay from the reflector, nanoseconds; read it with `clocks_synchronized`."""
+        return self.metrics.backward
+
+    @property
+    def clocks_synchronized(self) -> bool:
+        """True when both ends say that their clock is synchronized to UTC."""
+        return self.local_clock.synchronized and self.peer_clock is not None and self.peer_clock.synchronized
+
+    @property
+    def clock_error_ns(self) -> int | None:
+        """The sum of both ends' error estimates: how far off a directional delay may be when both are synchronized."""
+        return None if self.peer_clock is None else self.local_clock.error_ns + self.peer_clock.error_ns
+
+    @property
+    def registry_names(self) -> dict[str, str]:
+        """The names of RFC 8912 that apply to this stream."""
+        return registry_names(StreamParameters(self.payload_octets, self.interval_ns, self.timeout_ns, self.dscp))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `result` of the JSON reports: integers, units in the names; statistics of nothing are null.
+
+        `delay` is the round trip without the time in the reflector.
+        """
+        metrics = self.metrics
+        return {
+            "sent": metrics.sent,
+            "received": metrics.received,
+            "lost": metrics.lost,
+            "lost_backward_at_least": metrics.lost_backward_at_least,
+            "duplicates": metrics.duplicates,
+            "send_duplicates": metrics.send_duplicates,
+            "reflect_duplicates": metrics.reflect_duplicates,
+            "reordered": metrics.reordered,
+            "reordered_forward": metrics.reordered_forward,
+            "reordered_backward": metrics.reordered_backward,
+            "skipped": self.skipped,
+            "late": self.late,
+            "send_failed": self.send_failed,
+            "rejected": dict(self.rejected),
+            "delay": _statistics(metrics.round_trip),
+            "round_trip_total": _statistics(metrics.round_trip_total),
+            "forward": _statistics(metrics.forward),
+            "backward": _statistics(metrics.backward),
+            "forward_pdv": _statistics(metrics.forward_pdv),
+            "backward_pdv": _statistics(metrics.backward_pdv),
+            "reflector_turnaround": _statistics(metrics.reflector_turnaround),
+            "quantiles": QUANTILE_DEFINITION,
+            "clock": {
+                "local": self.local_clock.to_dict(),
+                "peer": None if self.peer_clock is None else self.peer_clock.to_dict(),
+                "both_synchronized": self.clocks_synchronized,
+                "error_ns": self.clock_error_ns,
+            },
+            "mode": self.mode,
+            "path": self.path,
+            "sid": self.sid.hex(),
+            "local": {"address": self.local[0], "port": self.local[1]},
+            "remote": {"address": self.remote[0], "port": self.remote[1]},
+            "payload_octets": self.payload_octets,
+            "interval_ns": self.interval_ns,
+            "timeout_ns": self.timeout_ns,
+            "dscp": self.dscp,
+            "hops_forward": metrics.hops_forward and list(metrics.hops_forward),
+            "hops_backward": metrics.hops_backward and list(metrics.hops_backward),
+            "first_sent_unix_ns": self.first_sent_unix_ns,
+            "last_sent_unix_ns": self.last_sent_unix_ns,
+            "registry_names": self.registry_names,
+            "notes": list(self.notes),
+        }
+
+
+def _statistics(statistics: DelayStatistics | None) -> dict[str, int] | None:
+    return None if statistics is None else statistics.to_dict()
+
+
+def _notes(mode: PacketMode, metrics: TwoWayMetrics, records: SenderRecords, local_clock: ClockState) -> list[str]:
+    notes = []
+    if mode is PacketMode.AUTHENTICATED:
+        notes.append(NOTE_AUTHENTICATED)
+    elif mode is PacketMode.OPEN:
+        notes.append(NOTE_OPEN)
+    peer = metrics.peer_clock
+    if peer is not None and not (peer.synchronized and local_clock.synchronized):
+        notes.append(NOTE_CLOCKS)
+    if metrics.reflector_turnaround is not None and metrics.reflector_turnaround.maximum == 0:
+        notes.append(NOTE_REFLECTOR_STAMPS)
+    if records.user_stamps:
+        notes.append(NOTE_USER_STAMPS)
+    if records.stopped:
+        notes.append(NOTE_STOPPED)
+    return notes

@@ -1,0 +1,84 @@
+"""The result as text for a person, in the manner of twping; delays in milliseconds, from integer nanoseconds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from ippm.metrics.statistics import DelayStatistics
+from ippm.report.result import RunResult
+from ippm.timestamps import ClockState
+
+
+def format_result(result: RunResult) -> str:
+    """Some twenty lines, the last with a line end."""
+    metrics = result.metrics
+    percent = f"{100 * metrics.lost / metrics.sent:.3f}%" if metrics.sent else "-"
+    lines = [
+        f"--- twping statistics from {_endpoint(result.local)} to {_endpoint(result.remote)} ---",
+        f"SID:   {result.sid.hex()}",
+        f"mode:  {result.mode}" + (f", path: {result.path}" if result.path else ""),
+        f"first: {_time(result.first_sent_unix_ns)}",
+        f"last:  {_time(result.last_sent_unix_ns)}",
+        f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.send_duplicates} send duplicates, "
+        f"{metrics.reflect_duplicates} reflect duplicates, {metrics.reordered} reordered",
+        _delay("round-trip time", metrics.round_trip),
+        _delay("send time", metrics.forward),
+        _delay("reflect time", metrics.backward),
+        _delay("reflector processing time", metrics.reflector_turnaround),
+        _jitter("send jitter", metrics.forward),
+        _jitter("reflect jitter", metrics.backward),
+        _hops("send hops", metrics.hops_forward),
+        _hops("reflect hops", metrics.hops_backward),
+        f"clocks: here {_clock(result.local_clock)}; there {_clock(result.peer_clock)}",
+    ]
+    unusual = {"skipped": result.skipped, "late": result.late, "send failed": result.send_failed}
+    for name, count in (unusual | result.rejected).items():
+        if count:
+            lines.append(f"{name.replace('_', ' ')}: {count}")
+    lines += [f"{value} is {name}" for value, name in result.registry_names.items()]
+    lines += [f"note: {note}" for note in result.notes]
+    return "\n".join(lines) + "\n"
+
+
+def milliseconds(nanoseconds: int) -> str:
+    """Nanoseconds as milliseconds with all their digits that matter: 12345678 is `12.346`, 1234 is `0.00123`."""
+    value = nanoseconds / 1e6
+    return f"{value:.3f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def _delay(name: str, statistics: DelayStatistics | None) -> str:
+    if statistics is None:
+        return f"{name}: no packet was answered"
+    values = (statistics.minimum, statistics.median, statistics.p95, statistics.p99, statistics.maximum)
+    return f"{name} min/median/p95/p99/max = {'/'.join(map(milliseconds, values))} ms"
+
+
+def _jitter(name: str, statistics: DelayStatistics | None) -> str:
+    if statistics is None:
+        return f"{name}: unknown"
+    return f"{name} = {milliseconds(statistics.p95 - statistics.median)} ms (P95-P50)"
+
+
+def _hops(name: str, hops: tuple[int, int] | None) -> str:
+    if hops is None:
+        return f"{name}: unknown"
+    return f"{name} = {hops[0]} (consistently)" if hops[0] == hops[1] else f"{name} = {hops[0]} to {hops[1]}"
+
+
+def _clock(state: ClockState | None) -> str:
+    if state is None:
+        return "unknown"
+    word = "synchronized" if state.synchronized else "NOT synchronized"
+    return f"{word}, error estimate {milliseconds(state.error_ns)} ms"
+
+
+def _endpoint(endpoint: tuple[str, int]) -> str:
+    host, port = endpoint
+    return f"[{host}]:{port}"
+
+
+def _time(unix_ns: int) -> str:
+    if not unix_ns:
+        return "-"
+    seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
