@@ -1,0 +1,106 @@
+"""What is implemented, with the keyword of each algorithm and what RFC 8247 (IKE) and RFC 8221 (ESP) say of it.
+
+Algorithms that those two do not name are at MAY (RFC 8247 section 1, RFC 8221 section 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from ikev2.crypto.encr import ENCRS, Encr
+from ikev2.crypto.integ import INTEGS
+from ikev2.crypto.ke import KE_GROUPS
+from ikev2.crypto.prf import PRFS
+from ikev2.iana import EncrId, IntegId, KeId, PrfId
+
+# Of 128 and 256 bits; 192 remain at MAY: RFC 8247 section 2.1, RFC 8221 section 5.
+_KEY_LENGTH_MATTERS = frozenset((EncrId.AES_CBC, EncrId.AES_GCM_16))
+_ENCR_IKE = {
+    EncrId.AES_CBC: "MUST",
+    EncrId.CHACHA20_POLY1305: "SHOULD",
+    EncrId.AES_GCM_16: "SHOULD",
+    EncrId.AES_CCM_8: "SHOULD (IoT)",
+    EncrId.NULL: "MUST NOT",
+}
+_ENCR_ESP = {
+    EncrId.NULL: "MUST",
+    EncrId.AES_CBC: "MUST",
+    EncrId.AES_CCM_8: "SHOULD (IoT)",
+    EncrId.AES_GCM_16: "MUST",
+    EncrId.CHACHA20_POLY1305: "SHOULD",
+}
+_PRF = {
+    PrfId.HMAC_SHA2_256: "MUST",
+    PrfId.HMAC_SHA2_512: "SHOULD+",
+    PrfId.HMAC_SHA1: "MUST-",
+    PrfId.AES128_XCBC: "SHOULD (IoT)",
+    PrfId.HMAC_MD5: "MUST NOT",
+}
+_INTEG_IKE = {
+    IntegId.HMAC_SHA2_256_128: "MUST",
+    IntegId.HMAC_SHA2_512_256: "SHOULD",
+    IntegId.HMAC_SHA1_96: "MUST-",
+    IntegId.AES_XCBC_96: "SHOULD (IoT)",
+}
+_INTEG_ESP = {**_INTEG_IKE, IntegId.AES_XCBC_96: "SHOULD (IoT), else MAY"}
+_KE = {
+    KeId.MODP_2048: "MUST",
+    KeId.ECP_256: "SHOULD",
+    KeId.MODP_1536: "SHOULD NOT",
+    KeId.MODP_1024: "SHOULD NOT",
+    KeId.MODP_768: "MUST NOT",
+    KeId.MODP_1024_160: "MUST NOT",
+    KeId.MODP_2048_224: "SHOULD NOT",
+    KeId.MODP_2048_256: "SHOULD NOT",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One algorithm. `ike` and `esp` are its level in RFC 8247 and RFC 8221; empty where it cannot be used."""
+
+    type: str
+    number: int
+    name: str
+    keyword: str
+    key_bits: int | None
+    ike: str
+    esp: str
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def _level(levels: dict[EncrId, str], encr: Encr) -> str:
+    if encr.id in _KEY_LENGTH_MATTERS and encr.key_bits == 192:
+        return "MAY"
+    return levels.get(encr.id, "MAY")
+
+
+def rows() -> Iterator[Row]:
+    """Every algorithm that is implemented, by transform type and number."""
+    for encr in sorted(ENCRS.values(), key=lambda row: (row.id, row.key_bits or 0)):
+        ike = _level(_ENCR_IKE, encr) if encr.for_ike else ""
+        yield Row("ENCR", encr.id, encr.id.name, encr.keyword, encr.key_bits, ike, _level(_ENCR_ESP, encr))
+    integ_keyword = dict.fromkeys(PRFS, "")
+    integ_keyword |= {PrfId[name]: f"prf{word}" for name, word in _PRF_KEYWORDS.items() if PrfId[name] in PRFS}
+    for prf_id, prf in sorted(PRFS.items()):
+        yield Row("PRF", prf_id, prf.name, integ_keyword[prf_id], None, _PRF.get(prf_id, "MAY"), "")
+    for integ_id, integ in sorted(INTEGS.items()):
+        ike, esp = _INTEG_IKE.get(integ_id, "MAY"), _INTEG_ESP.get(integ_id, "MAY")
+        yield Row("INTEG", integ_id, integ_id.name, integ.keyword, None, ike, esp)
+    for group_id, group in sorted(KE_GROUPS.items()):
+        level = _KE.get(group_id, "MAY")
+        yield Row("KE", group_id, group_id.name, group.name, None, level, level)
+
+
+_PRF_KEYWORDS = {
+    "HMAC_SHA1": "sha1",
+    "AES128_XCBC": "aesxcbc",
+    "AES128_CMAC": "aescmac",
+    "HMAC_SHA2_256": "sha256",
+    "HMAC_SHA2_384": "sha384",
+    "HMAC_SHA2_512": "sha512",
+}

@@ -1,0 +1,283 @@
+"""The `ikev2` command. Each command imports what it needs when it runs, so that `--help` starts fast.
+
+Exit status: 0 done, 1 the operation failed or the peer refused, 2 usage or configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+BACKENDS = ("auto", "xfrm", "userspace", "memory", "dry-run")
+
+
+def _end(message: str, status: int) -> NoReturn:
+    for line in message.splitlines() or [""]:
+        click.echo(f"ikev2: {line}", err=True)
+    sys.exit(status)
+
+
+def _one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn the errors that are a person's or the peer's into lines and the right exit status."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from ikev2.errors import ConfigurationError, IkeError
+
+        try:
+            return command(*args, **kwargs)
+        except ConfigurationError as error:
+            _end(str(error), EXIT_USAGE)
+        except IkeError as error:
+            _end(str(error), EXIT_FAILED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(EXIT_FAILED)
+        except OSError as error:
+            _end((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)), EXIT_FAILED)
+        except KeyboardInterrupt:
+            _end("interrupted", EXIT_FAILED)
+
+    return run
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ippm-ipsec")
+def main() -> None:
+    """IKEv2 (RFC 7296): an endpoint, and the commands that steer a running one."""
+
+
+_CONFIG = click.option(
+    "-c",
+    "--config",
+    "config_path",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The TOML file.",
+)
+_SOCKET = click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    envvar="IKEV2_SOCKET",
+    show_envvar=True,
+    help="The endpoint's control socket.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+_NAME = click.argument("name")
+
+
+@main.command()
+@_CONFIG
+@click.option(
+    "--backend", type=click.Choice(BACKENDS), help="What happens to Child SAs (default: as configured, else auto)."
+)
+@click.option("--keylog", "keylog_path", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Write every key there, for Wireshark.")  # fmt: skip
+@click.option("--pcap", "pcap_path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Write a pcapng capture of the IKE messages.")  # fmt: skip
+@click.option("--pcap-interface", metavar="NAME", help="Capture this interface into --pcap instead, ESP included.")
+@click.option("--impair", "impairments", multiple=True, metavar="KNOB",
+              help="Spoil messages on purpose, as drop:IKE_AUTH:request:1.")  # fmt: skip
+@_SOCKET
+@click.option("-v", "--verbose", is_flag=True, help="The log on stderr, too.")
+@_one_line_errors
+def run(
+    config_path: Path,
+    backend: str | None,
+    keylog_path: Path | None,
+    pcap_path: Path | None,
+    pcap_interface: str | None,
+    impairments: tuple[str, ...],
+    socket_path: Path | None,
+    verbose: bool,
+) -> None:
+    """The endpoint in the foreground: answers peers, and starts what has start_action = "start"."""
+    import asyncio
+
+    from ikev2.cli.config import load
+    from ikev2.io.daemon import Daemon, DaemonOptions
+
+    if pcap_interface is not None and pcap_path is None:
+        raise click.UsageError("--pcap-interface needs --pcap FILE")
+    options = DaemonOptions(
+        backend=backend,
+        keylog=keylog_path,
+        pcap=pcap_path,
+        pcap_interface=pcap_interface,
+        impairments=impairments,
+        control_socket=socket_path,
+        verbose=verbose,
+    )
+    asyncio.run(Daemon(load(config_path), options, reload=lambda: load(config_path)).run())
+
+
+@main.command(name="check-config")
+@click.argument("config_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@_one_line_errors
+def check_config(config_path: Path) -> None:
+    """Read a configuration and report every error with its full path."""
+    from ikev2.cli.config import load
+
+    configuration = load(config_path)
+    connections = configuration.endpoint.connections
+    children = sum(len(connection.children) for connection in connections)
+    click.echo(
+        f"{config_path}: {_count(len(connections), 'connection')}, {_count(children, 'child', 'children')}: OK"
+    )
+
+
+@main.command()
+@_JSON
+@_one_line_errors
+def algorithms(as_json: bool) -> None:
+    """What is implemented, with keywords and the levels of RFC 8247 and RFC 8221."""
+    from ikev2.cli.algorithms import rows
+
+    if as_json:
+        _print_json([row.to_dict() for row in rows()])
+        return
+    click.echo(f"{'type':6}{'no.':>4}  {'name':24}{'keyword':18}{'IKE (RFC 8247)':16}ESP (RFC 8221)")
+    for row in rows():
+        click.echo(f"{row.type:6}{row.number:>4}  {row.name:24}{row.keyword:18}{row.ike:16}{row.esp}".rstrip())
+
+
+@main.command()
+@click.argument("pcap_path", metavar="PCAP", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--keys", "keys_path", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="The key log of either end.")  # fmt: skip
+@_JSON
+@_one_line_errors
+def decode(pcap_path: Path, keys_path: Path | None, as_json: bool) -> None:
+    """Messages and payloads of a capture, decrypted when the key log is there."""
+    from ikev2.io.decode import decode_capture
+
+    messages = decode_capture(pcap_path, keys_path)
+    if as_json:
+        _print_json([message.to_dict() for message in messages])
+        return
+    for message in messages:
+        for line in message.lines():
+            click.echo(line)
+
+
+def _endpoint(socket_path: Path | None, command: str, **arguments: object) -> Any:
+    from ikev2.io.control import call, default_path
+
+    return call(socket_path or default_path(), command, **arguments)  # type: ignore[arg-type]
+
+
+def _log_line(record: Mapping[str, Any]) -> str:
+    from ikev2.io.log import LogRecord
+
+    return str(LogRecord(**record))
+
+
+def _operation(name: str, text: str) -> None:
+    """up, down and rekey: a name, the log while it happens, the outcome."""
+
+    @main.command(name=name, help=text)
+    @_NAME
+    @_SOCKET
+    @_JSON
+    @_one_line_errors
+    def operation(name: str, socket_path: Path | None, as_json: bool) -> None:
+        command = click.get_current_context().info_name or ""
+        show = None if as_json else lambda record: click.echo(_log_line(record), err=True)
+        result = _endpoint(socket_path, command, name=name, on_log=show)
+        if as_json:
+            _print_json(result)
+        else:
+            click.echo(f"{command} {name}: done")
+
+
+_operation("up", "Bring up a connection, or one Child SA of it, by name.")
+_operation("down", "Take down a connection, or one Child SA of it, by name.")
+_operation("rekey", "Rekey a connection or a Child SA, by name.")
+
+
+@main.command(name="list")
+@_SOCKET
+@_JSON
+@_one_line_errors
+def list_(socket_path: Path | None, as_json: bool) -> None:
+    """The IKE SAs and their Child SAs."""
+    from ikev2.cli.show import sa_lines
+
+    result = _endpoint(socket_path, "list")
+    if as_json:
+        _print_json(result)
+        return
+    for line in sa_lines(result):
+        click.echo(line)
+
+
+@main.command()
+@_SOCKET
+@_JSON
+@_one_line_errors
+def stats(socket_path: Path | None, as_json: bool) -> None:
+    """Counters of the endpoint and of each Child SA."""
+    from ikev2.cli.show import stats_lines
+
+    result = _endpoint(socket_path, "stats")
+    if as_json:
+        _print_json(result)
+        return
+    for line in stats_lines(result):
+        click.echo(line)
+
+
+@main.command()
+@_SOCKET
+@_JSON
+@_one_line_errors
+def reload(socket_path: Path | None, as_json: bool) -> None:
+    """Read the configuration again; SAs that are up stay."""
+    result = _endpoint(socket_path, "reload")
+    if as_json:
+        _print_json(result)
+        return
+    for word in ("added", "changed", "removed"):
+        for name in result[word]:
+            click.echo(f"{word} {name}")
+
+
+@main.command()
+@click.option("-n", "--last", type=click.IntRange(min=0), help="Only the last lines.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@_SOCKET
+@click.option("--json", "as_json", is_flag=True, help="One JSON document; with --follow, one on each line.")
+@_one_line_errors
+def log(last: int | None, follow: bool, socket_path: Path | None, as_json: bool) -> None:
+    """The log of the endpoint."""
+    records: list[Mapping[str, Any]] = []
+
+    def show(record: Mapping[str, Any]) -> None:
+        if as_json and not follow:
+            records.append(record)
+        else:
+            click.echo(json.dumps(record) if as_json else _log_line(record))
+
+    _endpoint(socket_path, "log", on_log=show, last=last, follow=follow)
+    if as_json and not follow:
+        _print_json(records)
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,164 @@
+"""The IKE messages of a capture, decrypted where a key log has their keys.
+
+An IKE message is recognised by what it is (version 2, a Length that fits), not by its port: tests use
+others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from ikev2.core.types import Address
+from ikev2.crypto.protect import SkCipher
+from ikev2.crypto.secret import SecretOctets
+from ikev2.errors import IkeError, ProtocolError
+from ikev2.iana import ExchangeType
+from ikev2.io.frames import find_udp
+from ikev2.io.keylog import LoggedIkeSa, read_ike_table
+from ikev2.io.pcap import read_capture
+from ikev2.ipsec.backend import NON_ESP_MARKER
+from ikev2.wire.header import HEADER_OCTETS, Header
+from ikev2.wire.message import Message, describe, parse_payloads, received_prefix
+from ikev2.wire.payloads import Encrypted, Payload
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedMessage:
+    """One message of a capture. `inner` are the decrypted payloads; `problem` says why there are none."""
+
+    time_ns: int
+    source: Address
+    destination: Address
+    header: Header
+    message: Message | None
+    inner: tuple[Payload, ...] | None
+    problem: str | None
+
+    def lines(self) -> Iterator[str]:
+        """The message in one line as the log has it, then each payload."""
+        seconds, rest = divmod(self.time_ns, 10**9)
+        yield f"{seconds}.{rest:09d} {self.source} -> {self.destination} {self._summary()}"
+        if self.problem is not None:
+            yield f"    {self.problem}"
+        for payload in self._payloads():
+            fields = ", ".join(f"{key}={value}" for key, value in _fields(payload).items())
+            yield f"    {payload.payload_type.name}: {fields}"
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        header = self.header
+        return {
+            "time_ns": self.time_ns,
+            "source": str(self.source),
+            "destination": str(self.destination),
+            "initiator_spi": header.initiator_spi.hex(),
+            "responder_spi": header.responder_spi.hex(),
+            "exchange": str(header.exchange_type),
+            "message_id": header.message_id,
+            "response": header.is_response,
+            "from_initiator": header.is_initiator,
+            "octets": header.length,
+            "decrypted": self.inner is not None,
+            "problem": self.problem,
+            "summary": self._summary(),
+            "payloads": [{"type": item.payload_type.name, **_fields(item)} for item in self._payloads()],
+        }
+
+    def _summary(self) -> str:
+        if self.message is not None:
+            return describe(self.message, self.inner)
+        kind = "response" if self.header.is_response else "request"
+        return f"{self.header.exchange_type} {kind} {self.header.message_id} [ ? ]"
+
+    def _payloads(self) -> tuple[Payload, ...]:
+        if self.message is None:
+            return ()
+        return self.message.payloads if self.inner is None else (*self.message.clear_payloads, *self.inner)
+
+
+def decode_capture(path: Path, keys: Path | None = None) -> list[DecodedMessage]:
+    """Every IKE message of a pcap or pcapng file, in order.
+
+    Raises ConfigurationError for a file that cannot be read; a message that does not parse is in the list with the
+    reason.
+    """
+    logged = {(sa.spi_i, sa.spi_r): sa for sa in read_ike_table(keys)} if keys is not None else {}
+    messages = []
+    for packet in read_capture(path):
+        ip_packet = packet.ip_packet()
+        datagram = find_udp(ip_packet) if ip_packet is not None else None
+        octets = _ike_octets(datagram.payload) if datagram is not None else None
+        if datagram is None or octets is None:
+            continue
+        source = Address(datagram.source, datagram.source_port)
+        destination = Address(datagram.destination, datagram.destination_port)
+        messages.append(_decode(packet.time_ns, source, destination, octets, logged))
+    return messages
+
+
+def _ike_octets(payload: bytes) -> bytes | None:
+    """The IKE message in a UDP payload, with or without the marker of RFC 3948; None when it is something else."""
+    for octets in (payload, payload.removeprefix(NON_ESP_MARKER)):
+        if len(octets) < HEADER_OCTETS or octets[17] >> 4 != 2 or octets[:8] == bytes(8):
+            continue
+        if int.from_bytes(octets[24:28], "big") == len(octets) and ExchangeType(octets[18]).known:
+            return octets
+    return None
+
+
+def _decode(
+    time_ns: int,
+    source: Address,
+    destination: Address,
+    octets: bytes,
+    logged: dict[tuple[bytes, bytes], LoggedIkeSa],
+) -> DecodedMessage:
+    header = Header.parse(octets)
+    try:
+        message = Message.parse(octets)
+    except ProtocolError as error:
+        return DecodedMessage(time_ns, source, destination, header, None, None, f"malformed: {error}")
+    inner, problem = None, None
+    sealed = message.encrypted
+    sa = logged.get((header.initiator_spi, header.responder_spi))
+    if isinstance(sealed, Encrypted) and sa is not None:
+        try:
+            inner = parse_payloads(
+                sealed.first_payload, _open(sa, header, received_prefix(octets, sealed), sealed.body)
+            )
+        except IkeError as error:
+            problem = f"cannot be decrypted: {error}"
+    return DecodedMessage(time_ns, source, destination, header, message, inner, problem)
+
+
+def _open(sa: LoggedIkeSa, header: Header, aad: bytes, body: bytes) -> bytes:
+    key, integ_key = (sa.keys.ei, sa.keys.ai) if header.is_initiator else (sa.keys.er, sa.keys.ar)
+    integ_secret = SecretOctets("SK_a", integ_key) if sa.integ is not None else None
+    return SkCipher(sa.encr, sa.integ, SecretOctets("SK_e", key), integ_secret).open(aad, body)
+
+
+def _fields(payload: Payload) -> dict[str, object]:
+    """A payload's own fields as JSON has them: octets in hex, code points by name."""
+    skipped = ("critical", "reserved")
+    return {
+        field.name: _plain(getattr(payload, field.name))
+        for field in dataclasses.fields(payload)
+        if field.name not in skipped
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, IntEnum):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        text = str(value) if type(value).__str__ is not object.__str__ else None
+        return text or {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return value
