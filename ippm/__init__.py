@@ -27,8 +27,9 @@ from ippm.errors import (
 from ippm.iana import Accept, Mode
 
 if TYPE_CHECKING:
-    from ippm.io.control_tcp import TwampServer, twping
     from ippm.io.options import ServerOptions, TwpingOptions
+    from ippm.io.twamp_client import twping
+    from ippm.io.twamp_server import TwampServer
     from ippm.report.result import RunResult
 
 __all__ = [
@@ -57,9 +58,9 @@ __all__ = [
 _LATER = {
     "RunResult": "ippm.report.result",
     "ServerOptions": "ippm.io.options",
-    "TwampServer": "ippm.io.control_tcp",
+    "TwampServer": "ippm.io.twamp_server",
     "TwpingOptions": "ippm.io.options",
-    "twping": "ippm.io.control_tcp",
+    "twping": "ippm.io.twamp_client",
 }
 
 

@@ -332,8 +332,10 @@ class ControlServer:
         if len(self._timeouts) >= limit:  # rfc4656-s6.5-01
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"a connection may have {limit} sessions")
         sid = self._new_sid()
-        sender = Endpoint(str(request.sender_address or self.remote.host), request.sender_port)
-        host = str(request.receiver_address or self.local.host)  # rfc5357-s3.5-07
+        sender = Endpoint(str(request.sender_address or bare_address(self.remote.host)), request.sender_port)
+        receiver = request.receiver_address
+        ours = receiver is None or receiver == bare_address(self.local.host)  # rfc5357-s3.5-07
+        host = self.local.host if ours else str(receiver)
         wished = TestSession(
             sid=sid,
             mode=self.mode,

@@ -1,0 +1,128 @@
+"""What a TWAMP server and a TWAMP client can be told.
+
+RFC 5357 section 3, RFC 4656 section 6.5.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ippm.errors import ConfigurationError
+from ippm.iana import DEFAULT_MAXIMUM_COUNT, SECURITY_BITS, TWAMP_PORT, Mode
+
+MarkCallback = Callable[[socket.socket], None]
+"""Called with each socket before it is bound: SO_MARK, SO_BINDTODEVICE, a socket policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """A TWAMP server. The limits are low by default. Raises ConfigurationError.
+
+    `address` None listens on all addresses of both families; `port` 0 takes a free one. `modes` are security modes.
+    `test_ports` is the inclusive range of UDP ports for test sessions. `count` is the PBKDF2 Count where the key
+    provider has no wish of its own. `servwait_s` and `refwait_s` are SERVWAIT and REFWAIT. `check_peer`: test
+    packets are answered only when they come from the address and port that the session names.
+    RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5.
+    """
+
+    address: str | None = None
+    port: int = TWAMP_PORT
+    test_ports: tuple[int, int] = (18760, 18960)
+    modes: Mode = SECURITY_BITS
+    count: int = 4096
+    servwait_s: float = 900.0
+    refwait_s: float = 900.0
+    setup_wait_s: float = 60.0
+    strict_modes: bool = True
+    any_sender: bool = False
+    check_peer: bool = True
+    maximum_connections: int = 128
+    connections_per_address: int = 32
+    maximum_sessions: int = 512
+    sessions_per_connection: int = 16
+    open_sessions_per_connection: int = 16
+    hmac_counter: str = "hmac_mismatch"
+    mark_callback: MarkCallback | None = None
+
+    def __post_init__(self) -> None:
+        check_port_range("test_ports", self.test_ports)
+        check_port("port", self.port)
+
+
+@dataclass(frozen=True, slots=True)
+class TwpingOptions:
+    """One run of a TWAMP client: one session on one Control connection. Raises ConfigurationError.
+
+    `mode` is `open`, `authenticated`, `encrypted` or `mixed`, or its letter. `interval_s` is the time between
+    packets, their mean when `exponential`. `padding` is in octets; `tw_auth_pad` (64 or 56) is the padding that
+    makes both directions equally long in a keyed mode, added when `equal_size`. `local_port_range` is the inclusive
+    range in which the TCP port and the UDP port of the sender are bound. `require_ikev2` takes no other keys.
+    `reflector_ports` is a port or range that the server is asked for. RFC 5357 sections 3 and 4.
+    """
+
+    host: str
+    port: int = TWAMP_PORT
+    mode: str = "open"
+    count: int = 100
+    interval_s: float = 0.01
+    exponential: bool = False
+    padding: int = 0
+    zero_padding: bool = False
+    equal_size: bool = False
+    tw_auth_pad: int = 64
+    timeout_s: float = 2.0
+    dscp: int = 0
+    start_delay_s: float = 0.0
+    local_address: str | None = None
+    local_port_range: tuple[int, int] | None = None
+    reflector_port: int = 0
+    family: int = 0
+    require_ikev2: bool = False
+    maximum_count: int = DEFAULT_MAXIMUM_COUNT
+    connect_wait_s: float = 10.0
+    response_wait_s: float = 30.0
+    zero_addresses: bool = False
+    path: str | None = None
+    mark_callback: MarkCallback | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.security
+        check_port("port", self.port)
+        check_port("reflector_port", self.reflector_port)
+        if self.local_port_range is not None:
+            check_port_range("local_port_range", self.local_port_range)
+        if not 0 < self.count < 1 << 32:
+            raise ConfigurationError(f"count = {self.count}: at least one packet")
+        if not 0 <= self.interval_s < 1 << 31:
+            raise ConfigurationError(f"interval_s = {self.interval_s}: seconds, not negative")
+        if not 0 <= self.timeout_s < 1 << 31:
+            raise ConfigurationError(f"timeout_s = {self.timeout_s}: seconds, not negative")
+        if not 0 <= self.padding <= 65000:
+            raise ConfigurationError(f"padding = {self.padding}: 0 to 65000 octets")
+        if not 0 <= self.dscp < 64:
+            raise ConfigurationError(f"dscp = {self.dscp}: 0 to 63")
+        if self.tw_auth_pad not in (64, 56):
+            raise ConfigurationError(f"tw_auth_pad = {self.tw_auth_pad}: 64 or 56")
+
+    @property
+    def security(self) -> Mode:
+        """The security mode as its bit. Raises ConfigurationError."""
+        try:
+            return Mode.of_word(self.mode)
+        except ValueError as error:
+            raise ConfigurationError(f"mode = {self.mode!r}: {error}") from None
+
+
+def check_port(name: str, port: int) -> None:
+    """Raises ConfigurationError when `port` is none; 0 is one."""
+    if not 0 <= port <= 65535:
+        raise ConfigurationError(f"{name} = {port}: 0 to 65535")
+
+
+def check_port_range(name: str, ports: tuple[int, int]) -> None:
+    """Raises ConfigurationError when `ports` is not (first, last)."""
+    first, last = ports
+    if not 0 < first <= last <= 65535:
+        raise ConfigurationError(f"{name} = {first}-{last}: first and last port, from 1 to 65535")

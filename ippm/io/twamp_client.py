@@ -1,0 +1,305 @@
+"""A TWAMP client on asyncio: the Control-Client role on TCP, and a run of the Session-Sender in a thread.
+
+RFC 5357 sections 3 and 4.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+from ippm.core.control_client import ClientState, ControlClient, ControlClientConfig, SessionWish
+from ippm.core.control_events import (
+    ClientEvent,
+    Connected,
+    ConnectionClosed,
+    Endpoint,
+    SessionAccepted,
+    SessionRejected,
+    Started,
+    TestSession,
+)
+from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
+from ippm.core.session_sender import SenderPlan, SenderRecords
+from ippm.crypto import Entropy, KeyProvider, NoProvider
+from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
+from ippm.iana import Accept
+from ippm.io.clock import clock_state, now_ntp
+from ippm.io.control_tcp import connect, endpoint_of, resolve
+from ippm.io.entropy import SystemEntropy
+from ippm.io.options import TwpingOptions
+from ippm.io.pacing import StopSignal
+from ippm.io.sender_loop import run_sender
+from ippm.io.test_socket import open_test_socket
+from ippm.report.result import RunResult
+from ippm.timestamps import ClockState, ntp_add_ns
+from ippm.wire.test_packet import symmetric_padding_octets
+
+log = logging.getLogger("ippm.client")
+
+_READ_OCTETS = 4096
+Event = TypeVar("Event")
+
+
+class TwampClient:
+    """A Control connection to a TWAMP server, for one or more test sessions. Use `async with TwampClient.connect(...)`.
+
+    RFC 5357 section 3.
+    """
+
+    def __init__(self, role: ControlClient, sock: socket.socket) -> None:
+        self.role = role
+        self.connected: Connected | None = None
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+
+    @classmethod
+    async def connect(
+        cls, options: TwpingOptions, provider: KeyProvider | None = None, entropy: Entropy | None = None
+    ) -> Self:
+        """Connect and set up. Raises IppmError: ServerRefused, ConnectionFailed, NoSecret, PortRangeExhausted."""
+        config = ControlClientConfig(
+            mode=options.security,
+            require_ikev2=options.require_ikev2,
+            maximum_count=options.maximum_count,
+            response_wait_s=options.response_wait_s,
+        )
+        sock = await _connect_any(options)
+        role = ControlClient(
+            config,
+            provider or NoProvider(),
+            entropy or SystemEntropy(),
+            local=endpoint_of(sock.getsockname()),
+            remote=endpoint_of(sock.getpeername()),
+            now=asyncio.get_running_loop().time(),
+        )
+        client = cls(role, sock)
+        try:
+            client.connected = await client._await(Connected)
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def request_session(self, wish: SessionWish) -> TestSession:
+        """Ask for a test session. Raises ServerRefused when the server does not want it; the connection stays."""
+        self.role.request_session(wish, self._loop.time())
+        answer = await self._next()
+        if isinstance(answer, SessionRejected):
+            raise answer.error
+        if not isinstance(answer, SessionAccepted):
+            raise LocalProtocolError(f"{type(answer).__name__} was not awaited")
+        return answer.session
+
+    async def start_sessions(self) -> None:
+        """Start all sessions that were accepted; returns when Start-Ack is here. Raises ServerRefused."""
+        self.role.start_sessions(self._loop.time())
+        await self._await(Started)
+
+    async def stop_sessions(self, accept: Accept = Accept.OK) -> None:
+        """Stop all sessions that run."""
+        self.role.stop_sessions(self._loop.time(), accept)
+        await self._flush()
+
+    async def watch(self) -> None:
+        """Returns never, but raises IppmError when the server closes the connection or breaks the protocol."""
+        await self._next()
+
+    async def close(self) -> None:
+        """End the connection and let go of the secret."""
+        self.role.close()
+        self._sock.close()
+
+    async def _await(self, kind: type[Event]) -> Event:
+        """The next event, which must be of this kind."""
+        event = await self._next()
+        if not isinstance(event, kind):
+            raise LocalProtocolError(f"{type(event).__name__} was not awaited")
+        return event
+
+    async def _next(self) -> ClientEvent:
+        """The next event. Raises the error of a ConnectionClosed."""
+        while True:
+            event: ClientEvent | None = self.role.next_event()
+            if isinstance(event, ConnectionClosed):
+                raise event.error or ConnectionFailed(event.reason)
+            if event is not None:
+                return event
+            await self._flush()
+            await self._receive()
+
+    async def _flush(self) -> None:
+        data = self.role.data_to_send()
+        if data:
+            try:
+                await self._loop.sock_sendall(self._sock, data)
+            except OSError as error:
+                raise ConnectionFailed(f"the connection broke: {error.strerror or error}") from None
+
+    async def _receive(self) -> None:
+        try:
+            async with asyncio.timeout_at(self.role.next_timer()):
+                octets = await self._loop.sock_recv(self._sock, _READ_OCTETS)
+        except TimeoutError:
+            self.role.handle_timer(self._loop.time())
+            return
+        except OSError as error:
+            raise ConnectionFailed(f"the connection broke: {error.strerror or error}") from None
+        if octets:
+            self.role.receive_data(octets, self._loop.time())
+        else:
+            self.role.receive_eof(self._loop.time())
+
+
+async def _connect_any(options: TwpingOptions) -> socket.socket:
+    """A TCP connection to the first address of the host that answers. Raises the last address's error."""
+    family = options.family
+    if not family and options.local_address is not None:
+        family = socket.AF_INET6 if ":" in options.local_address else socket.AF_INET
+    error: IppmError = ConnectionFailed(f"{options.host} has no address")
+    for its_family, address in await resolve(options.host, options.port, family, wait_s=options.connect_wait_s):
+        try:
+            return await connect(
+                address,
+                its_family,
+                local_address=options.local_address,
+                ports=options.local_port_range,
+                wait_s=options.connect_wait_s,
+                mark_callback=options.mark_callback,
+            )
+        except IppmError as failed:
+            error = failed
+    raise error
+
+
+@dataclass(frozen=True, slots=True)
+class TwampRun:
+    """All that is known of one run of a client: the set-up, the session, what was sent, and the records."""
+
+    options: TwpingOptions
+    connected: Connected
+    session: TestSession
+    plan: SenderPlan
+    records: SenderRecords
+    clock: ClockState
+
+    @property
+    def result(self) -> RunResult:
+        """What was measured."""
+        return RunResult.of(
+            self.plan, self.records, self.clock, path=self.options.path, mode=self.session.mode.word
+        )
+
+
+async def run_twping(
+    options: TwpingOptions,
+    provider: KeyProvider | None = None,
+    *,
+    stop: StopSignal | None = None,
+    entropy: Entropy | None = None,
+) -> TwampRun:
+    """One session on one Control connection, from greeting to Stop-Sessions.
+
+    `stop` ends it early, with what there is. Raises IppmError. RFC 5357 sections 3 and 4.1.
+    """
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(await TwampClient.connect(options, provider, entropy))
+        local = client.role.local.host
+        sock = stack.enter_context(
+            open_test_socket(local, options.local_port_range or 0, options.mark_callback, dscp=options.dscp)
+        )
+        session = await client.request_session(_wish(options, Endpoint(local, int(sock.getsockname()[1]))))
+        plan = sender_plan(options, session)
+        await client.start_sessions()
+        clock = clock_state()
+        records = await _send(client, plan, sock, stop)
+        # Packets under way are reflected for Timeout after this.
+        await client.stop_sessions()
+        if client.connected is None:
+            raise LocalProtocolError("the connection is not set up")
+        return TwampRun(options, client.connected, session, plan, records, clock)
+
+
+def _wish(options: TwpingOptions, sender: Endpoint) -> SessionWish:
+    padding = options.padding
+    if options.equal_size:
+        padding = max(padding, symmetric_padding_octets(int(options.security), options.tw_auth_pad))
+    return SessionWish(
+        sender=sender,
+        reflector_port=options.reflector_port,
+        padding_octets=padding,
+        start_time=ntp_add_ns(now_ntp(), int(options.start_delay_s * 1e9)),
+        timeout_ns=int(options.timeout_s * 1e9),
+        dscp=options.dscp,
+        zero_addresses=options.zero_addresses,
+    )
+
+
+def sender_plan(options: TwpingOptions, session: TestSession) -> SenderPlan:
+    """What the Session-Sender does for an accepted session."""
+    interval_ns = int(options.interval_s * 1e9)
+    schedule: Schedule = FixedSchedule(interval_ns)
+    if options.exponential:
+        schedule = poisson_schedule(interval_ns, session.sid, options.count)
+    return SenderPlan(
+        sid=session.sid,
+        mode=int(session.mode),
+        keys=session.keys,
+        local=session.sender,
+        remote=session.reflector,
+        count=options.count,
+        schedule=schedule,
+        start_time=session.start_time if options.start_delay_s else 0,
+        padding_octets=session.padding_octets,
+        timeout_ns=session.timeout_ns,
+        dscp=session.dscp,
+        zero_padding=options.zero_padding,
+    )
+
+
+async def _send(
+    client: TwampClient, plan: SenderPlan, sock: socket.socket, stop: StopSignal | None
+) -> SenderRecords:
+    """Run the sender in a thread while the Control connection is watched. Raises IppmError."""
+    own_stop = stop or StopSignal()
+    sending = asyncio.ensure_future(asyncio.to_thread(run_sender, plan, sock, own_stop))
+    watching = asyncio.ensure_future(client.watch())
+    try:
+        await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            # The connection broke: its sessions are over at the server, too.
+            own_stop.set()
+            await watching
+        return await sending
+    except OSError as error:
+        if client.role.state is ClientState.ACTIVE:
+            await client.stop_sessions(Accept.FAILURE)
+        raise IppmError(f"test packets cannot be sent: {error.strerror or error}") from None
+    finally:
+        watching.cancel()
+        if not sending.done():
+            own_stop.set()
+        await asyncio.gather(sending, watching, return_exceptions=True)
+        if stop is None:
+            own_stop.close()
+
+
+async def twping(
+    options: TwpingOptions,
+    provider: KeyProvider | None = None,
+    *,
+    stop: StopSignal | None = None,
+    entropy: Entropy | None = None,
+) -> RunResult:
+    """Measure, two ways, to a TWAMP server, and give the result. Raises IppmError. RFC 5357."""
+    return (await run_twping(options, provider, stop=stop, entropy=entropy)).result
