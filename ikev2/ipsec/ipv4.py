@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 HEADER_OCTETS = 20
 FLAG_DF = 0x4000
+NO_ADDRESS = bytes(4)
 _FRAGMENT = 0x3FFF  # more fragments, or an offset
 _OFFSET = 0x1FFF
 
@@ -169,3 +170,19 @@ def readdressed(payload: bytes, ip_protocol: int, old: bytes, new: bytes) -> byt
     if fresh == 0 and ip_protocol != socket.IPPROTO_TCP:
         fresh = 0xFFFF
     return payload[:at] + _U16.pack(fresh) + payload[at + 2 :]
+
+
+_ICMP_UNREACHABLE = struct.Struct("!BBHHH")
+_ICMP_QUOTED_OCTETS = 8
+
+
+def fragmentation_needed(packet: bytes, mtu: int) -> bytes:
+    """What a router answers to `packet` that does not fit: an ICMP Destination Unreachable, code 4.
+
+    It comes from the packet's own destination, the only address that is surely routed here. RFC 1191 section 4.
+    """
+    octets = (packet[0] & 0x0F) * 4
+    quoted = packet[: octets + _ICMP_QUOTED_OCTETS]
+    checksum = 0xFFFF ^ ones_complement_sum(_ICMP_UNREACHABLE.pack(3, 4, 0, 0, mtu) + quoted)
+    message = _ICMP_UNREACHABLE.pack(3, 4, checksum, 0, mtu) + quoted
+    return build_header(packet[16:20], packet[12:16], socket.IPPROTO_ICMP, len(message)) + message

@@ -1,0 +1,325 @@
+"""The packet loop of the userspace backend: one thread between a TUN device and the sockets that carry ESP.
+
+    host -> TUN -> Engine.protect   -> raw socket (protocol 50), or UDP 4500 -> network
+    host <- TUN <- Engine.unprotect <- raw socket (protocol 50), or UDP 4500 <- network
+
+ESP that comes is taken in either form, whatever form the SA sends in (RFC 7296 section 2.23). The thread sleeps in
+poll(2) until a descriptor is ready, and an eventfd wakes it for everything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ikev2.core.types import Address
+from ikev2.errors import BackendError
+from ikev2.ipsec.backend import NON_ESP_MARKER, DropReason, OnIke
+from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, NO_ADDRESS, fragmentation_needed
+from ikev2.ipsec.routing import SOCKET_MARK
+from ikev2.ipsec.sad import Engine, Pair
+
+log = logging.getLogger(__name__)
+
+SO_MARK = getattr(socket, "SO_MARK", 36)
+_IP_PKTINFO = 8
+_IP_RECVTTL = 12
+_IP_RECVTOS = 13
+_IP_MTU = 14
+_SO_RCVBUFFORCE = 33
+_SO_SNDBUFFORCE = 32
+
+_BATCH = 64
+_RECEIVE_OCTETS = 65536
+_SOCKET_BUFFER_OCTETS = 8 << 20
+_OUTER_TTL = 64
+_ANCILLARY_OCTETS = 128
+
+_pack_head = struct.Struct("!BBHHHBBH").pack
+_PKTINFO = struct.Struct("=I4s4s")
+_INT = struct.Struct("=i")
+
+
+@dataclass(slots=True, eq=False)
+class _EncapSocket:
+    """The UDP 4500 socket of the caller, and whom IKE datagrams go to; `host` is "" when it is bound to all."""
+
+    sock: socket.socket
+    on_ike: OnIke
+    host: str
+    port: int
+
+
+class DataPlane:
+    """Runs from `start` to `stop`; `attach` and `stop` are called from another thread than its own."""
+
+    def __init__(self, engine: Engine, tun_fd: int, on_event: Callable[[], None]) -> None:
+        self._engine = engine
+        self._tun_fd = tun_fd
+        self._on_event = on_event
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._senders: dict[bytes, socket.socket] = {}
+        self._encaps: dict[tuple[str, int], _EncapSocket] = {}
+        self._calls: deque[Callable[[], None]] = deque()
+        self._running = False
+        self._thread: threading.Thread | None = None
+        self._buffer = bytearray(_RECEIVE_OCTETS)
+        self._view = memoryview(self._buffer)
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            self._raw = open_esp_socket()
+        except BackendError:
+            os.close(self._wake_fd)
+            raise
+
+    # --- the other threads' side ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._watch(self._wake_fd, self._woken)
+        self._watch(self._tun_fd, self._from_tun)
+        self._watch(self._raw.fileno(), self._from_raw)
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name="ikev2-esp", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread and close what is its own; a second call does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._running = False
+            self._wake()
+            thread.join()
+        if self._wake_fd >= 0:
+            os.close(self._wake_fd)
+            self._wake_fd = -1
+            self._raw.close()
+            for sender in self._senders.values():
+                sender.close()
+            self._senders.clear()
+
+    def attach(self, sock: socket.socket, on_ike: OnIke) -> None:
+        """Read a bound UDP socket from now on."""
+        host, port = sock.getsockname()[:2]
+        for option in (_IP_PKTINFO, _IP_RECVTOS, _IP_RECVTTL):
+            sock.setsockopt(socket.IPPROTO_IP, option, 1)
+        _large_buffers(sock)
+        encap = _EncapSocket(sock, on_ike, "" if host == "0.0.0.0" else host, port)
+        self._encaps[encap.host, port] = encap
+        self._calls.append(lambda: self._watch(sock.fileno(), lambda: self._from_encap(encap)))
+        self._wake()
+
+    @property
+    def can_encapsulate(self) -> bool:
+        """True when there is a UDP socket to send ESP on."""
+        return bool(self._encaps)
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+    # --- the thread -------------------------------------------------------------------------------------------
+
+    def _watch(self, fd: int, handler: Callable[[], None]) -> None:
+        self._handlers[fd] = handler
+        self._poll.register(fd, select.POLLIN)
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake_fd)
+        while self._calls:
+            self._calls.popleft()()
+
+    def _run(self) -> None:
+        poll, handlers, events = self._poll.poll, self._handlers, self._engine.events
+        while self._running:
+            for fd, ready in poll():
+                if not ready & select.POLLIN:
+                    # Closed under us, or an error without data: a descriptor like that is ready for ever.
+                    self._poll.unregister(fd)
+                    log.warning("the ESP loop no longer reads descriptor %d (poll says %#x)", fd, ready)
+                    continue
+                try:
+                    handlers[fd]()
+                except OSError as error:
+                    self._engine.drops[DropReason.SEND] += 1
+                    log.debug("the ESP loop met %s", error)
+            if events:
+                self._on_event()
+
+    # --- host to network --------------------------------------------------------------------------------------
+
+    def _from_tun(self) -> None:
+        read, fd, protect = os.read, self._tun_fd, self._engine.protect
+        for _ in range(_BATCH):
+            try:
+                packet = read(fd, _RECEIVE_OCTETS)
+            except BlockingIOError:
+                return
+            result = protect(packet)
+            if result is None:
+                continue
+            pair, esp = result
+            try:
+                if pair.child.encap is None:
+                    self._send_raw(pair, esp, packet)
+                else:
+                    self._send_encapsulated(pair, esp, packet)
+            except OSError as error:
+                self._not_sent(pair, packet, len(esp), error)
+
+    def _send_raw(self, pair: Pair, esp: bytes, inner: bytes) -> None:
+        sender = self._senders.get(pair.remote) or self._sender(pair.remote)
+        if pair.tunnel:
+            # DS, ECN and DF come from inside (RFC 4301 section 5.1.2.1); the kernel fills the checksum and, for
+            # packets that may be fragmented, the identification.
+            head = _pack_head(
+                0x45,
+                inner[1],
+                HEADER_OCTETS + len(esp),
+                0,
+                inner[6] << 8 & FLAG_DF,
+                _OUTER_TTL,
+                socket.IPPROTO_ESP,
+                0,
+            )
+            sender.send(head + pair.local + pair.remote + esp)
+        else:
+            octets = (inner[0] & 0x0F) * 4
+            sender.send(b"%b%c%b%b" % (inner[:9], socket.IPPROTO_ESP, inner[10:octets], esp))
+
+    def _send_encapsulated(self, pair: Pair, esp: bytes, inner: bytes) -> None:
+        child = pair.child
+        assert child.encap is not None  # noqa: S101 - decided by the caller
+        port = child.encap.local_port
+        encap = self._encaps.get((child.local, port)) or self._encaps.get(("", port))
+        if encap is None:
+            raise OSError(errno.ENOTCONN, "no UDP socket for ESP")
+        to = (child.remote, child.encap.remote_port)
+        ancillary: list[tuple[int, int, bytes]] = []
+        if not encap.host:
+            ancillary.append(
+                (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, pair.local, NO_ADDRESS)),
+            )
+        if inner[1]:
+            ancillary.append((socket.IPPROTO_IP, socket.IP_TOS, _INT.pack(inner[1])))
+        if not pair.tunnel:
+            # The peer makes the TTL of the packet out of the outer one's.
+            ancillary.append((socket.IPPROTO_IP, socket.IP_TTL, _INT.pack(inner[8])))
+        if ancillary:
+            encap.sock.sendmsg((esp,), ancillary, socket.MSG_DONTWAIT, to)
+        else:
+            encap.sock.sendto(esp, socket.MSG_DONTWAIT, to)
+
+    def _sender(self, remote: bytes) -> socket.socket:
+        """A socket that only sends, connected: the route is looked up once, not per packet."""
+        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
+        try:
+            sender.setsockopt(socket.SOL_SOCKET, SO_MARK, SOCKET_MARK)
+            _large_buffers(sender)
+            sender.connect((socket.inet_ntoa(remote), 0))
+        except OSError:
+            sender.close()
+            raise
+        self._senders[remote] = sender
+        return sender
+
+    def _not_sent(self, pair: Pair, inner: bytes, octets: int, error: OSError) -> None:
+        if error.errno != errno.EMSGSIZE:
+            pair.outbound.errors[DropReason.SEND] += 1
+            return
+        pair.outbound.errors[DropReason.TOO_BIG] += 1
+        sender = self._senders.get(pair.remote)
+        if sender is not None and inner[6] << 8 & FLAG_DF:
+            # The path is narrower than it was: tell the host. RFC 4301 section 8.2.
+            mtu = sender.getsockopt(socket.IPPROTO_IP, _IP_MTU) - (HEADER_OCTETS + octets - len(inner))
+            os.write(self._tun_fd, fragmentation_needed(inner, mtu & ~3))
+
+    # --- network to host --------------------------------------------------------------------------------------
+
+    def _from_raw(self) -> None:
+        receive, buffer, view = self._raw.recv_into, self._buffer, self._view
+        unprotect, write, fd = self._engine.unprotect, os.write, self._tun_fd
+        for _ in range(_BATCH):
+            try:
+                octets = receive(buffer)
+            except BlockingIOError:
+                return
+            start = (buffer[0] & 0x0F) * 4
+            packet = unprotect(bytes(view[start:octets]), buffer[1], buffer[8], bytes(view[:start]))
+            if packet is not None:
+                write(fd, packet)
+
+    def _from_encap(self, encap: _EncapSocket) -> None:
+        buffer, view = [self._buffer], self._view
+        unprotect, write, fd = self._engine.unprotect, os.write, self._tun_fd
+        for _ in range(_BATCH):
+            try:
+                octets, ancillary, _, remote = encap.sock.recvmsg_into(
+                    buffer, _ANCILLARY_OCTETS, socket.MSG_DONTWAIT
+                )
+            except BlockingIOError:
+                return
+            data = bytes(view[:octets])
+            # rfc7296-s2-03: four zero octets, which are no SPI, announce IKE; RFC 3948 section 2.2.
+            if data[:4] == NON_ESP_MARKER:
+                self._to_ike(encap, data[4:], ancillary, Address(remote[0], remote[1]))
+                continue
+            if octets < HEADER_OCTETS:
+                if data != b"\xff":  # a NAT keepalive: RFC 3948 section 2.3
+                    self._engine.drops[DropReason.MALFORMED] += 1
+                continue
+            tos, ttl = _tos_and_ttl(ancillary)
+            packet = unprotect(data, tos, ttl)
+            if packet is not None:
+                write(fd, packet)
+
+    def _to_ike(
+        self, encap: _EncapSocket, data: bytes, ancillary: list[tuple[int, int, bytes]], remote: Address
+    ) -> None:
+        host = encap.host
+        for _, kind, value in ancillary:
+            if kind == _IP_PKTINFO and not host:
+                host = socket.inet_ntoa(_PKTINFO.unpack_from(value)[2])
+        try:
+            encap.on_ike(data, Address(host, encap.port), remote)
+        except Exception:  # whatever IKE makes of it, ESP goes on
+            log.exception("the receiver of IKE datagrams failed")
+
+
+def open_esp_socket() -> socket.socket:
+    """The socket on which ESP of protocol 50 comes in. Raises BackendError."""
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ESP)
+    except OSError as error:
+        raise BackendError(f"a raw socket for ESP cannot be opened: {error.strerror}") from error
+    _large_buffers(sock)
+    return sock
+
+
+def _large_buffers(sock: socket.socket) -> None:
+    """Room for the bursts that come while the thread does not run; as much as the system grants."""
+    for force, option in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, force, _SOCKET_BUFFER_OCTETS)
+        except OSError:
+            sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_OCTETS)
+
+
+def _tos_and_ttl(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
+    tos, ttl = 0, _OUTER_TTL
+    for _, kind, value in ancillary:
+        if kind == socket.IP_TOS:
+            tos = value[0]
+        elif kind == socket.IP_TTL:
+            ttl = _INT.unpack_from(value)[0]
+    return tos, ttl

@@ -1,0 +1,268 @@
+"""What makes the host route packets into a TUN device: rules and routes, as data, and their way into the kernel.
+
+`HostRouting.apply` takes the whole set that is wanted and does what is missing, so that installing, moving and
+deleting Child SAs need no book-keeping of their own. Everything is marked with a route protocol number of ours,
+lies in tables and priorities of ours, and goes away with `apply(frozenset())`; what a crashed run left is found by
+those marks, because its TUN device is gone.
+
+pyroute2 (0.9) cannot be used on a thread that runs an asyncio loop, so that all of it runs on one worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ikev2.errors import BackendError
+
+if TYPE_CHECKING:
+    from pyroute2 import IPRoute
+
+OUR_PROTOCOL = 0x49
+"""The `proto` that `ip rule` and `ip route` show for what is ours (73)."""
+
+INSTANCES = 10
+"""So many userspace backends can be open in one network namespace."""
+
+SOCKET_MARK = 0x494B4532
+"""SO_MARK of our own sockets ("IKE2"): what they send never goes into a tunnel."""
+
+TABLE = 18700
+PRIORITY_MARK = 18700
+PRIORITY_OUTSIDE = 18710
+PRIORITY_PROTECT = 18720
+MAIN_TABLE = 254
+
+_LAST_METRIC = 0xFFFFFFFF
+_UNREACHABLE = 7  # RTN_UNREACHABLE
+_DEVICE_METRIC = 100
+_TX_QUEUE = 2000
+
+Ports = tuple[int, int]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One `ip rule`; None in a field: any. Ports are first and last."""
+
+    priority: int
+    table: int
+    source: IPv4Network | None = None
+    destination: IPv4Network | None = None
+    ip_protocol: int | None = None
+    source_ports: Ports | None = None
+    destination_ports: Ports | None = None
+    mark: int | None = None
+
+    def attributes(self) -> dict[str, Any]:
+        """As pyroute2 takes it."""
+        found: dict[str, Any] = {"priority": self.priority, "table": self.table, "protocol": OUR_PROTOCOL}
+        if self.source is not None:
+            found |= {"src": str(self.source.network_address), "src_len": self.source.prefixlen}
+        if self.destination is not None and self.destination.prefixlen:
+            found |= {"dst": str(self.destination.network_address), "dst_len": self.destination.prefixlen}
+        if self.ip_protocol is not None:
+            found["ip_proto"] = self.ip_protocol
+        if self.source_ports is not None:
+            found["sport_range"] = f"{self.source_ports[0]}:{self.source_ports[1]}"
+        if self.destination_ports is not None:
+            found["dport_range"] = f"{self.destination_ports[0]}:{self.destination_ports[1]}"
+        if self.mark is not None:
+            found |= {"fwmark": self.mark, "fwmask": 0xFFFFFFFF}
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One `ip route` in a table of ours: through the device, or unreachable when there is none.
+
+    Every route through the device has an unreachable one behind it: when a crash takes the device away, what was to
+    be protected is not sent in clear. RFC 4301 section 5.1.
+    """
+
+    destination: IPv4Network
+    table: int
+    device_index: int | None
+    preferred_source: str | None = None
+
+    def attributes(self) -> dict[str, Any]:
+        """As pyroute2 takes it."""
+        found: dict[str, Any] = {"dst": str(self.destination), "table": self.table, "proto": OUR_PROTOCOL}
+        if self.device_index is None:
+            return found | {"type": _UNREACHABLE, "priority": _LAST_METRIC}
+        found |= {"oif": self.device_index, "scope": 253, "priority": _DEVICE_METRIC}
+        if self.preferred_source is not None:
+            found["prefsrc"] = self.preferred_source
+        return found
+
+
+Wanted = Rule | Route
+
+
+class HostRouting:
+    """The rules and routes of one backend instance. Raises BackendError with what the kernel said."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ikev2-netlink")
+        self._applied: frozenset[Wanted] = frozenset()
+        self._link: IPRoute | None = None
+
+    def open(self) -> None:
+        """Open the netlink socket."""
+        self._link = self._call("a netlink socket cannot be opened", _open_link)
+
+    def close(self) -> None:
+        """Take everything away that was applied, and close the socket; a second call does nothing."""
+        try:
+            if self._link is not None:
+                self.apply(frozenset())
+        finally:
+            link, self._link = self._link, None
+            if link is not None:
+                self._worker.submit(link.close).result()
+            self._worker.shutdown()
+
+    def device_up(self, name: str) -> int:
+        """Bring a link up; its index."""
+
+        def up(link: IPRoute) -> int:
+            index = int(link.link_lookup(ifname=name)[0])
+            link.link("set", index=index, state="up", txqlen=_TX_QUEUE)
+            return index
+
+        return self._with_link(f"the device {name} does not come up", up)
+
+    def set_mtu(self, index: int, mtu: int) -> None:
+        """Set the MTU of a link."""
+        self._with_link(f"an MTU of {mtu} cannot be set", lambda link: link.link("set", index=index, mtu=mtu))
+
+    def outer_mtu(self, remote: str) -> int:
+        """The MTU of the way that our own sockets take to `remote`."""
+
+        def ask(link: IPRoute) -> int:
+            route = link.route("get", dst=remote, mark=SOCKET_MARK)[0]
+            metrics = route.get_attr("RTA_METRICS")
+            mtu = metrics.get_attr("RTAX_MTU") if metrics else None
+            if mtu:
+                return int(mtu)
+            return int(link.get_links(route.get_attr("RTA_OIF"))[0].get_attr("IFLA_MTU"))
+
+        return self._with_link(f"there is no route to {remote}", ask)
+
+    def own_addresses(self) -> list[str]:
+        """The IPv4 addresses of this host."""
+        return self._with_link(
+            "the addresses of this host cannot be read",
+            lambda link: [
+                str(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")) for a in link.get_addr(family=2)
+            ],
+        )
+
+    def clean_stale(self, device_prefix: str, own_instance: int) -> None:
+        """Remove rules and routes of ours whose device is gone, and any of our own instance's."""
+
+        def clean(link: IPRoute) -> None:
+            alive = {link_.get_attr("IFLA_IFNAME") for link_ in link.get_links()}
+            dead = {
+                number
+                for number in range(INSTANCES)
+                if number == own_instance or f"{device_prefix}{number}" not in alive
+            }
+            for rule in list(link.get_rules(family=2)):
+                priority = rule.get_attr("FRA_PRIORITY") or 0
+                ours = PRIORITY_MARK <= priority < PRIORITY_PROTECT + INSTANCES
+                if ours and rule.get_attr("FRA_PROTOCOL") == OUR_PROTOCOL and priority % INSTANCES in dead:
+                    _delete_dumped_rule(link, rule)
+            for number in dead:
+                link.flush_routes(family=2, table=TABLE + number, proto=OUR_PROTOCOL)
+
+        self._with_link("what an earlier run left cannot be removed", clean)
+
+    def apply(self, wanted: frozenset[Wanted]) -> None:
+        """Make the kernel hold exactly `wanted` of ours. When an addition fails, the additions before are undone."""
+        missing = _routes_first(wanted - self._applied)
+        surplus = reversed(list(_routes_first(self._applied - wanted)))
+
+        def change(link: IPRoute) -> None:
+            done: list[Wanted] = []
+            try:
+                for item in missing:
+                    _command(link, "add", item)
+                    done.append(item)
+            except Exception:
+                for item in reversed(done):
+                    with contextlib.suppress(Exception):
+                        _command(link, "del", item)
+                raise
+            for item in surplus:
+                # Gone already is as good: with its device, or by another's hand.
+                with contextlib.suppress(Exception):
+                    _command(link, "del", item)
+
+        self._with_link("the rules and routes of a Child SA cannot be set", change)
+        self._applied = wanted
+
+    def _with_link(self, failure: str, function: Callable[[IPRoute], T]) -> T:
+        link = self._link
+        if link is None:
+            raise BackendError(f"{failure}: the backend is not open")
+        return self._call(failure, lambda: function(link))
+
+    def _call(self, failure: str, function: Callable[[], T]) -> T:
+        try:
+            return self._worker.submit(function).result()
+        except Exception as error:
+            raise BackendError(f"{failure}: {_reason(error)}") from error
+
+
+def _open_link() -> IPRoute:
+    from pyroute2 import IPRoute  # a quarter of a second: only who opens the backend pays for it
+
+    return IPRoute()
+
+
+def _reason(error: Exception) -> str:
+    # NetlinkError carries (code, text); both are worth less than the text alone.
+    text = error.args[-1] if error.args else ""
+    return str(text) or type(error).__name__
+
+
+def _routes_first(items: Iterable[Wanted]) -> Iterator[Wanted]:
+    """Routes, then rules with the ones that let traffic pass outside first: no packet meets half a policy."""
+    ordered = list(items)
+    yield from (item for item in ordered if isinstance(item, Route))
+    yield from sorted((item for item in ordered if isinstance(item, Rule)), key=lambda rule: rule.priority)
+
+
+def _command(link: IPRoute, command: str, item: Wanted) -> None:
+    if isinstance(item, Rule):
+        link.rule(command, **item.attributes())
+    else:
+        # A route whose preferred source changes takes the place of the old one.
+        link.route("replace" if command == "add" else command, **item.attributes())
+
+
+def _delete_dumped_rule(link: IPRoute, rule: Any) -> None:
+    fields: dict[str, Any] = {"src_len": rule["src_len"], "dst_len": rule["dst_len"]}
+    for name in (
+        "PRIORITY",
+        "TABLE",
+        "SRC",
+        "DST",
+        "IP_PROTO",
+        "SPORT_RANGE",
+        "DPORT_RANGE",
+        "FWMARK",
+        "FWMASK",
+        "PROTOCOL",
+    ):
+        value = rule.get_attr(f"FRA_{name}")
+        if value is not None:
+            fields[name.lower()] = value
+    with contextlib.suppress(Exception):
+        link.rule("del", **fields)

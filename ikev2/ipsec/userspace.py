@@ -1,0 +1,325 @@
+"""ESP in this process, over a TUN device: for kernels without ESP, and for seeing every packet.
+
+Rules of our own (see `ikev2.ipsec.routing`) send what a Child SA protects into the device, where `DataPlane` takes
+it; what comes out of ESP is written to the device and enters the host. Three kinds of traffic stay outside: what
+our own sockets send (they carry a mark), IKE and ESP between the outer addresses, and the bypasses. Host to host,
+where inner and outer addresses are the same, works for that reason. It needs CAP_NET_ADMIN and CAP_NET_RAW in its
+network namespace: root, or root in a user namespace (`unshare -Urnm`).
+
+What comes in clear is not looked at: a packet that should have been protected and was not enters the host by the
+kernel's own way, unless the interface checks sources strictly (rp_filter 1), where the rules above make it refused.
+RFC 4301 sections 5.1 and 5.2, RFC 4303.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from ipaddress import IPv4Address, IPv4Network
+from typing import ClassVar
+
+from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+from ikev2.errors import BackendError, IkeError
+from ikev2.ipsec.backend import (
+    IKE_PORT,
+    NAT_PORT,
+    Backend,
+    BackendEvent,
+    Bypass,
+    OnIke,
+    ProbeResult,
+)
+from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
+from ikev2.ipsec.esp import inner_octets_that_fit
+from ikev2.ipsec.ipv4 import HEADER_OCTETS
+from ikev2.ipsec.routing import (
+    INSTANCES,
+    MAIN_TABLE,
+    PRIORITY_MARK,
+    PRIORITY_OUTSIDE,
+    PRIORITY_PROTECT,
+    SOCKET_MARK,
+    TABLE,
+    HostRouting,
+    Ports,
+    Route,
+    Rule,
+    Wanted,
+)
+from ikev2.ipsec.sad import Engine, Pair
+from ikev2.ipsec.spd import Selector
+from ikev2.ipsec.tun import TunDevice
+
+DEVICE_PREFIX = "ikesp"
+
+_UDP_HEADER_OCTETS = 8
+_LEAST_MTU = 68
+_MOST_MTU = 65535
+_UNSPECIFIED = IPv4Network("0.0.0.0/32")
+_EVERYWHERE = IPv4Network("0.0.0.0/0")
+_OLDEST_KERNEL = (4, 17)  # rules by protocol and port
+
+
+class UserspaceBackend(Backend):
+    """RFC 4303 in a thread of this process."""
+
+    name: ClassVar[str] = "userspace"
+    wants_encap_socket = True
+
+    def __init__(self) -> None:
+        self._engine = Engine()
+        self._routing = HostRouting()
+        self._tun: TunDevice | None = None
+        self._plane: DataPlane | None = None
+        self._instance = 0
+        self._device_index = 0
+        self._mtu = 0
+        self._event_fd = -1
+
+    @classmethod
+    def probe(cls) -> ProbeResult:
+        release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+        if release < _OLDEST_KERNEL:
+            return ProbeResult(cls.name, False, "the kernel is older than 4.17 and has no rules by port")
+        try:
+            open_esp_socket().close()
+            tun, _ = TunDevice.first_free(DEVICE_PREFIX, INSTANCES)
+        except BackendError as error:
+            return ProbeResult(cls.name, False, str(error))
+        routing = HostRouting()
+        try:
+            routing.open()
+            routing.device_up(tun.name)
+        except BackendError as error:
+            return ProbeResult(cls.name, False, str(error))
+        finally:
+            routing.close()
+            tun.close()
+        return ProbeResult(cls.name, True, "a TUN device and a raw socket for ESP can be opened")
+
+    @property
+    def device(self) -> str:
+        """The name of the TUN device; "" when the backend is not open."""
+        return self._tun.name if self._tun is not None else ""
+
+    def open(self) -> None:
+        if self._tun is not None:
+            return
+        try:
+            self._tun, self._instance = TunDevice.first_free(DEVICE_PREFIX, INSTANCES)
+            self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._routing = HostRouting()
+            self._routing.open()
+            self._routing.clean_stale(DEVICE_PREFIX, self._instance)
+            self._tun.without_ipv6()
+            self._tun.relax_source_check()
+            self._device_index = self._routing.device_up(self._tun.name)
+            self._plane = DataPlane(self._engine, self._tun.fd, self._signal)
+            self._routing.apply(self._wanted())
+            self._plane.start()
+        except IkeError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._tun is None:
+            return
+        # Whatever else fails, the device goes, and the routes through it.
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._close_device)
+            stack.callback(self._routing.close)
+            if self._plane is not None:
+                stack.callback(self._plane.stop)
+            self._engine.clear()
+
+    def _close_device(self) -> None:
+        if self._tun is not None:
+            self._tun.close()
+        if self._event_fd >= 0:
+            os.close(self._event_fd)
+        self._tun, self._plane, self._event_fd, self._mtu = None, None, -1, 0
+
+    def allocate_spi(self, local: str, remote: str) -> int:
+        return self._engine.allocate_spi()
+
+    def install(self, child: ChildSaParameters) -> None:
+        plane = self._opened()
+        if child.encap is not None and not plane.can_encapsulate:
+            raise BackendError(f"Child SA {child.label} wants ESP in UDP, and no UDP {NAT_PORT} socket is attached")
+        self._engine.install(child)
+        try:
+            self._settle()
+        except BackendError:
+            self._engine.delete(child)
+            raise
+
+    def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
+        self._opened()
+        self._engine.replace(old, new)
+        self._settle()
+
+    def delete(self, child: ChildSaParameters) -> None:
+        if self._engine.delete(child) is not None and self._tun is not None:
+            self._settle()
+
+    def query(self, child: ChildSaParameters) -> ChildCounters:
+        return self._engine.counters(child)
+
+    def drops(self) -> dict[str, int]:
+        return dict(self._engine.drops)
+
+    def add_bypass(self, bypass: Bypass) -> None:
+        self._opened()
+        if self._engine.add_bypass(bypass):
+            try:
+                self._routing.apply(self._wanted())
+            except BackendError:
+                self._engine.remove_bypass(bypass)
+                raise
+
+    def remove_bypass(self, bypass: Bypass) -> None:
+        if self._engine.remove_bypass(bypass) and self._tun is not None:
+            self._routing.apply(self._wanted())
+
+    def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
+        """Mark the socket: a rule sends marked traffic by the main table. Needs CAP_NET_ADMIN."""
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, SO_MARK, SOCKET_MARK)
+        except OSError as error:
+            raise BackendError(f"an IKE socket cannot be marked: {error.strerror}") from error
+
+    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke) -> None:
+        plane = self._opened()
+        self.prepare_ike_socket(sock, encap=True)
+        plane.attach(sock, on_ike)
+
+    def next_event(self) -> BackendEvent | None:
+        events = self._engine.events
+        if not events and self._event_fd >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._event_fd)
+        return events.popleft() if events else None
+
+    def event_fd(self) -> int | None:
+        return self._event_fd if self._event_fd >= 0 else None
+
+    def _signal(self) -> None:
+        os.eventfd_write(self._event_fd, 1)
+
+    def _opened(self) -> DataPlane:
+        if self._plane is None:
+            raise BackendError("the userspace backend is not open")
+        return self._plane
+
+    # --- what the host's routing has to say -------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Make MTU, rules and routes what the installed pairs want."""
+        mtu = min((self._inner_mtu(pair) for pair in self._engine.pairs), default=self._mtu)
+        if mtu != self._mtu:
+            self._routing.set_mtu(self._device_index, mtu)
+            self._mtu = mtu
+        self._routing.apply(self._wanted())
+
+    def _inner_mtu(self, pair: Pair) -> int:
+        """The largest packet whose ESP packet fits the outer MTU."""
+        outside = HEADER_OCTETS + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
+        room = inner_octets_that_fit(self._routing.outer_mtu(pair.child.remote) - outside, pair.outbound.cipher)
+        if not pair.tunnel:
+            room += HEADER_OCTETS
+        return max(_LEAST_MTU, min(room, _MOST_MTU))
+
+    def _wanted(self) -> frozenset[Wanted]:
+        wanted: set[Wanted] = {Rule(PRIORITY_MARK + self._instance, MAIN_TABLE, mark=SOCKET_MARK)}
+        for bypass in self._engine.bypass_rules:
+            wanted.update(self._outside(bypass.remote, bypass.ip_protocol, bypass.ports))
+        routes: dict[IPv4Network, Route] = {}
+        own = [IPv4Address(address) for address in self._routing.own_addresses()] if self._engine.pairs else []
+        for pair in reversed(self._engine.pairs):
+            wanted.update(self._keep_outside(pair))
+            for local in pair.policy.local:
+                for remote in pair.policy.remote:
+                    wanted.update(self._protect(pair, local, remote, own, routes))
+        for destination, route in routes.items():
+            wanted |= {route, Route(destination, route.table, None)}
+        return frozenset(wanted)
+
+    def _outside(self, remote: str, ip_protocol: int, ports: Ports) -> set[Rule]:
+        """Both directions of the conversation: our own port lies in the range, or the peer's."""
+        priority, to = PRIORITY_OUTSIDE + self._instance, IPv4Network(remote)
+        return {
+            Rule(priority, MAIN_TABLE, destination=to, ip_protocol=ip_protocol, source_ports=ports),
+            Rule(priority, MAIN_TABLE, destination=to, ip_protocol=ip_protocol, destination_ports=ports),
+        }
+
+    def _keep_outside(self, pair: Pair) -> set[Rule]:
+        """IKE and ESP of a pair. The mark on our sockets says it too; these also serve the check of sources of
+        what comes in (a strict rp_filter looks for the way back by protocol and ports, without a mark)."""
+        child = pair.child
+        esp = Rule(
+            PRIORITY_OUTSIDE + self._instance,
+            MAIN_TABLE,
+            destination=IPv4Network(child.remote),
+            ip_protocol=socket.IPPROTO_ESP,
+        )
+        ports = {IKE_PORT, NAT_PORT}
+        if child.encap is not None:
+            ports |= {child.encap.local_port, child.encap.remote_port}
+        udp = (self._outside(child.remote, socket.IPPROTO_UDP, (port, port)) for port in ports)
+        return {esp}.union(*udp)
+
+    def _protect(
+        self,
+        pair: Pair,
+        local: Selector,
+        remote: Selector,
+        own: list[IPv4Address],
+        routes: dict[IPv4Network, Route],
+    ) -> set[Rule]:
+        """The rules of one pair of selectors; the routes that they lead to are added to `routes`.
+
+        Where a rule cannot say what the selectors say, it says more: what it catches beyond them has no SA and is
+        dropped, never sent in clear.
+        """
+        if local.ip_protocol and remote.ip_protocol and local.ip_protocol != remote.ip_protocol:
+            return set()
+        ip_protocol = local.ip_protocol or remote.ip_protocol or None
+        here = _preferred(pair.child.local, local, own)
+        sources: list[IPv4Network | None] = [
+            None if network == _EVERYWHERE else network for network in local.networks()
+        ]
+        if here is not None and None not in sources:
+            # A socket that is not bound is routed before it has an address.
+            sources.append(_UNSPECIFIED)
+        rules = set()
+        for destination in remote.networks():
+            routes.setdefault(destination, Route(destination, TABLE + self._instance, self._device_index, here))
+            rules |= {
+                Rule(
+                    PRIORITY_PROTECT + self._instance,
+                    TABLE + self._instance,
+                    source=source,
+                    destination=destination,
+                    ip_protocol=ip_protocol,
+                    source_ports=_rule_ports(local),
+                    destination_ports=_rule_ports(remote),
+                )
+                for source in sources
+            }
+        return rules
+
+
+def _preferred(outer: str, selector: Selector, own: list[IPv4Address]) -> str | None:
+    """The address of ours to send from: the outer one if the selector holds it, or any of the host's that it holds."""
+    candidates = sorted(own, key=lambda address: str(address) != outer)
+    found = next((a for a in candidates if selector.holds_address(int(a)) and not a.is_loopback), None)
+    return str(found) if found is not None else None
+
+
+def _rule_ports(selector: Selector) -> Ports | None:
+    """The ports as a rule of the kernel takes them (1 to 65534), or all."""
+    icmp = selector.ip_protocol == socket.IPPROTO_ICMP
+    if icmp or not selector.ip_protocol or selector.any_port or selector.opaque or selector.last_port == 0xFFFF:
+        return None
+    return max(selector.first_port, 1), max(selector.last_port, 1)

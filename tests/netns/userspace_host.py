@@ -1,0 +1,248 @@
+"""One host of the namespace tests: a process in a network namespace of its own that does what it is told.
+
+Lines of JSON come in, `{"do": NAME, ...arguments}`, and one line goes out for each: `{"result": ...}` or
+`{"error": text}`. When standard input ends, the host takes its backend down and ends.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
+
+from esp_support import child_pair  # noqa: E402
+
+from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
+from ikev2.core.types import Mode  # noqa: E402
+from ikev2.ipsec.backend import Bypass  # noqa: E402
+from ikev2.ipsec.ipv4 import ones_complement_sum  # noqa: E402
+from ikev2.ipsec.userspace import UserspaceBackend  # noqa: E402
+from ikev2.wire.payloads.ts import TrafficSelector  # noqa: E402
+
+REPLY_TIMEOUT_S = 10.0
+ETH_P_IP = 0x0800
+
+
+class Capture:
+    """What an interface sends and receives of IPv4, until `stop`."""
+
+    def __init__(self, interface: str) -> None:
+        self.packets: list[bytes] = []
+        self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003))
+        self._sock.bind((interface, 0x0003))
+        self._sock.settimeout(0.1)
+        self._running = True
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while self._running:
+            try:
+                data, address = self._sock.recvfrom(65536)
+            except TimeoutError:
+                continue
+            if address[1] == ETH_P_IP:
+                self.packets.append(data)
+
+    def stop(self) -> list[bytes]:
+        self._running = False
+        self._thread.join()
+        self._sock.close()
+        return self.packets
+
+
+class Host:
+    """The commands."""
+
+    def __init__(self) -> None:
+        self.backend = UserspaceBackend()
+        self.children: dict[str, ChildSaParameters] = {}
+        self.ike: list[tuple[bytes, tuple[str, int], tuple[str, int]]] = []
+        self.ike_came = threading.Condition()
+        self.encap: socket.socket | None = None
+        self.capture: Capture | None = None
+
+    def run(self, command: str) -> str:
+        """A command of the system."""
+        done = subprocess.run(command.split(), capture_output=True, text=True, timeout=20)
+        if done.returncode:
+            raise RuntimeError(f"{command}: {done.stderr}")
+        return done.stdout
+
+    def sysctl(self, name: str, value: str) -> None:
+        Path("/proc/sys", *name.split(".")).write_text(value)
+
+    def open(self) -> str:
+        self.backend.open()
+        return self.backend.device
+
+    def close(self) -> None:
+        self.backend.close()
+        if self.encap is not None:
+            self.encap.close()
+            self.encap = None
+
+    def attach(self, host: str) -> None:
+        self.encap = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.encap.bind((host, 4500))
+        self.backend.attach_encap_socket(self.encap, self._on_ike)
+
+    def _on_ike(self, data: bytes, local: Any, remote: Any) -> None:
+        with self.ike_came:
+            self.ike.append((data, tuple(local), tuple(remote)))
+            self.ike_came.notify()
+
+    def send_ike(self, data: str, to: str) -> None:
+        assert self.encap is not None
+        self.encap.sendto(bytes(4) + bytes.fromhex(data), (to, 4500))
+
+    def wait_ike(self) -> list[Any]:
+        with self.ike_came:
+            assert self.ike_came.wait_for(lambda: bool(self.ike), REPLY_TIMEOUT_S)
+            data, local, remote = self.ike.pop(0)
+        return [data.hex(), local, remote]
+
+    def install(self, side: str, key: str = "one", **options: Any) -> None:
+        self.children[key] = self._child(side, **options)
+        self.backend.install(self.children[key])
+
+    def update(self, side: str, key: str = "one", **options: Any) -> None:
+        new = self._child(side, **options)
+        self.backend.update_address(self.children[key], new)
+        self.children[key] = new
+
+    def _child(self, side: str, **options: Any) -> ChildSaParameters:
+        options["mode"] = Mode(options.get("mode", "tunnel"))
+        if options.pop("udp", False):
+            options["encap"] = UdpEncap(4500, 4500)
+        for name in ("ts_a", "ts_b"):
+            if name in options:
+                options[name] = tuple(TrafficSelector.from_network(*entry) for entry in options[name])
+        if "spis" in options:
+            options["spis"] = tuple(options["spis"])
+        return child_pair(**options)[side == "b"]
+
+    def delete(self, key: str = "one") -> None:
+        self.backend.delete(self.children.pop(key))
+
+    def query(self, key: str = "one") -> dict[str, Any]:
+        counters = self.backend.query(self.children[key])
+        return {
+            "packets_in": counters.packets_in,
+            "octets_in": counters.octets_in,
+            "packets_out": counters.packets_out,
+            "octets_out": counters.octets_out,
+            "errors": counters.errors,
+            "drops": self.backend.drops(),
+        }
+
+    def bypass(self, ip_protocol: int, first: int, last: int, local: str, remote: str, add: bool = True) -> None:
+        bypass = Bypass(ip_protocol, (first, last), local, remote)
+        (self.backend.add_bypass if add else self.backend.remove_bypass)(bypass)
+
+    def udp_echo(self, host: str, port: int) -> None:
+        """A thread that answers datagrams with (address it saw, TTL, data)."""
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.bind((host, port))
+
+        def serve() -> None:
+            while True:
+                data, remote = sock.recvfrom(65536)
+                sock.sendto(data, remote)
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    def udp_ask(self, to: str, port: int, octets: int, local_port: int = 0, tos: int = 0) -> list[Any]:
+        """Send one datagram, wait for the echo: who answered, how many octets, from which address of ours."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("0.0.0.0", local_port))
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+            sock.settimeout(REPLY_TIMEOUT_S)
+            sock.connect((to, port))
+            sock.send(bytes(octets))
+            return [sock.getpeername()[0], len(sock.recv(65536)), sock.getsockname()[0]]
+
+    def udp_send(self, to: str, port: int, octets: int, local_port: int = 0) -> str:
+        """Send one datagram and wait for nothing; the error, if there was one at once."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("0.0.0.0", local_port))
+            try:
+                sock.sendto(bytes(octets), (to, port))
+            except OSError as error:
+                return str(error)
+        return ""
+
+    def tcp_serve(self, host: str, port: int) -> None:
+        listener = socket.create_server((host, port))
+
+        def serve() -> None:
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    while data := connection.recv(65536):
+                        connection.sendall(data)
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    def tcp_ask(self, to: str, port: int, octets: int, local_port: int = 0) -> int:
+        with socket.create_connection((to, port), REPLY_TIMEOUT_S, source_address=("", local_port)) as sock:
+            threading.Thread(target=sock.sendall, args=(bytes(octets),), daemon=True).start()
+            came = 0
+            while came < octets:
+                data = sock.recv(65536)
+                if not data:
+                    break
+                came += len(data)
+            return came
+
+    def tcp_refused(self, to: str, port: int, local_port: int) -> bool:
+        """Whether the connection attempt is answered with a reset."""
+        try:
+            socket.create_connection((to, port), REPLY_TIMEOUT_S, source_address=("", local_port)).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    def ping(self, to: str) -> list[int]:
+        """One echo request through a raw socket: [ICMP type that came back, its TTL]."""
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+            sock.settimeout(REPLY_TIMEOUT_S)
+            sock.connect((to, 0))
+            body = struct.pack("!BBHHH", 8, 0, 0, 4711, 1) + b"echo"
+            checksum = 0xFFFF ^ ones_complement_sum(body)
+            sock.send(body[:2] + struct.pack("!H", checksum) + body[4:])
+            while True:
+                packet = sock.recv(2048)
+                icmp = packet[(packet[0] & 0x0F) * 4 :]
+                if icmp[0] != 8:
+                    return [icmp[0], packet[8]]
+
+    def capture_start(self, interface: str) -> None:
+        self.capture = Capture(interface)
+
+    def capture_stop(self) -> list[str]:
+        assert self.capture is not None
+        return [packet.hex() for packet in self.capture.stop()]
+
+
+def main() -> None:
+    host = Host()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = {"result": getattr(host, command.pop("do"))(**command)}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+    host.close()
+
+
+if __name__ == "__main__":
+    main()
