@@ -7,15 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ippm.crypto import (
-    ControlSecret,
-    Entropy,
-    KeyProvider,
-    NoProvider,
-    PassphraseProvider,
-    SessionKeys,
-    pbkdf2_token_key,
-)
 from ippm.errors import (
     ConfigurationError,
     ConnectionFailed,
@@ -27,6 +18,15 @@ from ippm.errors import (
 from ippm.iana import Accept, Mode
 
 if TYPE_CHECKING:
+    from ippm.crypto import (
+        ControlSecret,
+        Entropy,
+        KeyProvider,
+        NoProvider,
+        PassphraseProvider,
+        SessionKeys,
+        pbkdf2_token_key,
+    )
     from ippm.io.options import ServerOptions, TwpingOptions
     from ippm.io.twamp_client import twping
     from ippm.io.twamp_server import TwampServer
@@ -56,6 +56,13 @@ __all__ = [
 ]
 
 _LATER = {
+    "ControlSecret": "ippm.crypto",
+    "Entropy": "ippm.crypto",
+    "KeyProvider": "ippm.crypto",
+    "NoProvider": "ippm.crypto",
+    "PassphraseProvider": "ippm.crypto",
+    "SessionKeys": "ippm.crypto",
+    "pbkdf2_token_key": "ippm.crypto",
     "RunResult": "ippm.report.result",
     "ServerOptions": "ippm.io.options",
     "TwampServer": "ippm.io.twamp_server",
@@ -65,7 +72,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> object:
-    """Import asyncio, sockets and reports only when they are asked for: `ippm --help` is to be quick."""
+    """Import cryptography, asyncio and reports only when they are asked for: `ippm --help` is to be quick."""
     if name in _LATER:
         from importlib import import_module
 

@@ -62,6 +62,22 @@ class Mode(IntFlag):
                 return bit
         raise ValueError(f"no security mode is called {word!r}: open, authenticated, encrypted, mixed")
 
+    @classmethod
+    def of_words(cls, words: str) -> Mode:
+        """One or more security modes: a word, or letters as in `OAE`. ValueError for any other text."""
+        modes = cls(0)
+        for word in [words] if len(words) > 4 or words.lower() == "open" else list(words):
+            modes |= cls.of_word(word)
+        if not modes:
+            raise ValueError("at least one of O, A, E, M is needed")
+        return modes
+
+    @property
+    def strictest(self) -> Mode:
+        """The strictest of the security modes that are set: encrypted, authenticated, mixed, open."""
+        order = (Mode.ENCRYPTED, Mode.AUTHENTICATED, Mode.MIXED, Mode.OPEN)
+        return next((bit for bit in order if self & bit), Mode(0))
+
 
 SECURITY_WORDS = {
     "open": Mode.OPEN,

@@ -63,7 +63,7 @@ from ippm.wire.stop_sessions import StopSessions
 
 @dataclass(frozen=True, slots=True)
 class ControlClientConfig:
-    """What the Control-Client wants. `mode` is one security mode.
+    """What the Control-Client wants. `mode` is one security mode, or several of which the strictest offered is taken.
 
     `require_ikev2`: no passphrase, and no server that does not offer IKEv2-derived keys. `response_wait_s` bounds
     the wait for each of the server's messages. Raises ConfigurationError. RFC 4656 section 3.1, RFC 5357 section 6.
@@ -75,8 +75,8 @@ class ControlClientConfig:
     response_wait_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if self.mode.security != self.mode or self.mode.bit_count() != 1:  # rfc4656-s3.1-09
-            raise ConfigurationError(f"mode = {self.mode!r}: exactly one security mode is wanted")
+        if self.mode.security != self.mode or not self.mode:
+            raise ConfigurationError(f"mode = {self.mode!r}: a security mode is wanted, and nothing else")
         if self.require_ikev2 and not self.mode.keyed:
             raise ConfigurationError("open mode has no keys, so none that could come from IKEv2")
         if self.maximum_count < MINIMUM_COUNT:
@@ -265,12 +265,14 @@ class ControlClient:
 
     def _respond(self, greeting: ServerGreeting, now: float) -> None:
         offered = Mode(greeting.modes)  # bits that have no meaning here are ignored: rfc4656-s3.1-02
-        wanted = self.config.mode
+        wanted = (offered & self.config.mode).strictest  # one bit: rfc4656-s3.1-09, rfc4656-s3.1-10
         if not greeting.modes:  # rfc4656-s3.1-07
             raise ServerRefused(Accept.FAILURE, "the greeting offers no mode")
-        if not offered & wanted:  # rfc4656-s3.1-10
-            raise ConnectionFailed(f"the server does not offer {wanted.word} mode, but {_words(offered)}")
-        if self.config.require_ikev2 and not offered & Mode.IKEV2_DERIVED:
+        if not wanted:
+            ours = _words(self.config.mode)
+            raise ConnectionFailed(f"the server does not offer {ours} mode, but {_words(offered)}")
+        self.mode = wanted
+        if self.config.require_ikev2 and not (wanted.keyed and offered & Mode.IKEV2_DERIVED):
             raise ConnectionFailed("the server does not offer IKEv2-derived keys, and they are required")
         response = self._keyed_response(greeting, offered) if wanted.keyed else SetUpResponse(wanted)
         self._outbox += response.encode()  # rfc4656-s3.1-08
@@ -340,7 +342,7 @@ class ControlClient:
         if accept == Accept.NO_IKEV2_SA and self._secret is not None and self._secret.ikev2_derived:
             spi_i, spi_r = self._secret.key_id[:8].hex(), self._secret.key_id[8:16].hex()
             return f"no IKEv2 SA with SPIi {spi_i} SPIr {spi_r} at the server"
-        if accept == Accept.FAILURE and self.config.mode.keyed:
+        if accept == Accept.FAILURE and self.mode.keyed:
             return f"{accept.words}: most often the KeyID or the secret"
         return accept.words
 

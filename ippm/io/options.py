@@ -55,11 +55,13 @@ class ServerOptions:
 class TwpingOptions:
     """One run of a TWAMP client: one session on one Control connection. Raises ConfigurationError.
 
-    `mode` is `open`, `authenticated`, `encrypted` or `mixed`, or its letter. `interval_s` is the time between
+    `mode` is `open`, `authenticated`, `encrypted` or `mixed`, or letters as in `AE`: of several the strictest that
+    the server offers is taken. `interval_s` is the time between
     packets, their mean when `exponential`. `padding` is in octets; `tw_auth_pad` (64 or 56) is the padding that
     makes both directions equally long in a keyed mode, added when `equal_size`. `local_port_range` is the inclusive
-    range in which the TCP port and the UDP port of the sender are bound. `require_ikev2` takes no other keys.
-    `reflector_ports` is a port or range that the server is asked for. RFC 5357 sections 3 and 4.
+    range in which the TCP port and the UDP port of the sender are bound; `test_port_range` is for UDP alone.
+    `require_ikev2` takes no other keys. `reflector_port` is what the server is asked for, which may give another.
+    `path` is a word for the report. RFC 5357 sections 3 and 4.
     """
 
     host: str
@@ -77,6 +79,7 @@ class TwpingOptions:
     start_delay_s: float = 0.0
     local_address: str | None = None
     local_port_range: tuple[int, int] | None = None
+    test_port_range: tuple[int, int] | None = None
     reflector_port: int = 0
     family: int = 0
     require_ikev2: bool = False
@@ -93,6 +96,8 @@ class TwpingOptions:
         check_port("reflector_port", self.reflector_port)
         if self.local_port_range is not None:
             check_port_range("local_port_range", self.local_port_range)
+        if self.test_port_range is not None:
+            check_port_range("test_port_range", self.test_port_range)
         if not 0 < self.count < 1 << 32:
             raise ConfigurationError(f"count = {self.count}: at least one packet")
         if not 0 <= self.interval_s < 1 << 31:
@@ -108,9 +113,9 @@ class TwpingOptions:
 
     @property
     def security(self) -> Mode:
-        """The security mode as its bit. Raises ConfigurationError."""
+        """The security modes as bits. Raises ConfigurationError."""
         try:
-            return Mode.of_word(self.mode)
+            return Mode.of_words(self.mode)
         except ValueError as error:
             raise ConfigurationError(f"mode = {self.mode!r}: {error}") from None
 

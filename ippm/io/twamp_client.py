@@ -27,7 +27,7 @@ from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
-from ippm.iana import Accept
+from ippm.iana import Accept, Mode
 from ippm.io.clock import clock_state, now_ntp
 from ippm.io.control_tcp import connect, endpoint_of, resolve
 from ippm.io.entropy import SystemEntropy
@@ -215,10 +215,16 @@ async def run_twping(
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(await TwampClient.connect(options, provider, entropy))
         local = client.role.local.host
+        ports = options.test_port_range or options.local_port_range or 0
         sock = stack.enter_context(
-            open_test_socket(local, options.local_port_range or 0, options.mark_callback, dscp=options.dscp)
+            open_test_socket(
+                local,
+                options.test_port_range or options.local_port_range or 0,
+                options.mark_callback,
+                dscp=options.dscp,
+            )
         )
-        session = await client.request_session(_wish(options, Endpoint(local, int(sock.getsockname()[1]))))
+        session = await client.request_session(session_wish(options, Endpoint(local, int(sock.getsockname()[1]))))
         plan = sender_plan(options, session)
         await client.start_sessions()
         clock = clock_state()
@@ -230,10 +236,10 @@ async def run_twping(
         return TwampRun(options, client.connected, session, plan, records, clock)
 
 
-def _wish(options: TwpingOptions, sender: Endpoint) -> SessionWish:
+def session_wish(options: TwpingOptions, sender: Endpoint) -> SessionWish:
     padding = options.padding
     if options.equal_size:
-        padding = max(padding, symmetric_padding_octets(int(options.security), options.tw_auth_pad))
+        padding = max(padding, symmetric_padding_octets(int(mode), options.tw_auth_pad))
     return SessionWish(
         sender=sender,
         reflector_port=options.reflector_port,

@@ -141,6 +141,14 @@ class TestClientChoosesTheMode:
         assert str(closed.error) == "the server does not offer encrypted mode, but open"
         assert pair.to_server == b""
 
+    @pytest.mark.req("rfc4656-s3.1-09", "rfc4656-s3.1-12")
+    @pytest.mark.parametrize(("offered", "chosen"), [("OAE", 4), ("OAM", 2), ("OM", 8), ("O", 1)])
+    def test_of_several_modes_the_strictest_that_is_offered_is_chosen(self, offered: str, chosen: int) -> None:
+        config = ControlClientConfig(Mode.of_words("OAEM"))
+        pair = Pair(config, ControlServerConfig(Mode.of_words(offered), 1024), passphrases(), passphrases())
+        pair.run()
+        assert int.from_bytes(pair.to_server[:4], "big") == chosen
+
     def test_a_server_without_ikev2_is_refused_when_ikev2_is_required(self) -> None:
         config = ControlClientConfig(Mode.ENCRYPTED, require_ikev2=True)
         pair = Pair(config, None, derived_provider(), passphrases())
@@ -192,8 +200,8 @@ class TestClientChoosesTheMode:
         assert pair.server.closed
 
     def test_configuration_is_checked(self) -> None:
-        with pytest.raises(ConfigurationError, match="exactly one security mode"):
-            ControlClientConfig(Mode.OPEN | Mode.ENCRYPTED)
+        with pytest.raises(ConfigurationError, match="a security mode is wanted"):
+            ControlClientConfig(Mode.IKEV2_DERIVED)
         with pytest.raises(ConfigurationError, match="open mode has no keys"):
             ControlClientConfig(Mode.OPEN, require_ikev2=True)
         with pytest.raises(ConfigurationError):
