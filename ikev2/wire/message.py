@@ -22,8 +22,8 @@ from ikev2.wire.payloads import (
 )
 
 CRITICAL_BIT = 0x80
-FRAGMENT_HEADER_OCTETS = 4
-"""Fragment Number and Total Fragments, which lie between an SKF's generic header and its `body`."""
+MAX_PAYLOADS = 256
+"""More payloads than this are refused: none of the exchanges comes near it, and reading them costs our time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,8 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
     payload_type = first
     while payload_type != PayloadType.NO_NEXT_PAYLOAD:
         at = cursor.position
+        if len(payloads) == MAX_PAYLOADS:
+            raise InvalidSyntax(f"more than {MAX_PAYLOADS} payloads", offset=at)
         next_payload = PayloadType(cursor.uint8())
         bits = cursor.uint8()
         length = cursor.uint16()

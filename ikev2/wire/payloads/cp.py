@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -75,9 +76,9 @@ class Cp(PlainPayload):
 
     def problem(self, *, sending: bool) -> str | None:
         """The attributes have the lengths of the table, and a request holds what a request may hold."""
-        types = set()
+        types = Counter(attribute.type for attribute in self.attributes)
+        is_request = self.cp_type == CpType.CFG_REQUEST
         for attribute in self.attributes:
-            types.add(attribute.type)
             allowed = ATTRIBUTE_OCTETS.get(attribute.type)
             if allowed is not None and len(attribute.value) not in allowed:
                 return f"{attribute.type} of {len(attribute.value)} octets"
@@ -85,21 +86,18 @@ class Cp(PlainPayload):
                 if len(attribute.value) % 2:
                     return f"{attribute.type} of {len(attribute.value)} octets"
                 # rfc7296-s3.15.1-05
-                if self.cp_type == CpType.CFG_REQUEST and attribute.value:
+                if is_request and attribute.value:
                     return f"a {attribute.type} with a value in a request"
             # rfc7296-s3.15.1-04
             if (
                 sending
-                and self.cp_type == CpType.CFG_REQUEST
+                and is_request
                 and attribute.type == CpAttributeType.INTERNAL_IP4_NETMASK
                 and attribute.value
             ):
                 return f"a {attribute.type} with a value in a request"
         # rfc7296-s3.15.1-03
-        if (
-            sending
-            and CpAttributeType.INTERNAL_IP4_NETMASK in types
-            and CpAttributeType.INTERNAL_IP4_ADDRESS not in types
-        ):
-            return "INTERNAL_IP4_NETMASK without INTERNAL_IP4_ADDRESS"
+        netmasks = types[CpAttributeType.INTERNAL_IP4_NETMASK]
+        if sending and netmasks and (netmasks > 1 or not types[CpAttributeType.INTERNAL_IP4_ADDRESS]):
+            return f"{netmasks} INTERNAL_IP4_NETMASK to {types[CpAttributeType.INTERNAL_IP4_ADDRESS]} addresses"
         return None
