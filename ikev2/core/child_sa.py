@@ -6,14 +6,11 @@ RFC 7296 sections 1.3 and 2.17, RFC 4301 section 4.4.2.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ikev2.core.types import Mode, Role
-
-if TYPE_CHECKING:
-    from ikev2.crypto.secret import SecretOctets
-    from ikev2.crypto.suites import EspSuite
-    from ikev2.wire.payloads.ts import TrafficSelector
+from ikev2.crypto.secret import SecretOctets
+from ikev2.crypto.suites import EspSuite
+from ikev2.wire.payloads import TrafficSelector
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ikev2.core.types import Mode
+from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import ConfigurationError
 from ikev2.iana import IdType
-
-if TYPE_CHECKING:
-    from ikev2.crypto.secret import SecretOctets
-    from ikev2.wire.payloads.sa import Proposal
-    from ikev2.wire.payloads.ts import TrafficSelector
+from ikev2.wire.payloads import Proposal, TrafficSelector
 
 _TEXT_TYPES = (IdType.ID_FQDN, IdType.ID_RFC822_ADDR)
 
@@ -89,8 +85,8 @@ class Dynamic:
 
 DYNAMIC = Dynamic()
 
-if TYPE_CHECKING:
-    TsSpec = TrafficSelector | Dynamic
+TsSpec = TrafficSelector | Dynamic
+"""What a configuration names as traffic: a range of addresses, or the address of the IKE SA."""
 
 
 @dataclass(frozen=True, slots=True)

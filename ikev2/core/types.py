@@ -1,4 +1,4 @@
-"""The small words that every part of the core shares: addresses, datagrams, roles, sources of entropy and SPIs."""
+"""The small words that every part of the core shares: addresses, datagrams, roles, the source of SPIs."""
 
 from __future__ import annotations
 
@@ -53,12 +53,4 @@ class ChildSpiSource(Protocol):
 
     def allocate_spi(self, local: str, remote: str) -> int:
         """A fresh SPI (256 to 2**32 - 1) on which `local` will receive from `remote`."""
-        ...
-
-
-class EntropySource(Protocol):
-    """Where nonces, SPIs, private values and CBC initialization vectors come from."""
-
-    def octets(self, n: int) -> bytes:
-        """`n` octets that nobody can predict."""
         ...

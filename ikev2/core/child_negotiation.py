@@ -1,0 +1,261 @@
+"""Negotiating one Child SA inside an exchange: offer, answer, accept; keys and addresses come out.
+
+Used by IKE_AUTH, and made so that CREATE_CHILD_SA can use it too. RFC 7296 sections 1.3.1, 2.9, 2.17 and 2.23.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from ikev2.core import narrowing
+from ikev2.core.child_sa import ChildSaParameters, UdpEncap
+from ikev2.core.config import ChildConfig
+from ikev2.core.exchange import Inbound
+from ikev2.core.types import Mode, Role
+from ikev2.crypto.keymat import child_keymat
+from ikev2.crypto.secret import SecretOctets
+from ikev2.crypto.suites import EspSuite, check_choice, choose_proposal, numbered, without_ke
+from ikev2.crypto.unknown import UnknownAlgorithm
+from ikev2.errors import InvalidSyntax, NoProposalChosen, TsUnacceptable
+from ikev2.iana import NotifyType
+from ikev2.wire.payloads import Notify, Payload, Proposal, Sa, TrafficSelector, TsI, TsR
+
+if TYPE_CHECKING:
+    from ikev2.core.ike_sa import IkeSa
+
+Selectors = tuple[TrafficSelector, ...]
+
+
+class Nonces(NamedTuple):
+    """Ni and Nr of the exchange that keys the Child SA. RFC 7296 section 2.17."""
+
+    i: bytes
+    r: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChildOffer:
+    """What we asked for, to compare with what we get."""
+
+    config: ChildConfig
+    spi_in: int
+    proposals: tuple[Proposal, ...]
+    tsi: Selectors
+    tsr: Selectors
+
+
+@dataclass(slots=True)
+class ChildSa:
+    """A Child SA of ours: its parameters, KEYMAT as taken, and whether we have sent a Delete for it."""
+
+    config: ChildConfig
+    params: ChildSaParameters
+    keymat: SecretOctets
+    installed_at: float = 0.0
+    closing: bool = False
+
+
+class _Originals(NamedTuple):
+    """Addresses before translation, as transport mode needs them. RFC 7296 section 2.23.1."""
+
+    local: str | None = None
+    remote: str | None = None
+
+
+# --- initiator ---------------------------------------------------------------------------------------------------
+
+
+def offer(sa: IkeSa, config: ChildConfig) -> tuple[ChildOffer, list[Payload]]:
+    """The payloads that ask for a Child SA, as IKE_AUTH carries them."""
+    tsi = narrowing.resolve(config.local_ts, sa.local.host)
+    tsr = narrowing.resolve(config.remote_ts, sa.remote.host)
+    spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
+    spi = spi_in.to_bytes(4, "big")
+    # rfc7296-s1.2-06: no group where there is no KE payload.
+    proposals = numbered([without_ke(proposal) for proposal in config.esp_proposals], spi)
+    payloads: list[Payload] = []
+    if config.mode is Mode.TRANSPORT:
+        payloads.append(Notify(NotifyType.USE_TRANSPORT_MODE))
+    payloads += [Sa(proposals), TsI(tsi), TsR(tsr)]
+    return ChildOffer(config, spi_in, proposals, tsi, tsr), payloads
+
+
+def accept(sa: IkeSa, offered: ChildOffer, inbound: Inbound, nonces: Nonces) -> ChildSa:
+    """The Child SA that the responder made; NoProposalChosen, TsUnacceptable, InvalidSyntax when it is not what
+
+    was offered, or when transport mode was refused.
+    """
+    proposals = inbound.required(Sa).proposals
+    check_choice(proposals[0], offered.proposals)
+    suite = _suite(proposals[0])
+    config = offered.config
+    transport = inbound.notify(NotifyType.USE_TRANSPORT_MODE) is not None
+    if transport != (config.mode is Mode.TRANSPORT):
+        # rfc7296-s1.3.1-02: transport mode or nothing. Nor may the peer use it when we did not ask for it.
+        raise NoProposalChosen(f"the peer does not agree to {config.mode} mode")
+    tsi, tsr = inbound.required(TsI).selectors, inbound.required(TsR).selectors
+    originals = _Originals()
+    if transport:
+        originals = _Originals(narrowing.single_address(tsi), narrowing.single_address(tsr))
+        tsi, tsr = _substituted(sa, local=tsi, remote=tsr)
+    if not narrowing.covers(offered.tsi, tsi) or not narrowing.covers(offered.tsr, tsr):
+        raise TsUnacceptable("the peer's traffic selectors are not within those that we offered")
+    spi_out = _peer_spi(proposals[0])
+    return _make(sa, config, suite, (offered.spi_in, spi_out), (tsi, tsr), Role.INITIATOR, nonces, originals)
+
+
+# --- responder ---------------------------------------------------------------------------------------------------
+
+
+def answer(sa: IkeSa, inbound: Inbound, nonces: Nonces) -> tuple[ChildSa, list[Payload]]:
+    """Make the Child SA that the initiator asks for: NoProposalChosen, TsUnacceptable."""
+    offered = inbound.required(Sa).proposals
+    tsi, tsr = inbound.required(TsI).selectors, inbound.required(TsR).selectors
+    asks_transport = inbound.notify(NotifyType.USE_TRANSPORT_MODE) is not None
+    config, narrowed, originals = _choose_config(sa, tsi, tsr, asks_transport=asks_transport)
+    chosen = choose_proposal(offered, [without_ke(proposal) for proposal in config.esp_proposals])
+    suite = _suite(chosen)
+    spi_out = _peer_spi(chosen)
+    spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
+    child = _make(
+        sa,
+        config,
+        suite,
+        (spi_in, spi_out),
+        (narrowed.tsr, narrowed.tsi),
+        Role.RESPONDER,
+        nonces,
+        originals,
+    )
+    answer_proposal = Proposal(chosen.number, chosen.protocol, spi_in.to_bytes(4, "big"), chosen.transforms)
+    payloads: list[Payload] = []
+    if config.mode is Mode.TRANSPORT:
+        payloads.append(Notify(NotifyType.USE_TRANSPORT_MODE))  # rfc7296-s1.3.1-01
+    payloads += [Sa((answer_proposal,)), TsI(narrowed.tsi), TsR(narrowed.tsr)]
+    return child, payloads
+
+
+def _choose_config(
+    sa: IkeSa, tsi: Selectors, tsr: Selectors, *, asks_transport: bool
+) -> tuple[ChildConfig, narrowing.Narrowed, _Originals]:
+    """The Child SA of the connection that suits best: its mode, then the initiator's first selectors.
+
+    Who asks for transport mode may get tunnel mode; who asks for tunnel mode never gets transport mode.
+    RFC 7296 sections 1.3.1 and 2.9.
+    """
+    best: tuple[tuple[int, int, int], ChildConfig, narrowing.Narrowed, _Originals] | None = None
+    problem: TsUnacceptable | None = None
+    wrong_mode = False
+    for config in sa.connection.children:
+        transport = config.mode is Mode.TRANSPORT
+        if transport and not asks_transport:
+            wrong_mode = True
+            continue
+        originals = _Originals()
+        asked_i, asked_r = tsi, tsr
+        try:
+            if transport:
+                originals = _Originals(narrowing.single_address(tsr), narrowing.single_address(tsi))
+                asked_r, asked_i = _substituted(sa, local=tsr, remote=tsi)
+            narrowed = narrowing.narrow(
+                asked_i,
+                asked_r,
+                narrowing.resolve(config.remote_ts, sa.remote.host),
+                narrowing.resolve(config.local_ts, sa.local.host),
+            )
+        except TsUnacceptable as error:
+            problem = problem or error
+            continue
+        rank = (transport != asks_transport, not narrowed.first_choice, not narrowed.whole)
+        if best is None or rank < best[0]:
+            best = (rank, config, narrowed, originals)
+    if best is not None:
+        return best[1:]
+    if problem is None and wrong_mode:
+        raise NoProposalChosen("only transport mode is configured, and the peer did not ask for it")
+    raise problem or TsUnacceptable("no Child SA is configured")
+
+
+# --- both --------------------------------------------------------------------------------------------------------
+
+
+def _substituted(sa: IkeSa, *, local: Selectors, remote: Selectors) -> tuple[Selectors, Selectors]:
+    """Selectors of transport mode with the addresses that we see; TsUnacceptable unless each names one address.
+
+    RFC 7296 section 2.23.1.
+    """
+    if narrowing.single_address(local) is None or narrowing.single_address(remote) is None:
+        raise TsUnacceptable("transport mode takes exactly one address on either side")  # rfc7296-s2.23.1-01
+    if sa.nat.local:
+        local = narrowing.substitute(local, sa.local.host)
+    if sa.nat.remote:
+        remote = narrowing.substitute(remote, sa.remote.host)
+    return local, remote
+
+
+def _suite(chosen: Proposal) -> EspSuite:
+    try:
+        return EspSuite.from_proposal(chosen)
+    except UnknownAlgorithm as error:
+        raise NoProposalChosen(str(error)) from error
+
+
+def _peer_spi(chosen: Proposal) -> int:
+    spi = int.from_bytes(chosen.spi, "big")
+    if len(chosen.spi) != 4 or spi < 256:
+        raise InvalidSyntax(f"the SPI of a Child SA is {chosen.spi.hex() or 'missing'}")
+    return spi
+
+
+def _make(
+    sa: IkeSa,
+    config: ChildConfig,
+    suite: EspSuite,
+    spis: tuple[int, int],
+    selectors: tuple[Sequence[TrafficSelector], Sequence[TrafficSelector]],
+    role: Role,
+    nonces: Nonces,
+    originals: _Originals,
+) -> ChildSa:
+    """Take the keys (rfc7296-s2.17-01) and put everything together. `spis` and `selectors` are (ours, the peer's)."""
+    ike_suite, ike_keys = sa.need_keys()
+    keymat = child_keymat(ike_suite.prf, ike_keys.sk_d, nonces.i, nonces.r, suite.keymat_octets)
+    keys = suite.split_keymat(keymat)
+    ours, theirs = (keys.encr_i, keys.integ_i), (keys.encr_r, keys.integ_r)
+    if role is Role.RESPONDER:
+        ours, theirs = theirs, ours
+    behind_nat = config.mode is Mode.TRANSPORT and sa.nat.between
+    params = ChildSaParameters(
+        name=config.name,
+        ike_spi_i=sa.spi_i,
+        ike_spi_r=sa.spi_r,
+        suite=suite,
+        mode=config.mode,
+        role=role,
+        local=sa.local.host,
+        remote=sa.remote.host,
+        spi_in=spis[0],
+        spi_out=spis[1],
+        encr_key_in=theirs[0],
+        integ_key_in=theirs[1] if suite.integ is not None else None,
+        encr_key_out=ours[0],
+        integ_key_out=ours[1] if suite.integ is not None else None,
+        ts_local=tuple(selectors[0]),
+        ts_remote=tuple(selectors[1]),
+        encap=_encapsulation(sa),
+        replay_window=config.replay_window,
+        reqid=sa.observer.next_reqid(),
+        nat_original_local=originals.local if behind_nat else None,
+        nat_original_remote=originals.remote if behind_nat else None,
+    )
+    return ChildSa(config, params, SecretOctets("KEYMAT", keymat))
+
+
+def _encapsulation(sa: IkeSa) -> UdpEncap | None:
+    """ESP in UDP where there is a NAT (rfc7296-s2.23-07), but never on port 500 (rfc7296-s2.23-05)."""
+    plain_port = sa.connection.ike_port
+    if not sa.nat.between or (sa.local.port == plain_port and plain_port != sa.connection.nat_port):
+        return None
+    return UdpEncap(sa.local.port, sa.remote.port)

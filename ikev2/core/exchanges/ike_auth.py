@@ -1,0 +1,204 @@
+"""IKE_AUTH: each end proves who it is over what was sent in IKE_SA_INIT, and the first Child SA is made.
+
+    Initiator                         Responder
+    HDR, SK {IDi, [N(INITIAL_CONTACT),] [IDr,] AUTH, [N(USE_TRANSPORT_MODE),] SAi2, TSi, TSr}  -->
+                                 <--  HDR, SK {IDr, AUTH, [N(USE_TRANSPORT_MODE),] SAr2, TSi, TSr}
+
+RFC 7296 sections 1.2, 2.15 and 2.21.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ikev2.core import child_negotiation
+from ikev2.core.auth import Authenticator, authenticator_for
+from ikev2.core.child_negotiation import Nonces
+from ikev2.core.config import ConnectionConfig, Identity
+from ikev2.core.events import ChildSaFailed
+from ikev2.core.exchange import CloseIkeSa, Establish, Inbound
+from ikev2.core.types import Address, Role
+from ikev2.crypto.keymat import signed_octets
+from ikev2.crypto.suites import choose_proposal, numbered
+from ikev2.errors import (
+    AuthenticationFailed,
+    IkeError,
+    InvalidSyntax,
+    NoAdditionalSas,
+    NoProposalChosen,
+    ProtocolError,
+)
+from ikev2.iana import ExchangeType, NotifyType
+from ikev2.wire.payloads import Auth, Id, IdI, IdR, Notify, Payload, Proposal, Sa, TsI, TsR
+
+if TYPE_CHECKING:
+    from ikev2.core.ike_sa import IkeSa
+
+
+def _own_identity(connection: ConnectionConfig, local: Address) -> Identity:
+    return connection.local_id or Identity.of_address(local.host.partition("%")[0])
+
+
+def _authenticator(sa: IkeSa, connection: ConnectionConfig) -> Authenticator:
+    suite, _ = sa.need_keys()
+    return authenticator_for(connection, suite.prf)
+
+
+def _our_octets(sa: IkeSa, id_body: bytes) -> bytes:
+    """What our AUTH payload covers: our first message, the peer's nonce, our MACed ID. RFC 7296 section 2.15."""
+    suite, keys = sa.need_keys()
+    handshake = sa.need_handshake()
+    if sa.role is Role.INITIATOR:
+        return signed_octets(suite.prf, handshake.request, handshake.nonce_r, keys.sk_pi.octets, id_body)
+    return signed_octets(suite.prf, handshake.response, handshake.nonce_i, keys.sk_pr.octets, id_body)
+
+
+def _peer_octets(sa: IkeSa, id_body: bytes) -> bytes:
+    """What the peer's AUTH payload covers. RFC 7296 section 2.15."""
+    suite, keys = sa.need_keys()
+    handshake = sa.need_handshake()
+    if sa.role is Role.INITIATOR:
+        return signed_octets(suite.prf, handshake.response, handshake.nonce_i, keys.sk_pr.octets, id_body)
+    return signed_octets(suite.prf, handshake.request, handshake.nonce_r, keys.sk_pi.octets, id_body)
+
+
+def _nonces(sa: IkeSa) -> Nonces:
+    handshake = sa.need_handshake()
+    return Nonces(handshake.nonce_i, handshake.nonce_r)
+
+
+# --- initiator ---------------------------------------------------------------------------------------------------
+
+
+def begin(sa: IkeSa, now: float) -> None:
+    """Prove who we are and ask for the connection's first Child SA."""
+    connection, handshake = sa.connection, sa.need_handshake()
+    sa.local_id = _own_identity(connection, sa.local)
+    id_i = IdI(sa.local_id.id_type, sa.local_id.data)
+    payloads: list[Payload] = [id_i]
+    if connection.send_initial_contact and sa.observer.is_only_sa(sa):
+        payloads.append(Notify(NotifyType.INITIAL_CONTACT))  # rfc7296-s2.4-02
+    if connection.remote_id is not None:
+        payloads.append(IdR(connection.remote_id.id_type, connection.remote_id.data))
+    payloads.append(_authenticator(sa, connection).prove(_our_octets(sa, id_i.body())))
+    if connection.children:
+        handshake.child, child_payloads = child_negotiation.offer(sa, connection.children[0])
+        payloads += child_payloads
+    sa.send_request(ExchangeType.IKE_AUTH, tuple(payloads), Establish(), now)
+
+
+def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
+    """Verify the responder, then take the Child SA or note why there is none."""
+    auth, id_r = inbound.first(Auth), inbound.first(IdR)
+    if auth is None and inbound.error is not None:
+        # Not authenticated, but from whom we exchanged keys with. RFC 7296 section 1.2.
+        notify_type = inbound.error.notify_type
+        sa.close(f"the peer refused: {notify_type}", inbound.now, notify_type)
+        return ()
+    try:
+        if auth is None or id_r is None:
+            raise InvalidSyntax("an IKE_AUTH response without IDr or AUTH")
+        peer_id = Identity(id_r.id_type, id_r.data)
+        wanted = sa.connection.remote_id
+        if wanted is not None and not wanted.matches(peer_id):  # rfc7296-s1.2-03
+            raise AuthenticationFailed(f"the peer is {peer_id}, we want {wanted}")
+        _authenticator(sa, sa.connection).verify(auth, _peer_octets(sa, id_r.body()))  # rfc7296-s1.2-02
+    except ProtocolError as error:
+        sa.fail(str(error), error.notify_type)
+        sa.queue_first(CloseIkeSa(str(error), error.notify_type))
+        return ()
+    sa.peer_id = peer_id
+    sa.establish(inbound.now, initial_contact=inbound.notify(NotifyType.INITIAL_CONTACT) is not None)
+    _take_child(sa, inbound)
+    sa.end_handshake()
+    return ()
+
+
+def _take_child(sa: IkeSa, inbound: Inbound) -> None:
+    handshake = sa.need_handshake()
+    offered = handshake.child
+    if offered is None:
+        return
+    if inbound.first(Sa) is None:
+        # rfc7296-s2.21.2-04, rfc7296-s1.3.1-03: the IKE SA stays.
+        error = inbound.error
+        reason = "the peer made no Child SA" if error is None else f"the peer refused: {error.notify_type}"
+        notify_type = None if error is None else error.notify_type
+        sa.add_event(ChildSaFailed(sa.info(), offered.config.name, reason, notify_type))
+        return
+    try:
+        sa.add_child(child_negotiation.accept(sa, offered, inbound, _nonces(sa)), inbound.now)
+    except IkeError as error:
+        # The peer has its half already: delete the pair. RFC 7296 section 2.21.
+        notify_type = error.notify_type if isinstance(error, ProtocolError) else None
+        sa.add_event(ChildSaFailed(sa.info(), offered.config.name, str(error), notify_type))
+        sa.delete_unwanted(offered.spi_in, str(error))
+
+
+# --- responder ---------------------------------------------------------------------------------------------------
+
+
+def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
+    """Verify the initiator and answer; AuthenticationFailed when it is not who it says, or nobody that we know."""
+    id_i = inbound.required(IdI)
+    auth = inbound.first(Auth)
+    if auth is None:
+        raise AuthenticationFailed("the initiator wants EAP, which is not configured")
+    connection = _find_connection(sa, inbound, id_i)
+    peer_id = Identity(id_i.id_type, id_i.data)
+    authenticator = _authenticator(sa, connection)
+    authenticator.verify(auth, _peer_octets(sa, id_i.body()))  # rfc7296-s1.2-02, rfc7296-s2.21.2-01
+    sa.connection = connection
+    sa.local_id, sa.peer_id = _own_identity(connection, inbound.local), peer_id
+    sa.local, sa.remote = inbound.local, inbound.remote
+    id_r = IdR(sa.local_id.id_type, sa.local_id.data)
+    payloads: list[Payload] = [id_r, authenticator.prove(_our_octets(sa, id_r.body()))]
+    sa.establish(inbound.now, initial_contact=inbound.notify(NotifyType.INITIAL_CONTACT) is not None)
+    payloads += _answer_child(sa, inbound)
+    sa.end_handshake()
+    return tuple(payloads)
+
+
+def _find_connection(sa: IkeSa, inbound: Inbound, id_i: Id) -> ConnectionConfig:
+    """The connection of these identities, among those that accept the suite that was chosen."""
+    suite = sa.need_keys()[0]
+    asked = inbound.first(IdR)
+    peer_id = Identity(id_i.id_type, id_i.data)
+    found: list[tuple[int, ConnectionConfig]] = []
+    for connection in sa.candidates:
+        if connection is not sa.connection and not _accepts(connection, sa.need_handshake().proposals):
+            continue
+        if connection.remote_id is not None and not connection.remote_id.matches(peer_id):  # rfc7296-s1.2-03
+            continue
+        own = _own_identity(connection, inbound.local)
+        asks_for_us = asked is not None and own.matches(Identity(asked.id_type, asked.data))
+        # An IDr that is not ours may still be answered with ours: the initiator decides. RFC 7296 section 1.2.
+        found.append(((0 if asks_for_us else 2) + (0 if connection.remote_id is not None else 1), connection))
+    if not found:
+        raise AuthenticationFailed(f"no connection for the peer {peer_id} with {suite.keyword}")
+    return min(found, key=lambda entry: entry[0])[1]
+
+
+def _accepts(connection: ConnectionConfig, chosen: tuple[Proposal, ...]) -> bool:
+    try:
+        choose_proposal(numbered(chosen), connection.proposals)
+    except NoProposalChosen:
+        return False
+    return True
+
+
+def _answer_child(sa: IkeSa, inbound: Inbound) -> list[Payload]:
+    """The Child SA's payloads, or the notify that says why there is none. The IKE SA stays either way."""
+    if inbound.first(Sa) is None and inbound.first(TsI) is None and inbound.first(TsR) is None:
+        return []  # childless, RFC 6023
+    try:
+        child, payloads = child_negotiation.answer(sa, inbound, _nonces(sa))
+    except ProtocolError as error:  # rfc7296-s1.3.1-03
+        notify_type = error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN
+        sa.add_event(ChildSaFailed(sa.info(), sa.connection.name, str(error), notify_type))
+        return [Notify(notify_type, error.notify_data)]
+    except IkeError as error:
+        sa.add_event(ChildSaFailed(sa.info(), sa.connection.name, str(error), NotifyType.NO_ADDITIONAL_SAS))
+        return [Notify(NoAdditionalSas.notify_type)]
+    sa.add_child(child, inbound.now)
+    return payloads

@@ -1,0 +1,161 @@
+"""Traffic selectors as sets: intersection, cover, narrowing, and "dynamic" made concrete.
+
+A selector is a product of a protocol, a port range and an address range; protocol 0 is any. A port range 65535-0 is
+OPAQUE, which "any port" includes. RFC 7296 sections 2.9, 2.23.1 and 3.13.1.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from ikev2.core.config import Dynamic, TsSpec
+from ikev2.errors import TsUnacceptable
+from ikev2.iana import TsType
+from ikev2.wire.payloads import TrafficSelector
+
+_ANY_PORT = (0, 65535)
+_OPAQUE = (65535, 0)
+_KNOWN = (TsType.TS_IPV4_ADDR_RANGE, TsType.TS_IPV6_ADDR_RANGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Narrowed:
+    """What both policies allow. `first_choice`: the initiator's first selectors are inside; `whole`: nothing is cut."""
+
+    tsi: tuple[TrafficSelector, ...]
+    tsr: tuple[TrafficSelector, ...]
+    first_choice: bool
+    whole: bool
+
+
+def resolve(specs: Iterable[TsSpec], host: str) -> tuple[TrafficSelector, ...]:
+    """Replace "dynamic" by the address of the IKE SA. RFC 7296 section 2.9."""
+    return tuple(
+        TrafficSelector.from_network(
+            ipaddress.ip_network(host.partition("%")[0]), spec.ip_protocol, spec.start_port, spec.end_port
+        )
+        if isinstance(spec, Dynamic)
+        else spec
+        for spec in specs
+    )
+
+
+def intersect(a: TrafficSelector, b: TrafficSelector) -> TrafficSelector | None:
+    """The traffic in both, None when there is none or a type is not known to us."""
+    if a.ts_type != b.ts_type or a.ts_type not in _KNOWN:
+        return None
+    if a.ip_protocol and b.ip_protocol and a.ip_protocol != b.ip_protocol:
+        return None
+    ports = _intersect_ports((a.start_port, a.end_port), (b.start_port, b.end_port))
+    start = max(a.start_address, b.start_address)
+    end = min(a.end_address, b.end_address)
+    if ports is None or start > end:
+        return None
+    return replace(
+        a,
+        ip_protocol=a.ip_protocol or b.ip_protocol,
+        start_port=ports[0],
+        end_port=ports[1],
+        start_address=start,
+        end_address=end,
+    )
+
+
+def intersect_all(
+    offered: Sequence[TrafficSelector], policy: Sequence[TrafficSelector]
+) -> tuple[TrafficSelector, ...]:
+    """All traffic in both sets, in the order offered, without selectors that another one holds already."""
+    found: list[TrafficSelector] = []
+    for selector in offered:
+        for allowed in policy:
+            common = intersect(selector, allowed)
+            if common is None or any(_contains(kept, common) for kept in found):
+                continue
+            found = [kept for kept in found if not _contains(common, kept)]
+            found.append(common)
+    return tuple(found)
+
+
+def covers(outer: Sequence[TrafficSelector], inner: Iterable[TrafficSelector]) -> bool:
+    """True when every selector of `inner` lies within `outer`, which may hold it in adjoining pieces."""
+    return all(_covered(outer, selector) for selector in inner)
+
+
+def narrow(
+    offered_i: Sequence[TrafficSelector],
+    offered_r: Sequence[TrafficSelector],
+    policy_i: Sequence[TrafficSelector],
+    policy_r: Sequence[TrafficSelector],
+) -> Narrowed:
+    """The responder's choice; TsUnacceptable when nothing is common.
+
+    Because every part of TSi goes with every part of TSr, all that the policy allows of both fits in one SA, and
+    with it the initiator's first choices when the policy allows them (rfc7296-s2.9-02, rfc7296-s2.9-03).
+    Selectors of unknown type are left out. RFC 7296 section 2.9.
+    """
+    tsi = intersect_all(offered_i, policy_i)
+    tsr = intersect_all(offered_r, policy_r)
+    if not tsi or not tsr:
+        raise TsUnacceptable("no part of the offered traffic selectors is allowed here")
+    first = covers(tsi, offered_i[:1]) and covers(tsr, offered_r[:1])
+    return Narrowed(tsi, tsr, first, whole=covers(tsi, offered_i) and covers(tsr, offered_r))
+
+
+def single_address(selectors: Sequence[TrafficSelector]) -> str | None:
+    """The one address that all of these name, None when they name more: transport mode wants one.
+
+    RFC 7296 section 2.23.1.
+    """
+    hosts = {(ts.ts_type, ts.start_address, ts.end_address) for ts in selectors}
+    if len(hosts) != 1:
+        return None
+    ts_type, start, end = hosts.pop()
+    return str(ipaddress.ip_address(start)) if start == end and ts_type in _KNOWN else None
+
+
+def substitute(selectors: Sequence[TrafficSelector], host: str) -> tuple[TrafficSelector, ...]:
+    """The same selectors with another address, as transport mode through NAT needs. RFC 7296 section 2.23.1."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    kind = TsType.TS_IPV4_ADDR_RANGE if address.version == 4 else TsType.TS_IPV6_ADDR_RANGE
+    return tuple(
+        replace(ts, ts_type=kind, start_address=address.packed, end_address=address.packed) for ts in selectors
+    )
+
+
+def _intersect_ports(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int] | None:
+    if _OPAQUE in (a, b):
+        return _OPAQUE if {a, b} <= {_OPAQUE, _ANY_PORT} else None
+    start, end = max(a[0], b[0]), min(a[1], b[1])
+    return (start, end) if start <= end else None
+
+
+def _contains(outer: TrafficSelector, inner: TrafficSelector) -> bool:
+    return _contains_but_addresses(outer, inner) and (
+        outer.start_address <= inner.start_address and inner.end_address <= outer.end_address
+    )
+
+
+def _contains_but_addresses(outer: TrafficSelector, inner: TrafficSelector) -> bool:
+    if outer.ts_type != inner.ts_type or outer.ip_protocol not in (0, inner.ip_protocol):
+        return False
+    ports = (inner.start_port, inner.end_port)
+    return _intersect_ports((outer.start_port, outer.end_port), ports) == ports
+
+
+def _covered(outer: Sequence[TrafficSelector], inner: TrafficSelector) -> bool:
+    pieces = sorted(
+        (int.from_bytes(piece.start_address, "big"), int.from_bytes(piece.end_address, "big"))
+        for piece in outer
+        if _contains_but_addresses(piece, inner)
+    )
+    at = int.from_bytes(inner.start_address, "big")
+    last = int.from_bytes(inner.end_address, "big")
+    for start, end in pieces:
+        if start > at:
+            return False
+        at = max(at, end + 1)
+        if at > last:
+            return True
+    return False

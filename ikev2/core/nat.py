@@ -1,0 +1,73 @@
+"""NAT detection: each end tells a digest of the addresses it used, and the other compares. RFC 7296 section 2.23."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ikev2.core.types import Address
+from ikev2.iana import NotifyType
+from ikev2.wire.payloads import Notify
+
+_NOWHERE = Address("0.0.0.0", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class NatState:
+    """What NAT detection found. `supported`: the peer sent both digests."""
+
+    supported: bool = False
+    local: bool = False
+    remote: bool = False
+
+    @property
+    def between(self) -> bool:
+        """True when there is a NAT on either side."""
+        return self.local or self.remote
+
+
+def detection_digest(spi_i: bytes, spi_r: bytes, address: Address) -> bytes:
+    """SHA-1(SPIi | SPIr | IP address | port), 20 octets. RFC 7296 section 2.23."""
+    packed = ipaddress.ip_address(address.host.partition("%")[0]).packed
+    data = spi_i + spi_r + packed + address.port.to_bytes(2, "big")
+    return hashlib.sha1(data, usedforsecurity=False).digest()
+
+
+def detection_notifies(
+    spi_i: bytes, spi_r: bytes, source: Address, destination: Address, *, fake: bool
+) -> tuple[Notify, Notify]:
+    """Both notifies of a message from `source` to `destination`; `fake` claims a NAT before us.
+
+    RFC 7296 section 2.23.
+    """
+    claimed = _NOWHERE if fake else source
+    return (  # rfc7296-s2.23-09
+        Notify(NotifyType.NAT_DETECTION_SOURCE_IP, detection_digest(spi_i, spi_r, claimed)),
+        Notify(NotifyType.NAT_DETECTION_DESTINATION_IP, detection_digest(spi_i, spi_r, destination)),
+    )
+
+
+def detect(notifies: Iterable[Notify], spi_i: bytes, spi_r: bytes, local: Address, remote: Address) -> NatState:
+    """Compare the digests in a message that came from `remote` to `local`. RFC 7296 section 2.23."""
+    sources: list[bytes] = []
+    destinations: list[bytes] = []
+    for notify in notifies:
+        if notify.notify_type == NotifyType.NAT_DETECTION_SOURCE_IP:
+            sources.append(notify.data)
+        elif notify.notify_type == NotifyType.NAT_DETECTION_DESTINATION_IP:
+            destinations.append(notify.data)
+    if not sources or not destinations:
+        return NatState()
+    # rfc7296-s2.23-10, rfc7296-s2.23-12
+    return NatState(
+        supported=True,
+        local=not _any_equal(destinations, detection_digest(spi_i, spi_r, local)),
+        remote=not _any_equal(sources, detection_digest(spi_i, spi_r, remote)),
+    )
+
+
+def _any_equal(digests: Iterable[bytes], wanted: bytes) -> bool:
+    return any(hmac.compare_digest(digest, wanted) for digest in digests)
