@@ -88,11 +88,15 @@ class IkeSocket:
         self._loop = loop
         loop.add_reader(self.sock.fileno(), self._readable, on_datagram)
 
-    def close(self) -> None:
-        """Stop reading and close the socket."""
+    def stop(self) -> None:
+        """Stop reading."""
         if self._loop is not None:
             self._loop.remove_reader(self.sock.fileno())
             self._loop = None
+
+    def close(self) -> None:
+        """Stop reading and close the socket."""
+        self.stop()
         self.sock.close()
 
     def send(self, message: bytes, local: Address, remote: Address) -> bool:

@@ -1,0 +1,439 @@
+"""The IKE endpoint: the sans-IO core between UDP sockets, a clock and a Child SA backend.
+
+One turn is always the same: hand the core what came (a datagram, the time, a wish), carry out its events (install and
+remove Child SAs), then send its datagrams, then set the one timer. Events come first, so that an inbound SA exists
+before the peer can use it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ikev2.core.config import ConnectionConfig
+from ikev2.core.events import (
+    ChildSaDeleted,
+    ChildSaHalfClosed,
+    ChildSaMoved,
+    ChildSaReady,
+    Event,
+)
+from ikev2.core.exporter import KeyExporter
+from ikev2.core.manager import SaManager
+from ikev2.core.transitions import State
+from ikev2.core.types import Address, Datagram
+from ikev2.errors import BackendError, IkeError, LocalProtocolError
+from ikev2.io.configuration import EndpointConfig
+from ikev2.io.describe import CHILD_EVENTS, describe_event
+from ikev2.io.entropy import SystemEntropy
+from ikev2.io.log import LogRing
+from ikev2.io.sockets import SocketSet
+from ikev2.io.udp import IkeSocket, source_address
+from ikev2.io.wish import Wish
+from ikev2.ipsec.backend import NON_ESP_MARKER, Backend, Expire
+
+if TYPE_CHECKING:
+    from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+    from ikev2.core.ike_sa import IkeSa
+    from ikev2.core.impair import Impairment
+    from ikev2.core.info import IkeSaInfo
+    from ikev2.core.keylog import KeyLog
+    from ikev2.core.tracer import Tracer
+    from ikev2.crypto.entropy import Entropy
+    from ikev2.io.pcap import PcapWriter
+
+STOP_S = 2.0
+"""How long stop() waits for the peers to acknowledge the deletion of their SAs."""
+ANY = "%any"
+
+
+class Endpoint:
+    """Runs IKE on the current asyncio loop for a set of connections and one Child SA backend.
+
+    `tracer`, `log`, `keylog` and `pcap` see what happens; `impairments` spoil it on purpose. The methods raise IkeError
+    with the reason when the peer or the system refuses, LocalProtocolError for a name that is not configured.
+    RFC 7296 section 1.
+    """
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        backend: Backend,
+        *,
+        keylog: KeyLog | None = None,
+        pcap: PcapWriter | None = None,
+        tracer: Tracer | None = None,
+        impairments: Sequence[Impairment] = (),
+        log: LogRing | None = None,
+        entropy: Entropy | None = None,
+    ) -> None:
+        self.config = config
+        self.backend = backend
+        self.log = log if log is not None else LogRing()
+        self.counters: Counter[str] = Counter()
+        self.manager = SaManager(
+            config.connections,
+            entropy or SystemEntropy(),
+            backend,
+            config.limits,
+            impairments=impairments,
+            tracer=tracer if tracer is not None else self.log,
+            keylog=keylog,
+        )
+        self.exporter = KeyExporter(self.manager, label=config.label)
+        self._pcap = pcap
+        self._sockets = SocketSet(backend, self._received)
+        self._subscribers: list[Callable[[Event], None]] = []
+        self._wishes: list[Wish] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._inbound_packets: dict[int, int] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._in_turn = False
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the backend and bind the sockets. Nothing stays open when this raises."""
+        loop = asyncio.get_running_loop()
+        self.backend.open()
+        try:
+            self._sockets.bind(self.config.connections, loop)
+            if (descriptor := self.backend.event_fd()) is not None:
+                loop.add_reader(descriptor, self._backend_events)
+        except BaseException:
+            self._sockets.stop_reading()
+            self.backend.close()
+            self._sockets.close()
+            raise
+        self._loop = loop
+        self._turn()
+
+    async def stop(self) -> None:
+        """Delete every SA, telling the peers, for at most STOP_S; then close sockets and backend."""
+        loop = self._loop
+        if loop is None:
+            return
+        try:
+            await self._delete_all()
+        finally:
+            self._loop = None
+            if self._timer is not None:
+                self._timer.cancel()
+            if (descriptor := self.backend.event_fd()) is not None:
+                loop.remove_reader(descriptor)
+            self._sockets.stop_reading()
+            # The backend's own thread may read a socket: it ends before the socket goes.
+            self.backend.close()
+            self._sockets.close()
+
+    async def _delete_all(self) -> None:
+        wishes = [Wish(sa, up=False) for sa in self.manager.sas if sa.established_at is not None]
+        self._wishes.extend(wishes)
+        for sa in list(self.manager.sas):
+            self.manager.delete(sa, self._now(), "the endpoint stops")
+        self._turn()
+        waiting = [wish.future for wish in wishes if not wish.future.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=STOP_S)
+        for wish in wishes:
+            if wish.future.done():
+                wish.future.exception()  # the reason does not matter any more
+            else:
+                wish.future.cancel()
+                self.log.log("IKE", f"{wish.sa.name}: the peer did not acknowledge the deletion")
+
+    def reload(self, config: EndpointConfig) -> None:
+        """Take other connections: new SAs use them, SAs that are up stay as they are.
+
+        Raises ConfigurationError, and changes nothing, when an address cannot be bound.
+        """
+        self._sockets.bind(config.connections, self._running())
+        self.config = config
+        self.manager.connections = list(config.connections)
+
+    # --- wishes --------------------------------------------------------------------------------------------------
+
+    async def up(self, name: str, timeout_s: float | None = None) -> IkeSaInfo:
+        """Bring up the connection `name`, or the connection that has the child `name`; what is up already stays.
+
+        Waits for the outcome, at most `timeout_s`. Raises IkeError with the reason when it is not up then.
+        """
+        connection = self._connection(name)
+        sa = self._established(connection)
+        if sa is not None:
+            if name != connection.name and all(child.params.name != name for child in sa.children.values()):
+                raise IkeError(f"{name}: IKE SA {sa.name} is up without it; take it down and up to have it")
+            return sa.info()
+        wish = next((one for one in self._wishes if one.up and one.sa.connection.name == connection.name), None)
+        if wish is None:
+            local, remote = await self._addresses(connection)
+            wish = Wish(self.manager.initiate(connection.name, remote, local, self._now()), up=True)
+            self._wishes.append(wish)
+            self.log.log("IKE", f"initiating IKE_SA {wish.sa.name} to {remote.host}")
+            self._turn()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.shield(wish.future)
+        except TimeoutError:
+            raise IkeError(f"{name}: not up after {timeout_s} s") from None
+        return wish.sa.info()
+
+    async def down(self, name: str) -> None:
+        """Take down every SA of the connection `name`, or the Child SAs `name`, and wait until the peer knows.
+
+        Raises IkeError when there is none.
+        """
+        wishes = []
+        for sa in list(self.manager.sas):
+            if sa.connection.name == name:
+                wishes.append(Wish(sa, up=False))
+                self.manager.delete(sa, self._now())
+                continue
+            for spi_in, child in list(sa.children.items()):
+                if child.params.name == name:
+                    wishes.append(Wish(sa, up=False, spi_in=spi_in))
+                    self.manager.delete_child(child.params, self._now())
+        self._wishes.extend(wishes)
+        self._turn()
+        if not wishes:
+            self._connection(name)
+            raise IkeError(f"{name}: no such SA is up")
+        await asyncio.gather(*(asyncio.shield(wish.future) for wish in wishes))
+
+    def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `callback` with each event, after the backend has been told; the result ends that."""
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    # --- what there is -------------------------------------------------------------------------------------------
+
+    def sa_infos(self) -> list[IkeSaInfo]:
+        """Snapshots of all IKE SAs that are not closed."""
+        return [sa.info() for sa in self.manager.sas if sa.state is not State.CLOSED]
+
+    def child_counters(self, child: ChildSaParameters | int) -> ChildCounters:
+        """What the backend counted for a Child SA, given as parameters or as its inbound SPI."""
+        if not isinstance(child, int):
+            return self.backend.query(child)
+        for sa in self.manager.sas:
+            found = sa.children.get(child)
+            if found is not None:
+                return self.backend.query(found.params)
+        raise LocalProtocolError(f"no Child SA has the inbound SPI {child:08x}")
+
+    def find_child(self, spi_in: int) -> ChildSaParameters:
+        """The parameters of an installed Child SA. LocalProtocolError when there is none."""
+        for sa in self.manager.sas:
+            found = sa.children.get(spi_in)
+            if found is not None:
+                return found.params
+        raise LocalProtocolError(f"no Child SA has the inbound SPI {spi_in:08x}")
+
+    def now(self) -> float:
+        """The clock of `to_dict(now)` of the snapshots."""
+        return self._now()
+
+    def socket_counters(self) -> dict[str, int]:
+        """Datagrams of all sockets together."""
+        total: Counter[str] = Counter(self.counters)
+        for sock in self._sockets.all():
+            counters = sock.counters
+            total["datagrams_received"] += counters.received
+            total["datagrams_sent"] += counters.sent
+            total["nat_keepalives_received"] += counters.keepalives
+            total["esp_in_udp_ignored"] += counters.esp
+            total["runts_ignored"] += counters.runts
+            for reason, number in counters.send_errors.items():
+                total[f"send_error_{reason}"] += number
+        return dict(total)
+
+    # --- the turn ------------------------------------------------------------------------------------------------
+
+    def _received(self, sock: IkeSocket, data: bytes, local: Address, remote: Address) -> None:
+        if self._loop is None:
+            return
+        self.log.datagram(outbound=False, octets=len(data), local=local, remote=remote)
+        if self._pcap is not None:
+            self._record(NON_ESP_MARKER + data if sock.nat_traversal else data, local, remote, outbound=False)
+        self.manager.receive_datagram(data, local, remote, self._now())
+        self._turn()
+
+    def _turn(self) -> None:
+        """Events, then datagrams, then the timer, until nothing is left."""
+        if self._in_turn:  # a subscriber's wish: the turn that called it goes on
+            return
+        self._in_turn = True
+        try:
+            while True:
+                while (event := self.manager.next_event()) is not None:
+                    self._carry_out(event)
+                datagrams = self.manager.datagrams_to_send()
+                if not datagrams:
+                    break
+                for datagram in datagrams:
+                    self._send(datagram)
+        finally:
+            self._in_turn = False
+        for wish in list(self._wishes):
+            wish.settle()
+        self._wishes = [wish for wish in self._wishes if not wish.future.done()]
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        when = self.manager.next_timer()
+        if when is not None and self._loop is not None:
+            self._timer = self._loop.call_at(when, self._timeout)
+
+    def _timeout(self) -> None:
+        self._timer = None
+        self._note_inbound_traffic()
+        self.manager.handle_timer(self._now())
+        self._turn()
+
+    def _note_inbound_traffic(self) -> None:
+        """A peer whose packets arrive lives: no need to ask. RFC 7296 section 2.4."""
+        for sa in self.manager.sas:
+            if not sa.connection.dpd_delay_s:
+                continue
+            for spi_in, child in sa.children.items():
+                with contextlib.suppress(BackendError):
+                    packets = self.backend.query(child.params).packets_in
+                    if packets > self._inbound_packets.get(spi_in, 0):
+                        sa.note_inbound_traffic(self._now())
+                    self._inbound_packets[spi_in] = packets
+
+    def _carry_out(self, event: Event) -> None:
+        try:
+            match event:
+                case ChildSaReady(child):
+                    self.backend.install(child)
+                case ChildSaMoved(old, new):
+                    self.backend.update_address(old, new)
+                case ChildSaDeleted(child):
+                    self._inbound_packets.pop(child.spi_in, None)
+                    self.backend.delete(child)
+                case ChildSaHalfClosed():
+                    pass  # the pair goes with ChildSaDeleted, in the same or the next round trip
+                case _:
+                    pass
+        except BackendError as error:
+            self.log.log("KNL", f"{describe_event(event)}: {error}")
+            self.counters["backend_errors"] += 1
+            if isinstance(event, ChildSaReady):
+                self.manager.child_install_failed(event.child, str(error), self._now())
+                return
+        text = describe_event(event)
+        if text:
+            self.log.log("CHD" if isinstance(event, CHILD_EVENTS) else "IKE", text)
+        for wish in self._wishes:
+            wish.hear(event)
+        for callback in tuple(self._subscribers):
+            callback(event)
+
+    def _send(self, datagram: Datagram) -> None:
+        sock = self._sockets.find(datagram.local)
+        if sock is None:
+            self.counters["no_socket"] += 1
+            self.log.log("NET", f"no socket for {datagram.local}: the datagram is dropped")
+            return
+        self.log.datagram(outbound=True, octets=len(datagram.data), local=datagram.local, remote=datagram.remote)
+        if self._pcap is not None:
+            octets = NON_ESP_MARKER + datagram.data if sock.nat_traversal else datagram.data
+            self._record(octets, datagram.local, datagram.remote, outbound=True)
+        if not sock.send(datagram.data, datagram.local, datagram.remote):
+            self.log.log("NET", f"the system refused to send to {datagram.remote}")
+
+    def _record(self, octets: bytes, local: Address, remote: Address, *, outbound: bool) -> None:
+        if self._pcap is None:
+            return
+        try:
+            self._pcap.datagram(octets, local, remote, outbound=outbound)
+            self._pcap.flush()
+        except (OSError, ValueError) as error:
+            self.log.log("LIB", f"the capture ends here: {error}")
+            self._pcap = None
+
+    def _backend_events(self) -> None:
+        while (event := self.backend.next_event()) is not None:
+            if not isinstance(event, Expire):
+                self.log.log("KNL", f"traffic wants a Child SA to {event.remote}; bring it up with `ikev2 up`")
+                continue
+            self.log.log(
+                "KNL", f"the Child SA with SPI {event.spi:08x} reached its {'hard' if event.hard else 'soft'} limit"
+            )
+            for sa in self.manager.sas if event.hard else ():
+                for spi_in, child in list(sa.children.items()):
+                    if event.spi in (spi_in, child.params.spi_out):
+                        self.manager.delete_child(child.params, self._now(), "its lifetime is over")
+        self._turn()
+
+    # --- small things --------------------------------------------------------------------------------------------
+
+    def _now(self) -> float:
+        return self._running().time()
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise LocalProtocolError("the endpoint is not running")
+        return self._loop
+
+    def _connection(self, name: str) -> ConnectionConfig:
+        for connection in self.config.connections:
+            if connection.name == name:
+                return connection
+        for connection in self.config.connections:
+            if any(child.name == name for child in connection.children):
+                return connection
+        known = ", ".join(connection.name for connection in self.config.connections) or "none"
+        raise LocalProtocolError(f"there is no connection or child {name!r}; connections: {known}")
+
+    def _established(self, connection: ConnectionConfig) -> IkeSa | None:
+        """The newest IKE SA of a connection that is up."""
+        up = [
+            sa
+            for sa in self.manager.sas
+            if sa.connection.name == connection.name and str(sa.state) == "ESTABLISHED"
+        ]
+        return max(up, key=lambda sa: sa.established_at or 0.0, default=None)
+
+    async def _addresses(self, connection: ConnectionConfig) -> tuple[Address, Address]:
+        """Local and remote address to begin with. Raises IkeError when the peer has no address."""
+        loop = self._running()
+        hosts = [host for host in connection.remote_addrs if host != ANY and "/" not in host]
+        if not hosts:
+            raise LocalProtocolError(f"{connection.name}: remote_addrs names no host: only the peer can begin")
+        failure = ""
+        for host in hosts:
+            try:
+                found = await loop.getaddrinfo(host, connection.ike_port, type=socket.SOCK_DGRAM)
+            except OSError as error:
+                failure = f"{host}: {error.strerror or error}"
+                continue
+            for *_, name in found:
+                remote = Address(str(name[0]), connection.ike_port)
+                local = self._local_for(connection, remote)
+                if local is not None:
+                    return local, remote
+                failure = f"no local address or route towards {remote.host}"
+        raise IkeError(f"{connection.name}: {failure}")
+
+    def _local_for(self, connection: ConnectionConfig, remote: Address) -> Address | None:
+        for host in connection.local_addrs or (ANY,):
+            if host == ANY:
+                with contextlib.suppress(OSError):
+                    return Address(source_address(remote.host, remote.port), connection.ike_port)
+            elif (":" in host) == (":" in remote.host):
+                return Address(host, connection.ike_port)
+        return None

@@ -1,0 +1,122 @@
+"""The UDP sockets of an endpoint: which addresses and ports its connections need, and which socket sends what."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from ikev2.core.config import ConnectionConfig
+from ikev2.core.types import Address
+from ikev2.errors import BackendError, ConfigurationError
+from ikev2.io.udp import IkeSocket
+from ikev2.ipsec.backend import Backend
+
+ANY = "%any"
+_WILDCARDS = ("0.0.0.0", "::")
+
+OnMessage: TypeAlias = Callable[[IkeSocket, bytes, Address, Address], None]
+
+
+class SocketSet:
+    """The bound sockets, by address and port. Addresses that are no longer needed stay bound until close()."""
+
+    def __init__(self, backend: Backend, on_message: OnMessage) -> None:
+        self._backend = backend
+        self._on_message = on_message
+        self._sockets: dict[tuple[str, int], IkeSocket] = {}
+
+    def all(self) -> list[IkeSocket]:
+        """Every bound socket."""
+        return list(self._sockets.values())
+
+    def bind(self, connections: Iterable[ConnectionConfig], loop: asyncio.AbstractEventLoop) -> None:
+        """Bind what these connections need and is not bound yet.
+
+        Raises ConfigurationError with connection and address when the system refuses.
+        """
+        wanted = _wanted(connections)
+        for (host, port), (nat_traversal, name) in wanted.items():
+            if (host, port) in self._sockets or ((_wildcard_of(host), port) in wanted and host not in _WILDCARDS):
+                continue
+            try:
+                sock = IkeSocket(host, port, nat_traversal=nat_traversal)
+            except OSError as error:
+                if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                    continue  # a system without IPv6: IPv4 is bound
+                raise ConfigurationError(
+                    f"connections.{name}.local_addrs: cannot bind UDP {Address(host, port)}: {error.strerror}"
+                ) from None
+            try:
+                self._open(sock, loop)
+            except BackendError:
+                sock.close()
+                raise
+            self._sockets[host, port] = sock
+
+    def _open(self, sock: IkeSocket, loop: asyncio.AbstractEventLoop) -> None:
+        def deliver(data: bytes, local: Address, remote: Address) -> None:
+            self._on_message(sock, data, local, remote)
+
+        def from_thread(data: bytes, local: Address, remote: Address) -> None:
+            sock.counters.received += 1
+            loop.call_soon_threadsafe(deliver, data, local, remote)
+
+        self._backend.prepare_ike_socket(sock.sock, encap=sock.nat_traversal)
+        if sock.nat_traversal and self._backend.wants_encap_socket:
+            # The backend's thread reads this socket: ESP is its own, IKE comes back to the loop.
+            self._backend.attach_encap_socket(sock.sock, from_thread)
+        else:
+            sock.start(loop, deliver)
+
+    def find(self, local: Address) -> IkeSocket | None:
+        """The socket that sends from this address and port."""
+        found = self._sockets.get((local.host, local.port))
+        return found if found is not None else self._sockets.get((_wildcard_of(local.host), local.port))
+
+    def stop_reading(self) -> None:
+        """Leave the loop; the sockets stay bound while the backend closes."""
+        for sock in self._sockets.values():
+            sock.stop()
+
+    def close(self) -> None:
+        """Close every socket."""
+        for sock in self._sockets.values():
+            sock.close()
+        self._sockets.clear()
+
+
+def _wildcard_of(host: str) -> str:
+    return "::" if ":" in host else "0.0.0.0"
+
+
+def _wanted(connections: Iterable[ConnectionConfig]) -> dict[tuple[str, int], tuple[bool, str]]:
+    """Address and port -> (is it the NAT traversal port, the connection that wants it).
+
+    Raises ConfigurationError when one connection's IKE port is another's NAT traversal port.
+    """
+    wanted: dict[tuple[str, int], tuple[bool, str]] = {}
+    for connection in connections:
+        hosts: list[str] = []
+        for host in connection.local_addrs or (ANY,):
+            hosts.extend(_WILDCARDS if host == ANY else (_literal(connection.name, host),))
+        for host in hosts:
+            for port, nat_traversal in ((connection.ike_port, False), (connection.nat_port, True)):
+                known = wanted.setdefault((host, port), (nat_traversal, connection.name))
+                if known[0] != nat_traversal:
+                    raise ConfigurationError(
+                        f"connections.{connection.name}: port {port} is an IKE port here and the NAT traversal "
+                        f"port of connection {known[1]}"
+                    )
+    return wanted
+
+
+def _literal(name: str, host: str) -> str:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        raise ConfigurationError(
+            f"connections.{name}.local_addrs: {host!r} is not an IP address of this host or %any"
+        ) from None
