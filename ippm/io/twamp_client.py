@@ -216,15 +216,9 @@ async def run_twping(
         client = await stack.enter_async_context(await TwampClient.connect(options, provider, entropy))
         local = client.role.local.host
         ports = options.test_port_range or options.local_port_range or 0
-        sock = stack.enter_context(
-            open_test_socket(
-                local,
-                options.test_port_range or options.local_port_range or 0,
-                options.mark_callback,
-                dscp=options.dscp,
-            )
-        )
-        session = await client.request_session(session_wish(options, Endpoint(local, int(sock.getsockname()[1]))))
+        sock = stack.enter_context(open_test_socket(local, ports, options.mark_callback, dscp=options.dscp))
+        sender = Endpoint(local, int(sock.getsockname()[1]))
+        session = await client.request_session(session_wish(options, sender, client.role.mode))
         plan = sender_plan(options, session)
         await client.start_sessions()
         clock = clock_state()
@@ -236,10 +230,13 @@ async def run_twping(
         return TwampRun(options, client.connected, session, plan, records, clock)
 
 
-def session_wish(options: TwpingOptions, sender: Endpoint) -> SessionWish:
+def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = None) -> SessionWish:
+    """What to ask of the server; `mode` is the security mode of the connection, for `equal_size`."""
     padding = options.padding
     if options.equal_size:
-        padding = max(padding, symmetric_padding_octets(int(mode), options.tw_auth_pad))
+        padding = max(
+            padding, symmetric_padding_octets(int(mode or options.security.strictest), options.tw_auth_pad)
+        )
     return SessionWish(
         sender=sender,
         reflector_port=options.reflector_port,
