@@ -196,7 +196,9 @@ class PassphraseProvider:
     count: int | None = None
 
     def __init__(
-        self, passphrases: Mapping[bytes | str, bytes | str], client_key_id: bytes | str | None = None
+        self,
+        passphrases: Mapping[str, bytes | str] | Mapping[bytes, bytes | str],
+        client_key_id: bytes | str | None = None,
     ) -> None:
         self._secrets: dict[bytes, PassphraseSecret] = {}
         for key_id, passphrase in passphrases.items():

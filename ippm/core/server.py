@@ -227,8 +227,9 @@ class ControlServer:
         except ProtocolError as error:
             self._refuse(error.accept, str(error), now)
             return
-        except IppmError as error:
-            self._refuse(Accept.INTERNAL_ERROR, str(error), now)
+        except Exception as error:
+            # A key provider is not ours: whatever goes wrong in it, the client gets an answer.
+            self._refuse(Accept.INTERNAL_ERROR, f"the key provider failed: {error}", now)
             return
         server_iv = self._entropy.octets(16)
         start = ServerStart(Accept.OK, server_iv, self.config.start_time).encode()  # rfc4656-s3.1-26
@@ -318,8 +319,8 @@ class ControlServer:
         except RefuseSession as error:
             self._deny(error.accept, error.reason)
             return
-        except IppmError as error:
-            self._deny(Accept.INTERNAL_ERROR, str(error))
+        except Exception as error:
+            self._deny(Accept.INTERNAL_ERROR, f"the session could not be opened: {error}")
             return
         self._timeouts[session.sid] = session.timeout_ns
         self._requested.append(session.sid)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 
 from ippm.core.control_events import Endpoint
@@ -80,7 +81,7 @@ async def connect(
         except OSError as error:
             sock.close()
             if ports is None or error.errno not in _TAKEN:
-                raise ConnectionFailed(f"no connection to {_text(remote)}: {error.strerror or error}") from None
+                raise ConnectionFailed(f"no connection to {_text(remote)}: {_reason(error)}") from None
         except BaseException:
             sock.close()
             raise
@@ -171,6 +172,10 @@ def _local(family: int, host: str | None, port: int) -> tuple[object, ...]:
         host = "::" if family == socket.AF_INET6 else "0.0.0.0"
     flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     return tuple(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags)[0][4])
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _text(endpoint: Endpoint) -> str:

@@ -1,0 +1,371 @@
+"""The `ippm` command. Each command imports what it needs when it runs, so that `--help` starts fast.
+
+Exit status: 0 done, 1 the operation failed or the peer refused, 2 usage or configuration, 3 a threshold was exceeded.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ippm.crypto import KeyProvider
+    from ippm.io.options import ServerOptions, TwpingOptions
+    from ippm.report.result import RunResult
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_THRESHOLD = 3
+
+
+def _end(message: str, status: int) -> NoReturn:
+    for line in message.splitlines() or [""]:
+        click.echo(f"ippm: {line}", err=True)
+    sys.exit(status)
+
+
+def _one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
+    """Turn the errors that are a person's or the peer's into a line and the right exit status."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        from ippm.errors import ConfigurationError, IppmError
+
+        try:
+            return command(*args, **kwargs)
+        except ConfigurationError as error:
+            _end(str(error), EXIT_USAGE)
+        except IppmError as error:
+            _end(str(error), EXIT_FAILED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(EXIT_FAILED)
+        except OSError as error:
+            _end((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)), EXIT_FAILED)
+        except KeyboardInterrupt:
+            _end("interrupted", EXIT_FAILED)
+
+    return run
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="ippm-ipsec")
+def cli() -> None:
+    """Measure network paths with TWAMP (RFC 5357)."""
+
+
+# serve
+
+
+@cli.command()
+@click.option("-c", "config", metavar="FILE", help="TOML file with a [twamp] table; options override it.")
+@click.option("--listen", metavar="ADDR[:PORT]", help="Address to listen on; all addresses, port 862, by default.")
+@click.option("-P", "test_ports", metavar="A-B", help="UDP ports of test sessions (18760-18960).")
+@click.option("-A", "modes", metavar="MODES", help="Modes to offer, letters of OAEM.")
+@click.option("-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600.")
+@click.option("--count", type=int, metavar="N", help="PBKDF2 Count, a power of two from 1024 up.")
+@click.option("-v", "verbose", is_flag=True, help="Log each connection and session.")
+@_one_line_errors
+def serve(config: str | None, key_file: str | None, verbose: bool, **overrides: Any) -> None:
+    """TWAMP server and reflector, in the foreground."""
+    import asyncio
+    import logging
+
+    logging.basicConfig(
+        stream=sys.stderr, format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING
+    )
+    options, its_key_file = _server_options(config, **overrides)
+    asyncio.run(_serve(options, _provider(key_file or its_key_file, None)))
+
+
+def _server_options(
+    config: str | None, listen: str | None, test_ports: str | None, modes: str | None, count: int | None
+) -> tuple[ServerOptions, Any]:
+    from dataclasses import replace
+
+    from ippm.cli.settings import parse_host, parse_ports, read_server_file
+    from ippm.io.options import ServerOptions
+
+    options, key_file = (ServerOptions(), None) if config is None else read_server_file(config)
+    changes: dict[str, Any] = {}
+    if listen is not None:
+        if listen.startswith(":") and listen[1:].isdigit():
+            changes["port"] = int(listen[1:])
+        elif listen.endswith(":0"):
+            changes["address"], changes["port"] = listen[:-2].strip("[]"), 0
+        else:
+            changes["address"], changes["port"] = parse_host(listen, options.port)
+    if test_ports is not None:
+        changes["test_ports"] = parse_ports(test_ports, "-P")
+    if modes is not None:
+        changes["modes"] = _modes(modes)
+    if count is not None:
+        changes["count"] = count
+    return replace(options, **changes), key_file
+
+
+def _modes(words: str) -> Any:
+    from ippm.errors import ConfigurationError
+    from ippm.iana import Mode
+
+    try:
+        return Mode.of_words(words)
+    except ValueError as error:
+        raise ConfigurationError(f"-A {words}: {error}") from None
+
+
+async def _serve(options: ServerOptions, provider: KeyProvider | None) -> None:
+    import asyncio
+    import signal
+
+    from ippm.io.twamp_server import TwampServer
+
+    server = TwampServer(options, provider)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    await server.start()
+    try:
+        click.echo(f"TWAMP server on {options.address or 'all addresses'} port {server.port}")
+        sys.stdout.flush()
+        await ended.wait()
+    finally:
+        await server.stop()
+
+
+# twping
+
+
+@cli.command()
+@click.option("-c", "count", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
+@click.option(
+    "-i",
+    "interval",
+    default="0.1",
+    show_default=True,
+    metavar="SECONDS[e|f]",
+    help="Time between packets: exponential with this mean (e, the default), or fixed (f).",
+)
+@click.option("-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets.")
+@click.option("--equal-size", is_flag=True, help="At least the padding that makes both directions equally long.")
+@click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets.")
+@click.option(
+    "-L",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="Seconds until a packet counts as lost.",
+)
+@click.option(
+    "-z", "start_delay_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait before the start."
+)
+@click.option(
+    "-A",
+    "mode",
+    metavar="MODES",
+    help="Modes to accept, letters of OAEM; the strictest that the server offers is taken. O, or AE with -u or -k.",
+)
+@click.option("-u", "user", metavar="NAME", help="KeyID to use.")
+@click.option("-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600.")
+@click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of test packets.")
+@click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports to send test packets from.")
+@click.option("--local-ports", metavar="A-B", help="Local ports of the Control connection and of test packets.")
+@click.option("--reflector-port", type=click.IntRange(0, 65535), default=0, help="UDP port to ask the server for.")
+@click.option("-4", "ipv4", is_flag=True, help="IPv4 only.")
+@click.option("-6", "ipv6", is_flag=True, help="IPv6 only.")
+@click.option("-B", "interface", metavar="INTERFACE", help="Send through this interface.")
+@click.option("-S", "local_address", metavar="ADDR", help="Local address.")
+@click.option(
+    "--max-count",
+    "maximum_count",
+    type=click.IntRange(1024),
+    default=32768,
+    show_default=True,
+    help="Largest PBKDF2 Count to take from a server.",
+)
+@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@click.option(
+    "--max-delay",
+    type=click.FloatRange(0),
+    metavar="MS",
+    help="Exit with 3 when the median round-trip time is longer.",
+)
+@click.option("-Q", "quiet", is_flag=True, help="Print no result.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("host", metavar="HOST[:PORT]")
+@_one_line_errors
+def twping(
+    host: str,
+    quiet: bool,
+    as_json: bool,
+    max_loss: float | None,
+    max_delay: float | None,
+    user: str | None,
+    key_file: str | None,
+    **letters: Any,
+) -> None:
+    """Two-way measurement to a TWAMP server."""
+    import asyncio
+
+    from ippm.errors import ConfigurationError, IppmError
+
+    options = _twping_options(host, has_keys=bool(user or key_file), **letters)
+    provider = _provider(key_file, user) if options.security.keyed else None
+    try:
+        run = asyncio.run(_twping(options, provider))
+    except ConfigurationError:
+        raise
+    except IppmError as error:
+        if as_json:
+            click.echo(json.dumps({"ok": False, "error": str(error), "accept": getattr(error, "accept", None)}))
+        raise
+    result = run.result
+    if as_json:
+        click.echo(json.dumps(_document(run, result), indent=2))
+    elif not quiet:
+        from ippm.report.text import format_result
+
+        click.echo(format_result(result), nl=False)
+    if (reason := _exceeded(result, max_loss, max_delay)) is not None:
+        _end(reason, EXIT_THRESHOLD)
+
+
+def _twping_options(
+    host: str,
+    *,
+    has_keys: bool,
+    interval: str,
+    mode: str | None,
+    test_ports: str | None,
+    local_ports: str | None,
+    ipv4: bool,
+    ipv6: bool,
+    interface: str | None,
+    **rest: Any,
+) -> TwpingOptions:
+    import socket
+
+    from ippm.cli.settings import parse_host, parse_interval, parse_ports
+    from ippm.errors import ConfigurationError
+    from ippm.iana import TWAMP_PORT
+    from ippm.io.options import TwpingOptions
+
+    if ipv4 and ipv6:
+        raise ConfigurationError("-4 and -6 exclude each other")
+    name, port = parse_host(host, TWAMP_PORT)
+    interval_s, exponential = parse_interval(interval)
+    return TwpingOptions(
+        host=name,
+        port=port,
+        mode=mode or ("AE" if has_keys else "O"),
+        interval_s=interval_s,
+        exponential=exponential,
+        test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
+        local_port_range=None if local_ports is None else parse_ports(local_ports, "--local-ports"),
+        family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
+        mark_callback=None if interface is None else _bind_to_device(interface),
+        **rest,
+    )
+
+
+def _bind_to_device(interface: str) -> Callable[[Any], None]:
+    import socket
+
+    def bind(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+
+    return bind
+
+
+def _provider(key_file: Any, user: str | None) -> KeyProvider | None:
+    """A provider of the file's passphrases, or of one that is asked for at the terminal. Raises ConfigurationError."""
+    from ippm.errors import ConfigurationError
+
+    if key_file is None and user is None:
+        return None
+    from ippm.crypto import PassphraseProvider
+
+    if key_file is None and user is not None:
+        if not sys.stdin.isatty():
+            raise ConfigurationError(
+                f"the passphrase of {user} is in no file (-k), and there is no terminal to ask at"
+            )
+        return PassphraseProvider({user: click.prompt("Passphrase", hide_input=True, err=True)}, user)
+    from ippm.cli.keyfile import read_key_file
+
+    passphrases = read_key_file(key_file)
+    if user is not None and user not in passphrases:
+        raise ConfigurationError(f"{key_file}: no passphrase for {user}")
+    return PassphraseProvider(passphrases, user)
+
+
+async def _twping(options: TwpingOptions, provider: KeyProvider | None) -> Any:
+    import asyncio
+    import signal
+
+    from ippm.io.pacing import StopSignal
+    from ippm.io.twamp_client import run_twping
+
+    stop = StopSignal()
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(run_twping(options, provider, stop=stop))
+    interrupts = 0
+
+    def interrupt() -> None:
+        """The first time: stop sending, and report what there is. The second time: end at once."""
+        nonlocal interrupts
+        interrupts += 1
+        stop.set()
+        if interrupts > 1:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        stop.close()
+
+
+def _document(run: Any, result: RunResult) -> dict[str, Any]:
+    connected = run.connected
+    return {
+        "ok": True,
+        "host": run.options.host,
+        "port": run.options.port,
+        "mode": run.session.mode.word,
+        "ikev2_derived": connected.ikev2_derived,
+        "derivation": connected.derivation,
+        "peer_identity": connected.peer_identity,
+        "count": connected.count,
+        "result": result.to_dict(),
+    }
+
+
+def _exceeded(result: RunResult, max_loss: float | None, max_delay: float | None) -> str | None:
+    """Which threshold was exceeded, or None."""
+    if max_loss is not None and result.lost * 100 > max_loss * result.sent:
+        return f"{result.lost} of {result.sent} packets lost: more than {max_loss:g} %"
+    if max_delay is not None:
+        if result.round_trip is None:
+            return "no packet was answered, so no delay is known"
+        if result.round_trip.median > max_delay * 1e6:
+            return f"median round-trip time {result.round_trip.median / 1e6:.3f} ms: more than {max_delay:g} ms"
+    return None
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="ippm")
