@@ -17,8 +17,8 @@ class TwoWayMetrics:
 
     `lost`: sent and not answered within Timeout (RFC 7680 section 2, RFC 6673). `lost_backward_at_least`: replies that
     the reflector is known to have sent (its numbers tell) and that did not come; the rest was lost on the way there or
-    is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw them; `reordered_backward`: of
-    its replies. `peer_clock` is the worst state that the reflector claimed in its packets.
+    is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw them; `reordered_backward`:
+    of its replies. `peer_clock` is the worst state that the reflector claimed in its packets.
     """
 
     sent: int
