@@ -52,10 +52,7 @@ class Message:
 
         Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
         """
-        # rfc7296-s2.5-13
-        if self.header.is_response and any(isinstance(item, Unknown) and item.critical for item in self.payloads):
-            raise LocalProtocolError("a critical payload in a response")
-        first, body = encode_payloads(self.payloads)
+        first, body = encode_payloads(self.payloads, response=self.header.is_response)
         return replace(self.header, next_payload=first, length=HEADER_OCTETS + len(body)).encode() + body
 
     @property
@@ -79,11 +76,14 @@ def parse_payloads(first: PayloadType, data: bytes) -> tuple[Payload, ...]:
     return _read_payloads(first, data, 0, allow_encrypted=False)
 
 
-def encode_payloads(payloads: Sequence[Payload]) -> tuple[PayloadType, bytes]:
-    """The type of the first payload and the octets of the whole chain.
+def encode_payloads(payloads: Sequence[Payload], *, response: bool = False) -> tuple[PayloadType, bytes]:
+    """The type of the first payload and the octets of the whole chain; `response` is whether a response holds it.
 
     Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
     """
+    # rfc7296-s2.5-13
+    if response and any(isinstance(payload, Unknown) and payload.critical for payload in payloads):
+        raise LocalProtocolError("a critical payload in a response")
     types = [payload.payload_type for payload in payloads]
     following = [*types[1:], PayloadType.NO_NEXT_PAYLOAD]
     chunks = []
@@ -134,7 +134,7 @@ def sealed_prefix(
 
     RFC 7296 section 3.14, RFC 5282 section 5.1, RFC 7383 section 2.5.
     """
-    first, octets = encode_payloads((*clear_payloads, replace(sealed, body=b"")))
+    first, octets = encode_payloads((*clear_payloads, replace(sealed, body=b"")), response=header.is_response)
     # The chain's last payload is the sealed one: redo its generic header, where the length counts the body.
     head = sealed.encode_body() if isinstance(sealed, EncryptedFragment) else b""
     before = octets[: len(octets) - GENERIC_HEADER_OCTETS - len(head)]
