@@ -18,99 +18,40 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Protocol
 
+from ikev2.core import dispatch
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import ChildSa
-from ikev2.core.child_sa import ChildSaParameters, UdpEncap
+from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ConnectionConfig, Identity, Limits
 from ikev2.core.events import (
     ChildSaDeleted,
     ChildSaFailed,
-    ChildSaMoved,
     ChildSaReady,
     Event,
     IkeSaDeleted,
     IkeSaEstablished,
     IkeSaFailed,
 )
-from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Ignored, Inbound, Task
+from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Ignored, Task
 from ikev2.core.exchanges import ike_sa_init, informational
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
 from ikev2.core.info import ChildSaInfo, IkeSaInfo
 from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
+from ikev2.core.observer import LoneObserver, Observer
 from ikev2.core.tracer import NullTracer, Tracer
-from ikev2.core.transitions import TRANSITIONS, State, Transition
+from ikev2.core.transitions import State
 from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
 from ikev2.core.window import MESSAGE_ID_LIMIT, Requests, Responses
 from ikev2.crypto.entropy import Entropy
 from ikev2.crypto.keymat import IkeKeys
 from ikev2.crypto.suites import IkeSuite
-from ikev2.errors import IkeError, InvalidSyntax, LocalProtocolError, ProtocolError, UnsupportedCriticalPayload
+from ikev2.errors import IkeError, LocalProtocolError, ProtocolError
 from ikev2.iana import ExchangeType, NotifyType
-from ikev2.wire.header import MAJOR_VERSION, Header
+from ikev2.wire.header import Header
 from ikev2.wire.message import Message, describe
-from ikev2.wire.payloads import Notify, Payload
-from ikev2.wire.rules import check_message
-
-SPI_OCTETS = 8
-HINT_INTERVAL_S = 10.0
-"""How long an authentic message proves that the peer lives, and how often an unprotected hint is acted on."""
-
-
-class Observer(Protocol):
-    """Who owns the SAs: told of the two moments when others may care, asked what one SA cannot know."""
-
-    def is_only_sa(self, sa: IkeSa) -> bool:
-        """True when there is no other IKE SA between these identities: INITIAL_CONTACT may be said."""
-        ...
-
-    def next_reqid(self) -> int:
-        """A number that ties the SAs and policies of one Child SA together."""
-        ...
-
-    def new_ike_spi(self) -> bytes:
-        """An IKE SPI that no other SA of ours has."""
-        ...
-
-    def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
-        """The peer is authenticated; `initial_contact`: it says that it has no other SA with us."""
-        ...
-
-    def closing(self, sa: IkeSa, now: float) -> None:
-        """The SA is about to forget its keys."""
-        ...
-
-
-class LoneObserver:
-    """The observer of an IKE SA that nobody manages."""
-
-    def __init__(self, entropy: Entropy) -> None:
-        self._entropy = entropy
-        self._reqid = 0
-
-    def is_only_sa(self, sa: IkeSa) -> bool:
-        """It is the only one that we know."""
-        return True
-
-    def next_reqid(self) -> int:
-        """1, 2, ..."""
-        self._reqid += 1
-        return self._reqid
-
-    def new_ike_spi(self) -> bytes:
-        """Eight octets of entropy, not zero."""
-        while (spi := self._entropy.octets(SPI_OCTETS)) == ZERO_SPI:
-            continue
-        return spi
-
-    def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
-        """Nobody cares."""
-
-    def closing(self, sa: IkeSa, now: float) -> None:
-        """Nobody cares."""
+from ikev2.wire.payloads import Payload
 
 
 class IkeSa:
@@ -162,13 +103,13 @@ class IkeSa:
         self.established_at: float | None = None
         self.last_inbound_at = 0.0
         self.dropped = 0
-        self._channel: SecureChannel | None = None
+        self.channel: SecureChannel | None = None
         self._tasks: deque[Task] = deque()
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
-        self._deadline: float | None = None
-        self._last_hint_at = float("-inf")
-        self._close_after: tuple[str, NotifyType | None] | None = None
+        self.deadline: float | None = None
+        self.last_hint_at = float("-inf")
+        self.close_after: tuple[str, NotifyType | None] | None = None
         self._failed = False
 
     # --- the sans-IO contract ------------------------------------------------------------------------------------
@@ -184,11 +125,12 @@ class IkeSa:
 
     def receive_message(self, message: Message, data: bytes, local: Address, remote: Address, now: float) -> None:
         """The same for a message that is parsed already."""
+        inbound = Inbound(message, message.payloads, data, local, remote, now)
         try:
             if message.header.is_response:
-                self._receive_response(message, data, local, remote, now)
+                dispatch.receive_response(self, inbound)
             else:
-                self._receive_request(message, data, local, remote, now)
+                dispatch.receive_request(self, inbound)
         except (IkeError, Ignored) as error:
             self._drop(str(error))
         self._pump(now)
@@ -204,15 +146,15 @@ class IkeSa:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, None for never."""
-        times = [time for time in (self._deadline, self._liveness_at()) if time is not None]
+        times = [time for time in (self.deadline, self._liveness_at()) if time is not None]
         if self.requests.in_flight is not None:
             times.append(self.requests.in_flight.again_at)
         return min(times) if times else None
 
     def handle_timer(self, now: float) -> None:
         """Send again, give up, forget, or ask whether the peer lives: whatever is due."""
-        if self._deadline is not None and self._deadline <= now:
-            self._deadline = None
+        if self.deadline is not None and self.deadline <= now:
+            self.deadline = None
             if self.state is State.CLOSED:
                 self.responses = Responses()
             else:
@@ -234,13 +176,13 @@ class IkeSa:
         self.spi_i = self.observer.new_ike_spi()  # rfc7296-s2.6-01, rfc7296-s3.1-03
         self.created_at = now
         ike_sa_init.begin(self, now)
-        self._go(State.INIT_SENT, "send our proposals, a KE value and a nonce")
+        self.go(State.INIT_SENT, "send our proposals, a KE value and a nonce")
 
     def delete(self, now: float, reason: str = "deleted here") -> None:
         """Close the IKE SA with its Child SAs; IkeSaDeleted comes when the peer has answered or is given up."""
         if self.state in (State.IDLE, State.INIT_SENT, State.HALF_OPEN):
             self.close(reason, now)
-        elif self.state not in (State.DELETING, State.CLOSED) and not self._is_closing():
+        elif self.state not in (State.DELETING, State.CLOSED) and not self.is_closing():
             self.queue_first(CloseIkeSa(reason))
             self._pump(now)
 
@@ -277,7 +219,7 @@ class IkeSa:
     @property
     def finished(self) -> bool:
         """True when nothing is left to do: the owner can forget this object."""
-        return self.state is State.CLOSED and self._deadline is None
+        return self.state is State.CLOSED and self.deadline is None
 
     @property
     def is_half_open(self) -> bool:
@@ -316,190 +258,6 @@ class IkeSa:
         """The Child SA on whose SPI the peer receives."""
         return next((child for child in self.children.values() if child.params.spi_out == spi_out), None)
 
-    # --- receiving -----------------------------------------------------------------------------------------------
-
-    def _receive_request(self, message: Message, data: bytes, local: Address, remote: Address, now: float) -> None:
-        header = message.header
-        self._check_header(header)
-        if self.responses.repeats(header.message_id, data):
-            # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
-            self._outbox.append(Datagram(self.responses.response, local, remote))
-            return
-        if header.message_id != self.responses.expected_id:
-            raise Ignored(f"request {header.message_id} where {self.responses.expected_id} is expected")
-        row = TRANSITIONS.get((self.state, header.exchange_type, Role.RESPONDER))
-        if row is not None and not row.protected:
-            self._answer_clear(row, message, data, local, remote, now)
-            return
-        if self.state not in (State.HALF_OPEN, State.ESTABLISHED, State.DELETING):
-            raise Ignored(f"no {header.exchange_type} request in state {self.state}")
-        if self.state is State.HALF_OPEN and row is None:
-            raise Ignored(f"{header.exchange_type} before IKE_AUTH")  # rfc7296-s1-02, rfc7296-s1.4-01
-        if self._channel is None:
-            self._derive_late(now)
-        self._answer_protected(row, message, data, local, remote, now)
-
-    def _answer_clear(
-        self, row: Transition, message: Message, data: bytes, local: Address, remote: Address, now: float
-    ) -> None:
-        inbound = Inbound(message, message.payloads, data, local, remote, now)
-        self._trace("in", message, message.payloads, local, remote)
-        try:
-            self._check_rules(row, message, None)
-            payloads = row.handler(self, inbound)
-        except ProtocolError as error:
-            self.tracer.note(f"{remote}: {error}")
-            reply = ike_sa_init.error_reply(inbound, error)
-            if reply is not None:
-                self._outbox.append(Datagram(reply, local, remote))
-            return
-        self.created_at = now
-        response = self._clear_message(message.header.exchange_type, payloads, is_response=True)
-        self.need_handshake().response = response
-        self.responses.remember(data, response)
-        self._deadline = now + self.limits.half_open_timeout_s
-        self._outbox.append(Datagram(response, local, remote))
-        self._go(row.leads_to[0], row.story)
-
-    def _answer_protected(
-        self, row: Transition | None, message: Message, data: bytes, local: Address, remote: Address, now: float
-    ) -> None:
-        """Open, handle, respond: from the good ICV on, everything gets a response (rfc7296-s2.21.3-01)."""
-        channel = self._channel
-        if channel is None:
-            raise Ignored("there are no keys")
-        payloads: tuple[Payload, ...]
-        try:
-            inner = channel.open(data, message)
-            self._trace("in", message, inner, local, remote)
-            self._authentic(local, remote, now)
-            if row is None:
-                raise InvalidSyntax(f"{message.header.exchange_type} has no place in state {self.state}")
-            self._check_rules(row, message, inner)
-            payloads = row.handler(self, Inbound(message, inner, data, local, remote, now))
-        except ProtocolError as error:
-            if error.notify_type is None:
-                raise
-            payloads = self._error_payloads(error)
-        response = channel.seal(message.header.exchange_type, message.header.message_id, payloads, is_response=True)
-        self.responses.remember(data, response)
-        self._trace_sent(message.header.exchange_type, message.header.message_id, payloads, True, local, remote)
-        self._outbox.append(Datagram(response, local, remote))  # rfc7296-s2.11-02, rfc7296-s2.23-03
-        if self._close_after is not None:
-            reason, notify_type = self._close_after
-            self.close(reason, now, notify_type, linger=True)
-        elif row is not None and row.leads_to[0] is not self.state:
-            self._go(row.leads_to[0], row.story)
-
-    def _error_payloads(self, error: ProtocolError) -> tuple[Payload, ...]:
-        """What tells the peer of its mistake, and whether the SA survives it. RFC 7296 section 2.21."""
-        self.tracer.note(f"{self.name}: {error}")
-        notify_type = error.notify_type or NotifyType.INVALID_SYNTAX
-        if self.state is State.HALF_OPEN or isinstance(error, InvalidSyntax):
-            self.close_after_response(str(error), notify_type)
-        return (Notify(notify_type, error.notify_data),)
-
-    def _receive_response(self, message: Message, data: bytes, local: Address, remote: Address, now: float) -> None:
-        header = message.header
-        self._check_header(header)
-        in_flight = self.requests.in_flight
-        row = TRANSITIONS.get((self.state, header.exchange_type, Role.INITIATOR))
-        if (
-            in_flight is None
-            or row is None
-            or (in_flight.exchange, in_flight.message_id) != (header.exchange_type, header.message_id)
-        ):
-            self._take_hint(message, now)
-            raise Ignored(f"no request is waiting for {header.exchange_type} response {header.message_id}")
-        if not row.protected:
-            self._trace("in", message, message.payloads, local, remote)
-            self._check_rules(row, message, None)
-            row.handler(self, Inbound(message, message.payloads, data, local, remote, now))
-            if in_flight.exchange is not ExchangeType.IKE_SA_INIT or self.keys is not None:
-                self._go(row.leads_to[0], row.story)
-            return
-        channel = self._channel
-        if message.encrypted is None or channel is None:
-            self._take_hint(message, now)
-            raise Ignored("an unprotected response")
-        try:
-            inner = channel.open(data, message)
-            self._trace("in", message, inner, local, remote)
-            self._check_rules(row, message, inner)
-        except (InvalidSyntax, UnsupportedCriticalPayload) as error:
-            self._authentic(local, remote, now)
-            self._malformed_response(error, now)
-            return
-        self._authentic(local, remote, now)
-        purpose = self.requests.answered()
-        before = self.state
-        row.handler(self, Inbound(message, inner, data, local, remote, now, purpose))
-        if self.state is before and not self._is_closing() and row.leads_to[0] is not before:
-            self._go(row.leads_to[0], row.story)
-
-    def _malformed_response(self, error: ProtocolError, now: float) -> None:
-        """An authentic response that makes no sense: the peers' states differ, close. RFC 7296 section 2.21."""
-        self.requests.answered()
-        self.tracer.note(f"{self.name}: malformed response: {error}")
-        if self.state is State.DELETING:
-            self.close(f"malformed response: {error}", now)
-        elif self.state is State.AUTH_SENT:
-            self.fail(f"malformed response: {error}", error.notify_type)
-            self.queue_first(CloseIkeSa(str(error), error.notify_type))
-        else:
-            self.queue_first(CloseIkeSa(f"malformed response: {error}"))
-
-    def _check_header(self, header: Header) -> None:
-        if header.major_version != MAJOR_VERSION:
-            raise Ignored(f"version {header.major_version}.{header.minor_version}")
-        if header.is_initiator is not (self.role is Role.RESPONDER):
-            raise Ignored("the Initiator flag is wrong")
-        if self.state is State.IDLE:
-            return
-        if header.initiator_spi != self.spi_i or (self.spi_r != ZERO_SPI and header.responder_spi != self.spi_r):
-            # A repeated IKE_SA_INIT request still has no responder SPI.
-            repeated = header.exchange_type == ExchangeType.IKE_SA_INIT and header.responder_spi == ZERO_SPI
-            if header.initiator_spi != self.spi_i or not repeated:
-                raise Ignored("the SPIs are not of this IKE SA")
-
-    def _check_rules(self, row: Transition, message: Message, inner: tuple[Payload, ...] | None) -> None:
-        variant = check_message(message, inner)
-        if variant not in row.variants:
-            raise InvalidSyntax(f"{message.header.exchange_type} of the kind {variant!r} has no place here")
-
-    def _authentic(self, local: Address, remote: Address, now: float) -> None:
-        """A fresh authentic message has come: the peer lives, and we see its address. RFC 7296 section 2.23."""
-        self.last_inbound_at = now
-        moved = (local, remote) != (self.local, self.remote)
-        if not moved or self.state is State.HALF_OPEN or not self.nat.remote or self.nat.local:
-            return  # rfc7296-s2.23-19
-        self.local, self.remote = local, remote  # rfc7296-s2.23-16, rfc7296-s2.23-17
-        for child in self.children.values():
-            old = child.params
-            encap = None if old.encap is None else UdpEncap(local.port, remote.port)
-            child.params = replace(old, local=local.host, remote=remote.host, encap=encap)
-            self.add_event(ChildSaMoved(old, child.params))
-
-    def _take_hint(self, message: Message, now: float) -> None:
-        """An unprotected INVALID_IKE_SPI: no reason to change anything, but to ask. RFC 7296 section 2.21.4."""
-        if self.state is not State.ESTABLISHED or message.encrypted is not None:
-            return
-        quiet = now - max(self.last_inbound_at, self._last_hint_at)
-        if quiet < HINT_INTERVAL_S:  # rfc7296-s2.4-05, rfc7296-s2.21.4-07
-            return
-        for payload in message.payloads:
-            if isinstance(payload, Notify) and payload.notify_type == NotifyType.INVALID_IKE_SPI:
-                self._last_hint_at = now
-                self.check_liveness(now)
-                return
-
-    def _derive_late(self, now: float) -> None:
-        try:
-            ike_sa_init.derive_late(self)
-        except ProtocolError as error:
-            self.close(f"the initiator's KE value: {error}", now)
-            raise Ignored(str(error)) from error
-
     def _drop(self, reason: str) -> None:
         self.dropped += 1
         self.tracer.note(f"{self.name}: dropped: {reason}")
@@ -510,7 +268,7 @@ class IkeSa:
         self, exchange: ExchangeType, payloads: tuple[Payload, ...], purpose: object, now: float
     ) -> bytes:
         """Send an unprotected request; its octets, which AUTH will cover."""
-        data = self._clear_message(exchange, payloads, is_response=False)
+        data = self.clear_message(exchange, payloads, is_response=False)
         self._send(exchange, data, purpose, now)
         return data
 
@@ -518,18 +276,23 @@ class IkeSa:
         self, exchange: ExchangeType, payloads: tuple[Payload, ...], purpose: object, now: float
     ) -> None:
         """Send a protected request and keep it until it is answered."""
-        if self._channel is None:
+        if self.channel is None:
             raise LocalProtocolError("there are no keys yet")
         message_id = self.requests.next_id
-        data = self._channel.seal(exchange, message_id, payloads, is_response=False)
-        self._trace_sent(exchange, message_id, payloads, False, self.local, self.remote)
+        data = self.channel.seal(exchange, message_id, payloads, is_response=False)
+        self.trace_sent(exchange, message_id, payloads, is_response=False)
         self._send(exchange, data, purpose, now)
 
     def _send(self, exchange: ExchangeType, data: bytes, purpose: object, now: float) -> None:
         self.requests.start(exchange, data, purpose, now)
         self._outbox.append(Datagram(data, self.local, self.remote))
 
-    def _clear_message(self, exchange: ExchangeType, payloads: tuple[Payload, ...], *, is_response: bool) -> bytes:
+    def send_back(self, data: bytes, inbound: Inbound) -> None:
+        """Send a response to where its request came from (rfc7296-s2.11-02, rfc7296-s2.11-03, rfc7296-s2.23-03)."""
+        self._outbox.append(Datagram(data, inbound.local, inbound.remote))
+
+    def clear_message(self, exchange: ExchangeType, payloads: tuple[Payload, ...], *, is_response: bool) -> bytes:
+        """The octets of an unprotected message of this SA, with message id 0."""
         header = Header.to_send(
             self.spi_i,
             self.spi_r,
@@ -538,7 +301,7 @@ class IkeSa:
             is_initiator=self.role is Role.INITIATOR,
             is_response=is_response,
         )
-        self._trace_sent(exchange, 0, payloads, is_response, self.local, self.remote)
+        self.trace_sent(exchange, 0, payloads, is_response=is_response)
         return Message(header, payloads).encode()
 
     def _send_again(self, now: float) -> None:
@@ -557,13 +320,13 @@ class IkeSa:
 
     def _pump(self, now: float) -> None:
         """Begin the next local action when the window is free."""
-        if self.requests.next_id >= MESSAGE_ID_LIMIT and self.state is State.ESTABLISHED and not self._is_closing():
+        if self.requests.next_id >= MESSAGE_ID_LIMIT and self.state is State.ESTABLISHED and not self.is_closing():
             self.queue_first(CloseIkeSa("the message ids are used up"))  # rfc7296-s2.2-02
         while self._tasks and self.requests.in_flight is None and self._may_request():
             task = self._tasks.popleft()
             informational.begin(self, task, now)
             if isinstance(task, CloseIkeSa):
-                self._go(State.DELETING, "we close the IKE SA")
+                self.go(State.DELETING, "we close the IKE SA")
 
     def _may_request(self) -> bool:
         return self.state is State.ESTABLISHED or (self.state is State.AUTH_SENT and self._failed)
@@ -588,15 +351,15 @@ class IkeSa:
 
     def take_keys(self, suite: IkeSuite, keys: IkeKeys, channel: SecureChannel) -> None:
         """IKE_SA_INIT is complete."""
-        self.suite, self.keys, self._channel = suite, keys, channel
+        self.suite, self.keys, self.channel = suite, keys, channel
         if self.keylog is not None:
             self.keylog.ike_sa(self.info(), suite, keys)
 
     def establish(self, now: float, *, initial_contact: bool) -> None:
         """The peer is authenticated."""
         self.established_at = now
-        self._deadline = None
-        self._go(State.ESTABLISHED, "both ends are authenticated")
+        self.deadline = None
+        self.go(State.ESTABLISHED, "both ends are authenticated")
         self.add_event(IkeSaEstablished(self.info()))
         self.observer.established(self, now, initial_contact=initial_contact)
 
@@ -638,7 +401,7 @@ class IkeSa:
 
     def close_after_response(self, reason: str, notify_type: NotifyType | None = None) -> None:
         """Close as soon as the response to the request in hand is on its way."""
-        self._close_after = (reason, notify_type)
+        self.close_after = (reason, notify_type)
 
     def close(
         self, reason: str, now: float, notify_type: NotifyType | None = None, *, linger: bool = False
@@ -653,24 +416,26 @@ class IkeSa:
         elif not self._failed and (self.role is Role.INITIATOR or notify_type is not None):
             self.add_event(IkeSaFailed(self.info(), reason, notify_type))
         self.observer.closing(self, now)
-        self._go(State.CLOSED, reason)
+        self.go(State.CLOSED, reason)
         # rfc7296-s2.12-01
-        self.keys = self._channel = self.handshake = None
+        self.keys = self.channel = self.handshake = None
         self.requests.in_flight = None
         self._tasks.clear()
-        self._close_after = None
-        self._deadline = now + self.limits.linger_s if linger else None
+        self.close_after = None
+        self.deadline = now + self.limits.linger_s if linger else None
         if not linger:
             self.responses = Responses()
 
     # --- small things --------------------------------------------------------------------------------------------
 
-    def _go(self, state: State, story: str) -> None:
+    def go(self, state: State, story: str) -> None:
+        """Enter a state."""
         if state is not self.state:
             self.tracer.transition(self.name, str(self.state), str(state), story)
             self.state = state
 
-    def _is_closing(self) -> bool:
+    def is_closing(self) -> bool:
+        """True when the deletion of the IKE SA waits for its turn."""
         return any(isinstance(task, CloseIkeSa) for task in self._tasks)
 
     def _liveness_at(self) -> float | None:
@@ -679,27 +444,21 @@ class IkeSa:
             return None
         return self.last_inbound_at + delay
 
-    def _trace(
-        self, direction: str, message: Message, payloads: tuple[Payload, ...], local: Address, remote: Address
-    ) -> None:
+    def trace_received(self, inbound: Inbound) -> None:
+        """Tell the tracer of a message that came."""
         if not isinstance(self.tracer, NullTracer):
-            inner = None if message.encrypted is None else payloads
-            self.tracer.message(direction, describe(message, inner), local, remote)
+            inner = None if inbound.message.encrypted is None else inbound.payloads
+            self.tracer.message("in", describe(inbound.message, inner), inbound.local, inbound.remote)
 
-    def _trace_sent(
-        self,
-        exchange: ExchangeType,
-        message_id: int,
-        payloads: tuple[Payload, ...],
-        is_response: bool,
-        local: Address,
-        remote: Address,
+    def trace_sent(
+        self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
     ) -> None:
+        """Tell the tracer of a message that goes."""
         if not isinstance(self.tracer, NullTracer):
             header = Header.to_send(
                 self.spi_i, self.spi_r, exchange, message_id, is_initiator=True, is_response=is_response
             )
-            self.tracer.message("out", describe(Message(header, payloads)), local, remote)
+            self.tracer.message("out", describe(Message(header, payloads)), self.local, self.remote)
 
 
 def _child_info(child: ChildSa) -> ChildSaInfo:

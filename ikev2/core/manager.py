@@ -19,9 +19,10 @@ from ikev2.core.cookie import CookieJar
 from ikev2.core.events import Event
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, clear_reply
 from ikev2.core.halfopen import HalfOpenTable, TokenBucket
-from ikev2.core.ike_sa import SPI_OCTETS, IkeSa
+from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Delivery, Impairment
 from ikev2.core.keylog import KeyLog
+from ikev2.core.observer import SPI_OCTETS
 from ikev2.core.tracer import NullTracer, Tracer
 from ikev2.core.transitions import State
 from ikev2.core.types import Address, ChildSpiSource, Datagram, Role

@@ -1,0 +1,226 @@
+"""What becomes of a message of the peer: found in the transition table, opened, checked, handled, answered.
+
+RFC 7296 sections 2.1 to 2.3, 2.21 and 2.23.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ikev2.core.child_sa import UdpEncap
+from ikev2.core.events import ChildSaMoved
+from ikev2.core.exchange import CloseIkeSa, Ignored, Inbound
+from ikev2.core.exchanges import ike_sa_init
+from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
+from ikev2.core.transitions import TRANSITIONS, State, Transition
+from ikev2.core.types import Role
+from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayload
+from ikev2.iana import ExchangeType, NotifyType
+from ikev2.wire.header import MAJOR_VERSION, Header
+from ikev2.wire.message import Message
+from ikev2.wire.payloads import Notify, Payload
+from ikev2.wire.rules import check_message
+
+if TYPE_CHECKING:
+    from ikev2.core.ike_sa import IkeSa
+
+HINT_INTERVAL_S = 10.0
+"""How long an authentic message proves that the peer lives, and how often an unprotected hint is acted on."""
+
+
+def receive_request(sa: IkeSa, inbound: Inbound) -> None:
+    """Take a request: once, and its repetitions by sending the same response again."""
+    header = inbound.message.header
+    _check_header(sa, header)
+    if sa.responses.repeats(header.message_id, inbound.data):
+        # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
+        sa.send_back(sa.responses.response, inbound)
+        return
+    if header.message_id != sa.responses.expected_id:
+        # rfc7296-s2.1-05, rfc7296-s2.3-08, rfc7296-s2.3-09
+        raise Ignored(f"request {header.message_id} where {sa.responses.expected_id} is expected")
+    row = TRANSITIONS.get((sa.state, header.exchange_type, Role.RESPONDER))
+    if row is not None and not row.protected:
+        _answer_clear(sa, row, inbound)
+        return
+    if sa.state not in (State.HALF_OPEN, State.ESTABLISHED, State.DELETING):
+        raise Ignored(f"no {header.exchange_type} request in state {sa.state}")
+    if sa.state is State.HALF_OPEN and row is None:
+        raise Ignored(f"{header.exchange_type} before IKE_AUTH")  # rfc7296-s1-02, rfc7296-s1.4-01
+    if inbound.message.encrypted is None:
+        raise Ignored("an unprotected request")
+    if sa.channel is None:
+        _derive_late(sa, inbound.now)
+    _answer_protected(sa, row, inbound)
+
+
+def _answer_clear(sa: IkeSa, row: Transition, inbound: Inbound) -> None:
+    """IKE_SA_INIT: refuse and keep nothing, or answer and be half-open for a while."""
+    sa.trace_received(inbound)
+    try:
+        _check_rules(row, inbound.message, None)
+        payloads = row.handler(sa, inbound)
+    except ProtocolError as error:
+        sa.tracer.note(f"{inbound.remote}: {error}")
+        reply = ike_sa_init.error_reply(inbound, error)
+        if reply is not None:
+            sa.send_back(reply, inbound)
+        return
+    sa.created_at = inbound.now
+    response = sa.clear_message(inbound.message.header.exchange_type, payloads, is_response=True)
+    sa.need_handshake().response = response
+    sa.responses.remember(inbound.data, response)
+    sa.deadline = inbound.now + sa.limits.half_open_timeout_s
+    sa.send_back(response, inbound)
+    sa.go(row.leads_to[0], row.story)
+
+
+def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> None:
+    """Open, handle, respond: from the good ICV on, everything gets a response (rfc7296-s2.21.3-01)."""
+    header, channel = inbound.message.header, sa.channel
+    if channel is None:
+        raise Ignored("there are no keys")
+    payloads: tuple[Payload, ...]
+    try:
+        inner = channel.open(inbound.data, inbound.message)
+        inbound = replace(inbound, payloads=inner)
+        sa.trace_received(inbound)
+        _authentic(sa, inbound)
+        if row is None:
+            raise InvalidSyntax(f"{header.exchange_type} has no place in state {sa.state}")
+        _check_rules(row, inbound.message, inner)
+        payloads = row.handler(sa, inbound)
+    except ProtocolError as error:
+        if error.notify_type is None:
+            raise
+        payloads = _error_payloads(sa, error)
+    response = channel.seal(header.exchange_type, header.message_id, payloads, is_response=True)
+    sa.responses.remember(inbound.data, response)
+    sa.trace_sent(header.exchange_type, header.message_id, payloads, is_response=True)
+    sa.send_back(response, inbound)
+    if sa.close_after is not None:
+        reason, notify_type = sa.close_after
+        sa.close(reason, inbound.now, notify_type, linger=True)
+    elif row is not None:
+        sa.go(row.leads_to[0], row.story)
+
+
+def _error_payloads(sa: IkeSa, error: ProtocolError) -> tuple[Payload, ...]:
+    """What tells the peer of its mistake, and whether the SA survives it. RFC 7296 section 2.21."""
+    sa.tracer.note(f"{sa.name}: {error}")
+    notify_type = error.notify_type or NotifyType.INVALID_SYNTAX
+    if sa.state is State.HALF_OPEN or isinstance(error, InvalidSyntax):
+        sa.close_after_response(str(error), notify_type)
+    return (Notify(notify_type, error.notify_data),)
+
+
+def receive_response(sa: IkeSa, inbound: Inbound) -> None:
+    """Take the response to our request in flight; any other changes nothing."""
+    message, header = inbound.message, inbound.message.header
+    _check_header(sa, header)
+    in_flight = sa.requests.in_flight
+    row = TRANSITIONS.get((sa.state, header.exchange_type, Role.INITIATOR))
+    if (
+        in_flight is None
+        or row is None
+        or (in_flight.exchange, in_flight.message_id) != (header.exchange_type, header.message_id)
+    ):
+        _take_hint(sa, inbound)
+        raise Ignored(f"no request is waiting for {header.exchange_type} response {header.message_id}")
+    if not row.protected:
+        sa.trace_received(inbound)
+        _check_rules(row, message, None)
+        row.handler(sa, inbound)
+        if sa.keys is not None:
+            sa.go(row.leads_to[0], row.story)
+        return
+    channel = sa.channel
+    if message.encrypted is None or channel is None:
+        _take_hint(sa, inbound)
+        raise Ignored("an unprotected response")
+    try:
+        inner = channel.open(inbound.data, message)
+        inbound = replace(inbound, payloads=inner)
+        sa.trace_received(inbound)
+        _check_rules(row, message, inner)
+    except (InvalidSyntax, UnsupportedCriticalPayload) as error:
+        _authentic(sa, inbound)
+        _malformed_response(sa, error, inbound.now)
+        return
+    _authentic(sa, inbound)
+    before = sa.state
+    row.handler(sa, replace(inbound, purpose=sa.requests.answered()))
+    if sa.state is before and not sa.is_closing():
+        sa.go(row.leads_to[0], row.story)
+
+
+def _malformed_response(sa: IkeSa, error: ProtocolError, now: float) -> None:
+    """An authentic response that makes no sense: the peers' states differ, close. RFC 7296 section 2.21."""
+    sa.requests.answered()
+    sa.tracer.note(f"{sa.name}: malformed response: {error}")
+    if sa.state is State.DELETING:
+        sa.close(f"malformed response: {error}", now)
+    elif sa.state is State.AUTH_SENT:
+        sa.fail(f"malformed response: {error}", error.notify_type)
+        sa.queue_first(CloseIkeSa(str(error), error.notify_type))
+    else:
+        sa.queue_first(CloseIkeSa(f"malformed response: {error}"))
+
+
+def _check_header(sa: IkeSa, header: Header) -> None:
+    if header.major_version != MAJOR_VERSION:
+        raise Ignored(f"version {header.major_version}.{header.minor_version}")
+    if header.is_initiator is not (sa.role is Role.RESPONDER):
+        raise Ignored("the Initiator flag is wrong")
+    if sa.state is State.IDLE:
+        return
+    if header.initiator_spi != sa.spi_i or (sa.spi_r != ZERO_SPI and header.responder_spi != sa.spi_r):
+        # A repeated IKE_SA_INIT request still has no responder SPI.
+        repeated = header.exchange_type == ExchangeType.IKE_SA_INIT and header.responder_spi == ZERO_SPI
+        if header.initiator_spi != sa.spi_i or not repeated:
+            raise Ignored("the SPIs are not of this IKE SA")
+
+
+def _check_rules(row: Transition, message: Message, inner: tuple[Payload, ...] | None) -> None:
+    variant = check_message(message, inner)
+    if variant not in row.variants:
+        raise InvalidSyntax(f"{message.header.exchange_type} of the kind {variant!r} has no place here")
+
+
+def _authentic(sa: IkeSa, inbound: Inbound) -> None:
+    """A fresh authentic message has come: the peer lives, and we see its address. RFC 7296 section 2.23."""
+    sa.last_inbound_at = inbound.now
+    local, remote = inbound.local, inbound.remote
+    moved = (local, remote) != (sa.local, sa.remote)
+    if not moved or sa.state is State.HALF_OPEN or not sa.nat.remote or sa.nat.local:
+        return  # rfc7296-s2.23-19
+    sa.local, sa.remote = local, remote  # rfc7296-s2.23-16, rfc7296-s2.23-17
+    for child in sa.children.values():
+        old = child.params
+        encap = None if old.encap is None else UdpEncap(local.port, remote.port)
+        child.params = replace(old, local=local.host, remote=remote.host, encap=encap)
+        sa.add_event(ChildSaMoved(old, child.params))
+
+
+def _take_hint(sa: IkeSa, inbound: Inbound) -> None:
+    """An unprotected INVALID_IKE_SPI: no reason to change anything, but to ask. RFC 7296 section 2.21.4."""
+    if sa.state is not State.ESTABLISHED or inbound.message.encrypted is not None:
+        return
+    now = inbound.now
+    quiet = now - max(sa.last_inbound_at, sa.last_hint_at)
+    if quiet < HINT_INTERVAL_S:  # rfc7296-s2.4-05, rfc7296-s2.21.4-07
+        return
+    for payload in inbound.message.payloads:
+        if isinstance(payload, Notify) and payload.notify_type == NotifyType.INVALID_IKE_SPI:
+            sa.last_hint_at = now
+            sa.check_liveness(now)
+            return
+
+
+def _derive_late(sa: IkeSa, now: float) -> None:
+    try:
+        ike_sa_init.derive_late(sa)
+    except ProtocolError as error:
+        sa.close(f"the initiator's KE value: {error}", now)
+        raise Ignored(str(error)) from error

@@ -1,0 +1,65 @@
+"""What one IKE SA asks of, and tells, whoever owns it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from ikev2.crypto.entropy import Entropy
+
+if TYPE_CHECKING:
+    from ikev2.core.ike_sa import IkeSa
+
+SPI_OCTETS = 8
+
+
+class Observer(Protocol):
+    """Who owns the SAs: told of the two moments when others may care, asked what one SA cannot know."""
+
+    def is_only_sa(self, sa: IkeSa) -> bool:
+        """True when there is no other IKE SA between these identities: INITIAL_CONTACT may be said."""
+        ...
+
+    def next_reqid(self) -> int:
+        """A number that ties the SAs and policies of one Child SA together."""
+        ...
+
+    def new_ike_spi(self) -> bytes:
+        """An IKE SPI that no other SA of ours has."""
+        ...
+
+    def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
+        """The peer is authenticated; `initial_contact`: it says that it has no other SA with us."""
+        ...
+
+    def closing(self, sa: IkeSa, now: float) -> None:
+        """The SA is about to forget its keys."""
+        ...
+
+
+class LoneObserver:
+    """The observer of an IKE SA that nobody manages."""
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._entropy = entropy
+        self._reqid = 0
+
+    def is_only_sa(self, sa: IkeSa) -> bool:
+        """It is the only one that we know."""
+        return True
+
+    def next_reqid(self) -> int:
+        """1, 2, ..."""
+        self._reqid += 1
+        return self._reqid
+
+    def new_ike_spi(self) -> bytes:
+        """Eight octets of entropy, not zero."""
+        while (spi := self._entropy.octets(SPI_OCTETS)) == bytes(SPI_OCTETS):
+            continue
+        return spi
+
+    def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
+        """Nobody cares."""
+
+    def closing(self, sa: IkeSa, now: float) -> None:
+        """Nobody cares."""
