@@ -1,0 +1,414 @@
+"""Two hosts over the memory backend: the whole way of a packet, with real ESP octets.
+
+a --(IP packet)--> protect --(ESP on the network)--> unprotect --(IP packet)--> b
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from esp_support import SUITES, child_pair, udp_packet
+
+from ikev2.core.child_sa import ChildSaParameters, UdpEncap
+from ikev2.core.types import Mode
+from ikev2.crypto.esp import esp_cipher
+from ikev2.crypto.secret import SecretOctets
+from ikev2.errors import BackendError
+from ikev2.ipsec.backend import Bypass, DropReason, Expire
+from ikev2.ipsec.esp import OutboundEspSa
+from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
+from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork, esp_of, outer_packet
+from ikev2.ipsec.sad import Engine
+from ikev2.wire.payloads.ts import TrafficSelector
+
+A, B = "192.0.2.1", "192.0.2.2"
+UDP, ESP = 17, 50
+
+
+class World:
+    """Hosts a and b, what each was handed, and what the network saw."""
+
+    def __init__(self) -> None:
+        self.network = MemoryNetwork()
+        self.seen: list[bytes] = []
+        self.network.taps.append(self.seen.append)
+        self.a = MemoryBackend(self.network, (A,))
+        self.b = MemoryBackend(self.network, (B,))
+        self.at_a: list[bytes] = []
+        self.at_b: list[bytes] = []
+        self.a.on_packet, self.b.on_packet = self.at_a.append, self.at_b.append
+        self.a.open()
+        self.b.open()
+
+    def install(self, children: tuple[ChildSaParameters, ChildSaParameters]) -> None:
+        self.a.install(children[0])
+        self.b.install(children[1])
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.mark.parametrize("encap", [None, UdpEncap(4500, 4500)], ids=["esp", "udp"])
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("name", sorted(SUITES))
+def test_packets_pass_both_ways_and_only_esp_is_seen(
+    world: World, name: str, mode: Mode, encap: UdpEncap | None
+) -> None:
+    of_a, of_b = child_pair(name, mode=mode, encap=encap)
+    world.install((of_a, of_b))
+    there, back = udp_packet(data=b"a secret", ttl=61), udp_packet(B, A, (7, 40000), b"an answer")
+    world.a.send_packet(there)
+    world.b.send_packet(back)
+    assert (world.at_b, world.at_a) == ([there], [back])
+    for packet in world.seen:
+        assert packet[9] == (UDP if encap else ESP)
+        assert esp_of(packet) is not None
+        if not name.startswith("null"):
+            assert b"a secret" not in packet
+    octets = len(there) if mode is Mode.TUNNEL else len(there) - 20
+    counters = world.b.query(of_b)
+    assert (counters.packets_in, counters.octets_in, counters.packets_out) == (1, octets, 1)
+    assert world.a.query(of_a).octets_out == octets
+    assert counters.errors == world.b.drops() == {}
+
+
+def test_a_tunnel_header_copies_ds_ecn_and_df_and_has_a_ttl_of_its_own(world: World) -> None:
+    world.install(child_pair())
+    world.a.send_packet(udp_packet(tos=0xB9, ttl=3, flags=0x4000))
+    world.a.send_packet(udp_packet(tos=0, ttl=3))
+    first, second = world.seen
+    assert (first[1], first[6:8], first[8]) == (0xB9, b"\x40\x00", 64)
+    assert (second[1], second[6:8]) == (0, b"\0\0")
+    assert ones_complement_sum(first[:20]) == 0xFFFF
+    assert [packet[8] for packet in world.at_b] == [3, 3]
+
+
+def test_a_transport_header_stays_but_for_protocol_length_and_checksum(world: World) -> None:
+    world.install(child_pair(mode=Mode.TRANSPORT))
+    packet = udp_packet(tos=0xB8, ttl=255, flags=0x4000)
+    world.a.send_packet(packet)
+    (sent,) = world.seen
+    assert (sent[1], sent[4:9], sent[9], sent[12:20]) == (0xB8, packet[4:9], ESP, packet[12:20])
+    assert ones_complement_sum(sent[:20]) == 0xFFFF
+    assert world.at_b == [packet]
+
+
+def test_transport_mode_takes_options_along_and_refuses_fragments(world: World) -> None:
+    of_a, of_b = child_pair(mode=Mode.TRANSPORT)
+    world.install((of_a, of_b))
+    plain = udp_packet()
+    head = bytearray(b"\x46" + plain[1:20] + b"\x01\x01\x01\x00")
+    head[2:4] = (len(plain) + 4).to_bytes(2, "big")
+    head[10:12] = b"\0\0"
+    head[10:12] = (0xFFFF ^ ones_complement_sum(bytes(head))).to_bytes(2, "big")
+    packet = bytes(head) + plain[20:]
+    world.a.send_packet(packet)
+    assert world.at_b == [packet]
+    world.a.send_packet(udp_packet(flags=0x2000))
+    assert world.a.query(of_a).errors == {DropReason.FRAGMENT: 1}
+    assert len(world.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "expected"), [(1, 3, 3), (2, 3, 3), (3, 3, 3), (2, 2, 2), (1, 0, 1), (0, 1, 0), (0, 3, None)]
+)
+def test_congestion_on_the_way_is_handed_on(world: World, inner: int, outer: int, expected: int | None) -> None:
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.network.impairment = lambda packet: [packet[:1] + bytes((outer,)) + packet[2:]]
+    world.a.send_packet(udp_packet(tos=inner))
+    if expected is None:
+        assert world.at_b == []
+        assert world.b.query(of_b).errors == {DropReason.ECN: 1}
+    else:
+        (arrived,) = world.at_b
+        assert arrived == udp_packet(tos=expected)
+
+
+def test_a_packet_without_a_policy_passes_in_clear(world: World) -> None:
+    world.install(child_pair(ts_b=(TrafficSelector.from_network("192.0.2.2/32", UDP, 7, 7),)))
+    packet = udp_packet(ports=(40000, 8))
+    world.a.send_packet(packet)
+    assert world.seen == world.at_b == [packet]
+
+
+def test_a_bypass_passes_in_clear_both_ways_until_it_is_removed(world: World) -> None:
+    world.install(child_pair())
+    bypass = Bypass(UDP, (18688, 18751), A, B)
+    mirror = Bypass(UDP, (18688, 18751), B, A)
+    for _ in range(2):
+        world.a.add_bypass(bypass)
+    world.b.add_bypass(mirror)
+    there, back = udp_packet(ports=(18700, 7)), udp_packet(B, A, (7, 18700))
+    world.a.send_packet(there)
+    world.b.send_packet(back)
+    assert world.seen == [there, back]
+    assert (world.at_b, world.at_a) == ([there], [back])
+    world.a.remove_bypass(bypass)
+    world.a.remove_bypass(bypass)
+    world.a.send_packet(there)
+    assert world.seen[2][9] == ESP
+
+
+def test_ike_never_goes_into_the_tunnel(world: World) -> None:
+    world.install(child_pair())
+    packet = udp_packet(ports=(500, 500))
+    world.a.send_packet(packet)
+    assert world.seen == world.at_b == [packet]
+
+
+def test_what_should_have_been_protected_and_was_not_is_dropped(world: World) -> None:
+    _, of_b = child_pair()
+    world.b.install(of_b)
+    world.a.send_packet(udp_packet())  # a has no policy yet
+    assert world.at_b == []
+    assert world.b.drops() == {DropReason.CLEAR: 1}
+
+
+def test_an_inner_packet_outside_the_selectors_is_dropped_and_counted(world: World) -> None:
+    of_a, of_b = child_pair()
+    wide = replace(of_a, ts_local=(TrafficSelector.from_network("0.0.0.0/0"),))
+    world.install((wide, of_b))
+    world.a.send_packet(udp_packet(source="198.51.100.9"))
+    world.a.send_packet(udp_packet())
+    assert world.at_b == [udp_packet()]
+    assert world.b.query(of_b).errors == {DropReason.SELECTOR_MISMATCH: 1}
+
+
+def test_a_transport_payload_outside_the_selectors_is_dropped_and_counted(world: World) -> None:
+    to_echo = (TrafficSelector.from_network("192.0.2.2/32", UDP, 7, 7),)
+    of_a, of_b = child_pair(mode=Mode.TRANSPORT, ts_b=to_echo)
+    wide = replace(of_a, ts_remote=(TrafficSelector.from_network("192.0.2.2/32"),))
+    world.install((wide, of_b))
+    for port in (7, 8, 7):
+        world.a.send_packet(udp_packet(ports=(40000, port)))
+    assert world.at_b == [udp_packet(ports=(40000, 7))] * 2
+    assert world.b.query(of_b).errors == {DropReason.SELECTOR_MISMATCH: 1}
+
+
+def test_what_carries_an_unknown_spi_is_dropped_and_counted(world: World) -> None:
+    of_a, _ = child_pair()
+    world.a.install(of_a)
+    world.a.send_packet(udp_packet())
+    assert world.b.drops() == {DropReason.UNKNOWN_SPI: 1}
+
+
+def test_a_packet_doubled_on_the_way_arrives_once(world: World) -> None:
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.network.impairment = lambda packet: [packet, packet]
+    world.a.send_packet(udp_packet())
+    assert world.at_b == [udp_packet()]
+    assert world.b.query(of_b).errors == {DropReason.REPLAY: 1}
+
+
+def test_a_packet_changed_on_the_way_does_not_arrive(world: World) -> None:
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.network.impairment = lambda packet: [packet[:-1] + bytes((packet[-1] ^ 1,))]
+    world.a.send_packet(udp_packet())
+    assert world.at_b == []
+    assert world.b.query(of_b).errors == {DropReason.INTEGRITY: 1}
+
+
+def sealed_by_a(of_a: ChildSaParameters, payload: bytes, next_header: int) -> bytes:
+    """A packet of a's SA whose payload is anything."""
+    cipher = esp_cipher(of_a.suite.encr.id, of_a.encr_key_out.octets)
+    return OutboundEspSa(of_a.spi_out, cipher).seal(payload, next_header)
+
+
+@pytest.mark.parametrize(
+    ("payload", "next_header", "reason"),
+    [
+        (udp_packet(), 17, DropReason.NEXT_HEADER),
+        (udp_packet(), 41, DropReason.NEXT_HEADER),
+        (udp_packet(), 59, DropReason.DUMMY),
+        (b"", 4, DropReason.MALFORMED),
+        (udp_packet()[:19], 4, DropReason.MALFORMED),
+        (udp_packet()[:-1], 4, DropReason.MALFORMED),
+        (b"\x65" + udp_packet()[1:], 4, DropReason.MALFORMED),
+        (b"\x44" + udp_packet()[1:], 4, DropReason.MALFORMED),
+    ],
+)
+def test_an_authentic_packet_with_a_wrong_inside_is_dropped(
+    payload: bytes, next_header: int, reason: DropReason
+) -> None:
+    of_a, of_b = child_pair()
+    engine = Engine()
+    engine.install(of_b)
+    assert engine.unprotect(sealed_by_a(of_a, payload, next_header)) is None
+    assert engine.counters(of_b).errors == {reason: 1}
+
+
+def test_padding_behind_the_inner_packet_is_cut_off() -> None:
+    of_a, of_b = child_pair()
+    engine = Engine()
+    engine.install(of_b)
+    assert engine.unprotect(sealed_by_a(of_a, udp_packet() + bytes(100), 4)) == udp_packet()
+
+
+@pytest.mark.parametrize("octets", range(12))
+def test_short_octets_are_an_unknown_spi_or_malformed(octets: int) -> None:
+    of_a, of_b = child_pair()
+    engine = Engine()
+    engine.install(of_b)
+    assert engine.unprotect(sealed_by_a(of_a, udp_packet(), 4)[:octets]) is None
+    assert sum(engine.drops.values()) + sum(engine.counters(of_b).errors.values()) == 1
+
+
+@pytest.mark.parametrize("packet", [b"", b"\x45", bytes(20), udp_packet()[:-1], b"\x60" + bytes(59)])
+def test_octets_that_are_no_packet_are_not_protected(packet: bytes) -> None:
+    of_a, _ = child_pair()
+    engine = Engine()
+    engine.install(of_a)
+    assert engine.protect(packet) is None
+    assert engine.drops == {DropReason.MALFORMED: 1}
+    with pytest.raises(BackendError):
+        MemoryBackend(MemoryNetwork()).send_packet(packet)
+
+
+def test_a_packet_without_an_sa_is_dropped_and_not_sent(world: World) -> None:
+    of_a, _ = child_pair()
+    engine = Engine()
+    engine.install(of_a)
+    assert engine.protect(udp_packet(destination="192.0.2.99")) is None
+    assert engine.drops == {DropReason.NO_SA: 1}
+
+
+def test_the_pair_installed_last_sends_and_the_older_one_still_receives(world: World) -> None:
+    old, new = child_pair(), child_pair(spis=(0x3001, 0x3002), seed=2)
+    world.install(old)
+    world.a.send_packet(udp_packet())
+    world.b.install(new[1])
+    world.a.send_packet(udp_packet())  # a does not have the new pair yet
+    world.a.install(new[0])
+    world.a.send_packet(udp_packet())
+    spis = [int.from_bytes(packet[20:24], "big") for packet in world.seen]
+    assert spis == [0x2002, 0x2002, 0x3002]
+    world.a.delete(old[0])
+    world.b.delete(old[1])
+    world.a.send_packet(udp_packet())
+    assert len(world.at_b) == 4
+    assert world.b.query(new[1]).packets_in == 2
+
+
+def test_after_the_new_pair_is_deleted_the_old_one_sends_again(world: World) -> None:
+    old, new = child_pair(), child_pair(spis=(0x3001, 0x3002), seed=2)
+    world.install(old)
+    world.install(new)
+    world.a.send_packet(udp_packet())
+    world.a.delete(new[0])
+    world.a.send_packet(udp_packet())
+    assert [int.from_bytes(packet[20:24], "big") for packet in world.seen] == [0x3002, 0x2002]
+
+
+def test_a_deleted_pair_neither_sends_nor_receives(world: World) -> None:
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.b.delete(of_b)
+    world.b.delete(of_b)
+    world.a.send_packet(udp_packet())
+    assert world.at_b == []
+    assert world.b.drops() == {DropReason.UNKNOWN_SPI: 1}
+    with pytest.raises(BackendError, match="not installed"):
+        world.b.query(of_b)
+
+
+def test_moving_a_pair_keeps_its_sequence_numbers_and_counters(world: World) -> None:
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.a.send_packet(udp_packet())
+    encap = UdpEncap(4500, 34567)
+    world.a.update_address(of_a, replace(of_a, remote="198.51.100.2", encap=encap))
+    world.b.update_address(of_b, replace(of_b, local="198.51.100.2", encap=UdpEncap(34567, 4500)))
+    world.a.send_packet(udp_packet())
+    assert world.at_b == [udp_packet()] * 2
+    sent = world.seen[1]
+    assert (sent[9], sent[16:20], sent[20:24]) == (UDP, bytes((198, 51, 100, 2)), bytes.fromhex("1194 8707"))
+    assert sent[32:36] == (2).to_bytes(4, "big")
+    assert world.b.query(of_b).packets_in == 2
+
+
+def test_transport_mode_through_a_nat_puts_the_checksum_right(world: World) -> None:
+    """a is 10.0.0.1 behind a NAT that shows it as 192.0.2.1; its UDP checksum is over 10.0.0.1."""
+    behind = child_pair(
+        mode=Mode.TRANSPORT,
+        a="10.0.0.1",
+        ts_a=(TrafficSelector.from_network("10.0.0.1/32"),),
+        encap=UdpEncap(4500, 4500),
+    )[0]
+    of_b = replace(child_pair(mode=Mode.TRANSPORT, encap=UdpEncap(4500, 4500))[1], nat_original_remote="10.0.0.1")
+    engine_a, engine_b = Engine(), Engine()
+    engine_a.install(behind)
+    engine_b.install(of_b)
+    packet = udp_packet(source="10.0.0.1")
+    result = engine_a.protect(packet)
+    assert result is not None
+    translated = build_header(bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2)), UDP, 8)
+    found = esp_of(outer_packet(*result, packet))
+    assert found is not None
+    arrived = engine_b.unprotect(found[0], header=translated)
+    assert arrived is not None
+    assert arrived[20:] == udp_packet()[20:]
+    assert arrived == udp_packet()
+
+
+def test_spis_are_above_255_and_differ() -> None:
+    backend = MemoryBackend(MemoryNetwork())
+    spis = [backend.allocate_spi(A, B) for _ in range(200)]
+    assert len(set(spis)) == 200
+    assert all(256 <= spi < 1 << 32 for spi in spis)
+
+
+def test_a_pair_is_installed_once_and_with_algorithms_that_exist(world: World) -> None:
+    of_a, _ = child_pair()
+    world.a.install(of_a)
+    with pytest.raises(BackendError, match="installed already"):
+        world.a.install(of_a)
+    short = replace(child_pair(spis=(0x5001, 0x5002))[0], encr_key_out=SecretOctets("encr", bytes(3)))
+    with pytest.raises(BackendError, match="octets"):
+        world.b.install(short)
+    six = (TrafficSelector.from_network("2001:db8::/64"),)
+    with pytest.raises(BackendError, match="IPv4"):
+        world.b.install(replace(child_pair(spis=(0x6001, 0x6002))[0], ts_remote=six))
+    with pytest.raises(BackendError, match="not installed"):
+        world.b.query(short)
+
+
+def test_the_end_of_the_sequence_numbers_is_announced_once(world: World) -> None:
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.a._engine.pairs[0].outbound.sequence = 0xFFFFFFFF - 3
+    assert world.a.next_event() is None
+    for _ in range(5):
+        world.a.send_packet(udp_packet())
+    assert world.a.next_event() == Expire(of_a.spi_out, A, B, hard=False, inbound=False)
+    assert world.a.next_event() is None
+    assert world.a.query(of_a).errors == {DropReason.SEQUENCE_OVERFLOW: 2}
+    assert len(world.at_b) == 3
+
+
+def test_a_closed_backend_receives_nothing(world: World) -> None:
+    world.b.close()
+    world.b.close()
+    world.a.send_packet(udp_packet())
+    assert world.at_b == []
+
+
+def test_backends_that_share_an_address_are_told_apart_by_spi() -> None:
+    network = MemoryNetwork()
+    backends = [MemoryBackend(network) for _ in range(4)]
+    got: list[list[bytes]] = [[], [], [], []]
+    loop = "127.0.0.1"
+    for number, backend in enumerate(backends):
+        backend.on_packet = got[number].append
+    pairs = [child_pair(a=loop, b=loop, spis=spis, seed=spis[0]) for spis in ((0x111, 0x222), (0x333, 0x444))]
+    for number, pair in enumerate(pairs):
+        backends[2 * number].install(pair[0])
+        backends[2 * number + 1].install(pair[1])
+    packet = udp_packet(loop, loop)
+    backends[2].send_packet(packet)
+    assert got == [[], [], [], [packet]]
