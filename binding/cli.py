@@ -47,7 +47,7 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
     return run
 
 
-class HexOctets(click.ParamType):
+class HexOctets(click.ParamType[bytes]):
     """Octets in hex on the command line; a fixed length is checked by the command."""
 
     name = "HEX"
@@ -85,6 +85,21 @@ def demo(as_json: bool, report: Path, backend: str, mode: str, count: int) -> No
     from binding.demo import DemoOptions, run_demo
 
     sys.exit(run_demo(DemoOptions(report=report, backend=backend, mode=mode, count=count, as_json=as_json)))
+
+
+@main.command(hidden=True)
+@click.argument("role", type=click.Choice(["a", "b"]))
+@click.option("--config", "config_file", required=True, type=click.Path(path_type=Path))
+@click.option("--backend", required=True)
+@click.option("--directory", required=True, type=click.Path(path_type=Path))
+@click.option("--address", required=True)
+@click.option("--count", type=int, required=True)
+@click.option("--interface")
+def demo_host(role: str, **options: Any) -> None:
+    """One host of the demo, started by `ippm-ipsec demo` in a namespace."""
+    from binding.demo_hosts import main as run
+
+    sys.exit(run(role, **options))
 
 
 @main.command()
@@ -206,6 +221,6 @@ def derive(as_json: bool, derivation: str, key_count: str, token_key: str, **inp
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    answer["derivation"] = chosen.title
+    answer["derivation"] = chosen.described
     for name, value in answer.items():
         click.echo(f"{name:>16}  {value}")

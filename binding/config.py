@@ -66,17 +66,22 @@ class MeasurementConfig(BaseModel):
 
     @field_validator("test_ports", mode="before")
     @classmethod
-    def _test_ports(cls, value: object) -> tuple[int, int]:
-        return _range(value, "test_ports") if isinstance(value, (str, int)) else value  # type: ignore[return-value]
+    def _test_ports(cls, value: object) -> object:
+        return _range(value, "test_ports") if isinstance(value, (str, int)) else value
 
     @field_validator("bypass_ports", mode="before")
     @classmethod
-    def _bypass_ports(cls, value: object) -> tuple[int, int]:
-        low, high = _range(value, "bypass_ports") if isinstance(value, (str, int)) else value  # type: ignore[misc]
+    def _bypass_ports(cls, value: object) -> object:
+        return _range(value, "bypass_ports") if isinstance(value, (str, int)) else value
+
+    @field_validator("bypass_ports")
+    @classmethod
+    def _aligned(cls, value: tuple[int, int]) -> tuple[int, int]:
+        low, high = value
         size = high - low + 1
         if size & (size - 1) or low % size:
             raise ValueError(f"bypass_ports {low}-{high} is not an aligned power of two, such as 18688-18751")
-        return low, high
+        return value
 
     @field_validator("count")
     @classmethod

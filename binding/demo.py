@@ -6,6 +6,7 @@ joined by veth. Otherwise both hosts live in this process over the memory backen
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -142,9 +143,11 @@ def run_demo(options: DemoOptions) -> int:
 
 
 def prepare_report(report: Path) -> None:
-    """An empty report folder; an earlier demo's is emptied. Raises ConfigurationError for a folder of something else."""
+    """An empty report folder; an earlier demo's is emptied. Raises ConfigurationError for any other."""
     if report.exists() and any(report.iterdir()) and not (report / MARK).exists():
-        raise ConfigurationError(f"--report: {report} is not empty and is not an earlier demo's; give another folder")
+        raise ConfigurationError(
+            f"--report: {report} is not empty and is not an earlier demo's; give another folder"
+        )
     for name in ("a", "b"):
         shutil.rmtree(report / name, ignore_errors=True)
         (report / name).mkdir(parents=True, mode=0o700)
@@ -184,7 +187,9 @@ def _progress(document: dict[str, Any]) -> None:
 
 
 @contextmanager
-def configuration(local: str, remote: str, mode: str, *, servers: str = SERVERS_OF_B, extra: str = "") -> Iterator[Path]:
+def configuration(
+    local: str, remote: str, mode: str, *, servers: str = SERVERS_OF_B, extra: str = ""
+) -> Iterator[Path]:
     """A temporary folder with a.toml, b.toml and a PSK made for this run; removed at the end."""
     with tempfile.TemporaryDirectory(prefix="ippm-ipsec-") as name:
         directory = Path(name)
@@ -201,24 +206,35 @@ def configuration(local: str, remote: str, mode: str, *, servers: str = SERVERS_
 def _two_namespaces(options: DemoOptions) -> DemoResult:
     result = DemoResult(place="two processes in two network namespaces joined by veth")
     say(f"demo: {result.place}")
-    with TwoHosts() as hosts, configuration(hosts.address_a, hosts.address_b, options.mode) as directory:
-        with _host(hosts, "b", options, directory) as b:
-            if not _await_ready(b, result):
-                return result
+    with contextlib.ExitStack() as stack:
+        hosts = stack.enter_context(TwoHosts())
+        directory = stack.enter_context(configuration(hosts.address_a, hosts.address_b, options.mode))
+        b = stack.enter_context(_host(hosts, "b", options, directory))
+        if _await_ready(b, result):
             with _host(hosts, "a", options, directory) as a:
-                for document in _lines(a):
-                    _progress(document)
-                    result.take(document)
-                if a.wait(HOST_TIMEOUT_S) != 0 and not result.failures:
-                    result.failures.append(f"host A ended with status {a.returncode}")
-            assert b.stdin is not None  # noqa: S101 - our own pipe, for the type checker
-            b.stdin.close()
-            for document in _lines(b):
-                if document["event"] == "records":
-                    result.records_b = document["records"]
-            if b.wait(HOST_TIMEOUT_S) != 0:
-                result.failures.append(f"host B ended with status {b.returncode}")
+                _follow_a(a, result)
+            _finish_b(b, result)
     return result
+
+
+def _follow_a(a: subprocess.Popen[str], result: DemoResult) -> None:
+    """Take host A's lines until it ends."""
+    for document in _lines(a):
+        _progress(document)
+        result.take(document)
+    if a.wait(HOST_TIMEOUT_S) != 0 and not result.failures:
+        result.failures.append(f"host A ended with status {a.returncode}")
+
+
+def _finish_b(b: subprocess.Popen[str], result: DemoResult) -> None:
+    """Close host B's standard input, and take what it derived."""
+    if b.stdin is not None:
+        b.stdin.close()
+    for document in _lines(b):
+        if document["event"] == "records":
+            result.records_b = document["records"]
+    if b.wait(HOST_TIMEOUT_S) != 0:
+        result.failures.append(f"host B ended with status {b.returncode}")
 
 
 def _await_ready(b: subprocess.Popen[str], result: DemoResult) -> bool:

@@ -10,8 +10,8 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from binding.config import MeasurementConfig
 from binding.derivation import Derivation
 from binding.host import Host, HostConfig, Measurement, MeasureRequest, load_host_config
 from binding.provider import IkeKeyProvider
-from ikev2 import Backend, IkeError, IkeSaInfo, KeyHandle, choose_backend
-from ippm import ControlRefused, IppmError, Mode, TwpingOptions, twping
+from ikev2 import Backend, IkeError, InterfaceCapture, KeyHandle, PcapWriter, choose_backend
+from ippm import IppmError, ServerRefused, TwpingOptions, twping
 
 PORT_RFC7717 = 862
 PORT_KEYMAT_SID = 8620
@@ -35,7 +35,7 @@ class Run:
     """One measurement of the demo."""
 
     title: str
-    mode: Mode
+    mode: str
     path: str
     port: int
     derivation: Derivation
@@ -43,20 +43,22 @@ class Run:
 
 RUNS = (
     Run("a. authenticated mode, keys by keymat-sid (unverified reading), outside the tunnel",
-        Mode.AUTHENTICATED, "bypass", PORT_KEYMAT_SID, Derivation.KEYMAT_SID),
+        "authenticated", "bypass", PORT_KEYMAT_SID, Derivation.KEYMAT_SID),
     Run("b. encrypted mode, keys by rfc7717, outside the tunnel",
-        Mode.ENCRYPTED, "bypass", PORT_RFC7717, Derivation.RFC7717),
+        "encrypted", "bypass", PORT_RFC7717, Derivation.RFC7717),
     Run("c. unauthenticated mode, inside the tunnel (RFC 7717 section 5.4)",
-        Mode.OPEN, "tunnel", PORT_RFC7717, Derivation.RFC7717),
+        "open", "tunnel", PORT_RFC7717, Derivation.RFC7717),
 )  # fmt: skip
 
 
 class UnknownSpis:
     """An exporter whose handles carry SPIs that no host has: what the refusal is shown with."""
 
-    def __init__(self, handle: KeyHandle, spi_i: bytes, spi_r: bytes) -> None:
+    SPI_I = bytes.fromhex("deadbeefdeadbeef")
+    SPI_R = bytes.fromhex("feedfacefeedface")
+
+    def __init__(self, handle: KeyHandle) -> None:
         self._handle = handle
-        self._spis = (spi_i, spi_r)
 
     def open(
         self,
@@ -67,7 +69,7 @@ class UnknownSpis:
         server_is_local: bool = False,
     ) -> KeyHandle:
         """The handle, with other SPIs."""
-        return _Renamed(self._handle, *self._spis)
+        return _Renamed(self._handle, self.SPI_I, self.SPI_R)
 
 
 class _Renamed:
@@ -105,7 +107,8 @@ def run_requests(config: HostConfig, address: str, count: int) -> list[tuple[Run
             interval_s=INTERVAL_S,
             timeout_s=1.0,
             local_port_range=(low, high) if run.path == "bypass" else None,
-            require_ikev2=run.mode is not Mode.OPEN,
+            path=run.path,
+            require_ikev2=run.mode != "open",
         )
         measurement = config.measurement.model_copy(update={"derivation": run.derivation})
         requests.append((run, MeasureRequest(options, measurement, run.path)))
@@ -115,16 +118,16 @@ def run_requests(config: HostConfig, address: str, count: int) -> list[tuple[Run
 async def refusal(host: Host, address: str, measurement: MeasurementConfig) -> dict[str, Any]:
     """A Set-Up-Response with SPIs that B does not know, and what came back. RFC 7717 section 5.3."""
     handle = host.endpoint.exporter.open(address, Derivation.RFC7717.value)
-    spi_i, spi_r = b"\xde\xad\xbe\xef" * 2, b"\xfe\xed\xfa\xce" * 2
-    provider = IkeKeyProvider(UnknownSpis(handle, spi_i, spi_r), measurement.key_options())
+    spi_i, spi_r = UnknownSpis.SPI_I, UnknownSpis.SPI_R
+    provider = IkeKeyProvider(UnknownSpis(handle), measurement.key_options())
     options = TwpingOptions(
-        host=address, port=PORT_RFC7717, mode=Mode.ENCRYPTED, count=1,
+        host=address, port=PORT_RFC7717, mode="encrypted", count=1,
         local_port_range=host.config.measurement.bypass_ports, require_ikev2=True,
     )  # fmt: skip
     what = f"Set-Up-Response with SPIi {spi_i.hex()} SPIr {spi_r.hex()}, which B does not know"
     try:
         await twping(options, provider)
-    except ControlRefused as error:
+    except ServerRefused as error:
         return {"what": what, "accept": error.accept, "message": str(error)}
     except IppmError as error:
         return {"what": what, "accept": None, "message": str(error)}
@@ -133,13 +136,12 @@ async def refusal(host: Host, address: str, measurement: MeasurementConfig) -> d
     return {"what": what, "accept": 0, "message": "the server accepted it"}
 
 
-def sa_document(info: IkeSaInfo, now: float) -> dict[str, Any]:
-    """An IKE SA for the summary."""
-    return info.to_dict(now)
-
-
 async def measure_all(
-    host: Host, address: str, count: int, say: Say, measure: Callable[[MeasureRequest], Coroutine[Any, Any, Measurement]]
+    host: Host,
+    address: str,
+    count: int,
+    say: Say,
+    measure: Callable[[MeasureRequest], Coroutine[Any, Any, Measurement]],
 ) -> None:
     """A's part once the IKE SA is up: the three runs and the refusal."""
     for run, request in run_requests(host.config, address, count):
@@ -182,6 +184,21 @@ async def _end_of_input() -> None:
         pass
 
 
+@contextmanager
+def capturing(directory: Path, interface: str | None) -> Iterator[None]:
+    """Copy what passes the interface into host.pcapng while the block runs."""
+    if interface is None:
+        yield
+        return
+    with PcapWriter(directory / "host.pcapng", "ippm-ipsec demo") as writer:
+        capture = InterfaceCapture(writer, interface)
+        capture.start()
+        try:
+            yield
+        finally:
+            capture.stop()
+
+
 async def _host_b(config: HostConfig, backend: Backend, reason: str, directory: Path) -> None:
     host = Host(config, backend, keylog=directory / "keys")
     async with running(host):
@@ -198,21 +215,24 @@ async def _host_a(
         print_line({"event": "ready", "backend": backend.name, "reason": reason})
         print_line({"event": "step", "text": f"IKE_SA_INIT and IKE_AUTH with {address}, pre-shared key"})
         info = await host.sa_for(address)
-        print_line({"event": "sa", "ike_sa": host.endpoint.describe(info)})
+        print_line({"event": "sa", "ike_sa": info.to_dict(host.endpoint.now())})
         await measure_all(host, address, count, print_line, host.measure)
     print_line({"event": "done"})
 
 
-def main(role: str, config_file: Path, backend: str, directory: Path, address: str, count: int) -> int:
+def main(
+    role: str, config_file: Path, backend: str, directory: Path, address: str, count: int, interface: str | None
+) -> int:
     """One host of the demo, in this process's namespace; the exit status."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"{role.upper()} %(name)s: %(message)s")
     try:
         chosen, reason = choose_backend(backend)
         config = load_host_config(config_file)
-        if role == "b":
-            asyncio.run(_host_b(config, chosen(), reason, directory))
-        else:
-            asyncio.run(_host_a(config, chosen(), reason, directory, address, count))
+        with capturing(directory, interface):
+            if role == "b":
+                asyncio.run(_host_b(config, chosen(), reason, directory))
+            else:
+                asyncio.run(_host_a(config, chosen(), reason, directory, address, count))
     except (IkeError, IppmError, OSError) as error:
         print_line({"event": "failed", "reason": str(error)})
         return 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from binding.demo import DemoResult
 
 
+MINIMUM_WIDTH = 120
+
+
 def milliseconds(nanoseconds: int | None) -> str:
     """Nanoseconds as milliseconds with three decimals; a dash for none."""
     return "-" if nanoseconds is None else f"{nanoseconds // 1_000_000}.{nanoseconds % 1_000_000 // 1000:03d}"
@@ -21,7 +25,9 @@ def milliseconds(nanoseconds: int | None) -> str:
 
 def print_summary(result: DemoResult, report: Path) -> None:
     """Print it to stdout."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    if console.width < MINIMUM_WIDTH:
+        console.width = MINIMUM_WIDTH
     console.print()
     console.print(f"[bold]Hosts[/bold]    {result.place}")
     console.print(f"[bold]Backend[/bold]  {result.backend}: {result.reason}")
@@ -38,7 +44,11 @@ def print_summary(result: DemoResult, report: Path) -> None:
     console.print(
         f"         WIRESHARK_CONFIG_DIR={report}/a/keys tshark -r {report}/a/host.pcapng   decrypts IKE and ESP"
     )
-    console.print("[bold green]Done: all as it should be[/bold green]" if result.ok else "[bold red]Not as it should be[/bold red]")
+    console.print(
+        "[bold green]Done: all as it should be[/bold green]"
+        if result.ok
+        else "[bold red]Not as it should be[/bold red]"
+    )
 
 
 def _sas(console: Console, sa: dict[str, Any]) -> None:
@@ -60,15 +70,31 @@ def _chain(console: Console, records: list[dict[str, Any] | None]) -> None:
         if record is None:
             continue
         names = [f"{name.split()[0]} {value}" for name, value in record["fingerprints"].items()]
-        console.print(f"         {Derivation(record['derivation']).title}, {record['prf']}: " + " -> ".join(names))
+        console.print(
+            f"         {Derivation(record['derivation']).described}, {record['prf']}: " + " -> ".join(names)
+        )
 
 
 def _runs(console: Console, runs: list[dict[str, Any]]) -> None:
-    table = Table(title="TWAMP, round trip in ms", title_justify="left", title_style="bold")
-    for column in ("mode", "derivation", "path", "sent", "lost", "min", "median", "p95", "max", "keys", "ESP packets out/in"):
-        table.add_column(column, justify="right" if column in {"sent", "lost", "min", "median", "p95", "max"} else "left")
+    table = Table(title="TWAMP, round trip in ms", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in (
+        "mode",
+        "derivation",
+        "path",
+        "sent",
+        "lost",
+        "min",
+        "median",
+        "p95",
+        "max",
+        "keys",
+        "ESP out/in",
+    ):
+        table.add_column(
+            column, justify="right" if column in {"sent", "lost", "min", "median", "p95", "max"} else "left"
+        )
     for run in runs:
-        result, delay, child = run["result"], run["result"]["round_trip"] or {}, run["child_sa"]
+        result, delay, child = run["result"], run["result"]["delay"] or {}, run["child_sa"]
         table.add_row(
             run["mode"],
             run["derivation"] or "none",

@@ -48,7 +48,7 @@ class Derivation(StrEnum):
         return self is not Derivation.RFC7717
 
     @property
-    def title(self) -> str:
+    def described(self) -> str:
         """How it is named to a person."""
         if self is Derivation.RFC7717:
             return "rfc7717"

@@ -72,7 +72,10 @@ def derive(inputs: DeriveInputs) -> dict[str, str]:
     Raises ConfigurationError for inputs that do not fit together.
     """
     _check(inputs)
-    prf = prf_by_name(inputs.prf)
+    try:
+        prf = prf_by_name(inputs.prf)
+    except LookupError as error:
+        raise ConfigurationError(f"--prf: {error}") from None
     out = {"derivation": inputs.derivation.value, "prf": inputs.prf}
     root = inputs.keymat if inputs.derivation is Derivation.KEYMAT_SID else inputs.sk_d
     identifier: bytes | None = None

@@ -1,8 +1,8 @@
 """One process that is a whole host: an IKE endpoint, and O/TWAMP servers whose keys come from its IKE SAs.
 
 The [measurement] section makes one TWAMP server; each `[[measurement.servers]]` table makes one more, with the words
-that it changes (another port, another derivation). Under `path = "bypass"` or `"both"` the traffic whose client side has a
-port of `bypass_ports` stays outside the tunnel (policies of both hosts); everything else between the hosts goes in.
+that it changes (another port, another derivation). Under `path = "bypass"` or `"both"` the traffic whose client side
+has a port of `bypass_ports` stays outside the tunnel (policies of both hosts); everything else between the hosts goes in.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,36 +25,38 @@ from ikev2 import (
     Bypass,
     ChildCounters,
     ChildSaReady,
+    Configuration,
     ConfigurationError,
     Endpoint,
-    EndpointConfig,
     IkeError,
     IkeSaInfo,
     KeyAgentClient,
+    KeyLogWriter,
+    PcapWriter,
     choose_backend,
-    load_config,
+    load_configuration,
 )
-from ippm import Mode, NoProvider, RunResult, ServerOptions, TwampServer, TwpingOptions, twping
+from ippm import NoProvider, RunResult, ServerOptions, TwampServer, TwpingOptions, twping
 
 log = logging.getLogger("ippm-ipsec")
 
-MODES = {"open": Mode.OPEN, "authenticated": Mode.AUTHENTICATED, "encrypted": Mode.ENCRYPTED}
 TCP, UDP = 6, 17
+BY_ADDRESS = SaChoice()
 
 
 @dataclass(frozen=True, slots=True)
 class HostConfig:
     """A host's file, read: the IKE side, the measurement section, and the servers it asks for."""
 
-    endpoint: EndpointConfig
+    file: Configuration
     measurement: MeasurementConfig
     servers: tuple[MeasurementConfig, ...]
 
 
 def load_host_config(path: Path) -> HostConfig:
     """Read a host's TOML. Raises ConfigurationError: each fault in a line of its own, with its full path."""
-    endpoint = load_config(path)
-    section = dict(endpoint.measurement)
+    file = load_configuration(path)
+    section = dict(file.measurement)
     tables = section.pop("servers", [])
     measurement = parse_measurement(section)
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
@@ -62,7 +65,7 @@ def load_host_config(path: Path) -> HostConfig:
     ports = [server.port for server in servers]
     if len(set(ports)) != len(ports):
         raise ConfigurationError(f"measurement.servers: two servers have the same port: {sorted(ports)}")
-    return HostConfig(endpoint, measurement, tuple(servers))
+    return HostConfig(file, measurement, tuple(servers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class MeasureRequest:
     destination: TwpingOptions
     measurement: MeasurementConfig
     path: str
-    choice: SaChoice = SaChoice()
+    choice: SaChoice = BY_ADDRESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,19 +140,22 @@ class Host:
         backend: Backend,
         *,
         keylog: Path | None = None,
-        pcap: Path | None = None,
+        pcap: PcapWriter | None = None,
         serve: bool = True,
     ) -> None:
         self.config = config
         self.backend = backend
-        self.endpoint = Endpoint(config.endpoint, backend, keylog=keylog, pcap=pcap)
+        self._keylog = KeyLogWriter(keylog) if keylog is not None else None
+        if self._keylog is not None:
+            log.warning("%s", self._keylog.warning)
+        self.endpoint = Endpoint(config.file.endpoint, backend, keylog=self._keylog, pcap=pcap)
         self.providers: list[IkeKeyProvider] = []
         self._servers: list[TwampServer] = []
         self._serve = serve
         self._bypassed: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
-        """Open the sockets, the backend and the servers. Raises IkeError, IppmError or OSError; then nothing is left."""
+        """Open the sockets, the backend and the servers. Raises IkeError, IppmError or OSError."""
         self.endpoint.subscribe(self._on_event)
         await self.endpoint.start()
         try:
@@ -166,8 +172,10 @@ class Host:
             await server.stop()
         self._servers.clear()
         await self.endpoint.stop()
+        if self._keylog is not None:
+            self._keylog.close()
 
-    def provider(self, options: KeyOptions, choice: SaChoice = SaChoice()) -> IkeKeyProvider:
+    def provider(self, options: KeyOptions, choice: SaChoice = BY_ADDRESS) -> IkeKeyProvider:
         """A key provider over this host's IKE SAs."""
         return IkeKeyProvider(self.endpoint.exporter, options, select=choice.selector(self.endpoint.sa_infos))
 
@@ -182,14 +190,14 @@ class Host:
                 return info
         if no_sa != "initiate":
             raise IkeError(f"there is no IKE SA with {server} (no_sa = {no_sa!r})")
-        name = connection_for([(c.name, c.remote_addrs) for c in self.config.endpoint.connections], server)
+        name = connection_for([(c.name, c.remote_addrs) for c in self.config.file.endpoint.connections], server)
         log.info("no IKE SA with %s: bringing up connection %s", server, name)
         return await self.endpoint.up(name)
 
     async def measure(self, request: MeasureRequest) -> Measurement:
         """One TWAMP measurement. Raises IkeError or IppmError with a reason for a person."""
         options = request.destination
-        keyed = options.mode is not Mode.OPEN
+        keyed = options.security.keyed
         sa = await self.sa_for(options.host, request.measurement.no_sa)
         provider = self.provider(request.measurement.key_options(), request.choice) if keyed else None
         before = self._counters(sa)
@@ -198,7 +206,7 @@ class Host:
         elapsed_ms = round((time.monotonic() - started) * 1000)
         after = self._counters(sa)
         return Measurement(
-            mode=next(word for word, mode in MODES.items() if mode is options.mode),
+            mode=options.mode,
             path=request.path,
             derivation=request.measurement.derivation.value if keyed else None,
             ike_sa=sa,
@@ -214,18 +222,22 @@ class Host:
     async def _start_server(self, measurement: MeasurementConfig) -> None:
         provider = IkeKeyProvider(self.endpoint.exporter, measurement.key_options())
         self.providers.append(provider)
-        addresses = measurement.listen or sorted(
-            {address for c in self.config.endpoint.connections for address in c.local_addrs if address != "%any"}
+        addresses: Sequence[str | None] = measurement.listen or sorted(
+            {
+                address
+                for c in self.config.file.endpoint.connections
+                for address in c.local_addrs
+                if address != "%any"
+            }
         )
-        server = TwampServer(
-            ServerOptions(
-                addresses=tuple(addresses), port=measurement.port, test_ports=measurement.test_ports,
-                strict_modes=measurement.strict_modes, tw_auth_pad=measurement.tw_auth_pad,
-            ),
-            provider,
-        )  # fmt: skip
-        await server.start()
-        self._servers.append(server)
+        for address in addresses or [None]:
+            options = ServerOptions(
+                address=address, port=measurement.port, test_ports=measurement.test_ports,
+                strict_modes=measurement.strict_modes, hmac_counter="hmac_mismatch (key_count differs?)",
+            )  # fmt: skip
+            server = TwampServer(options, provider)
+            await server.start()
+            self._servers.append(server)
 
     def _on_event(self, event: object) -> None:
         """Under `bypass` and `both`, keep measurement traffic of a new pair of hosts outside its tunnel."""
@@ -254,11 +266,11 @@ def run_host(config_file: Path, *, backend: str, keylog: Path | None, pcap: Path
     chosen, reason = choose_backend(backend)
     print(f"backend {chosen.name}: {reason}", flush=True)  # noqa: T201
 
-    async def run() -> None:
+    async def run(writer: PcapWriter | None) -> None:
         ended = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
-        host = Host(config, chosen(), keylog=keylog, pcap=pcap)
+        host = Host(config, chosen(), keylog=keylog, pcap=writer)
         await host.start()
         ports = ", ".join(str(server.port) for server in config.servers)
         print(f"ready: IKE endpoint, TWAMP on TCP {ports}; Ctrl-C ends", flush=True)  # noqa: T201
@@ -268,7 +280,8 @@ def run_host(config_file: Path, *, backend: str, keylog: Path | None, pcap: Path
             await host.stop()
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    asyncio.run(run())
+    with PcapWriter(pcap, "ippm-ipsec host") if pcap is not None else nullcontext() as capture:
+        asyncio.run(run(capture))
 
 
 def agent_or_none(paths: Sequence[Path]) -> KeyAgentClient | None:

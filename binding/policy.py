@@ -41,7 +41,9 @@ class SaChoice:
                 return self.spis
             if self.peer_identity is None:
                 return server_address
-            found = [info for info in infos() if info.remote_id == self.peer_identity and info.established_at is not None]
+            found = [
+                info for info in infos() if info.remote_id == self.peer_identity and info.established_at is not None
+            ]
             if not found:
                 raise IkeError(f"no IKE SA with a peer of identity {self.peer_identity}")
             newest = max(found, key=lambda info: info.established_at or 0.0)
@@ -58,4 +60,6 @@ def connection_for(connections: Sequence[tuple[str, Sequence[str]]], server: str
     for name, remotes in connections:
         if server in remotes:
             return name
-    raise IkeError(f"there is no IKE SA with {server}, and no connection whose remote_addrs hold it to bring one up")
+    raise IkeError(
+        f"there is no IKE SA with {server}, and no connection whose remote_addrs hold it to bring one up"
+    )

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from ikev2.cli.config import load as load_configuration
     from ikev2.core.child_sa import ChildCounters, ChildSaParameters
     from ikev2.core.config import ChildConfig, ConnectionConfig, Identity
+    from ikev2.core.events import ChildSaReady
     from ikev2.core.exporter import KeyExporter, KeyHandle, NoSuchSa
+    from ikev2.core.info import IkeSaInfo
     from ikev2.crypto.prf import prf_by_name
     from ikev2.crypto.secret import SecretOctets
     from ikev2.errors import BackendError, ConfigurationError, IkeError, LocalProtocolError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from ikev2.io.key_agent import KeyAgentClient
     from ikev2.io.keylog import KeyLogWriter
     from ikev2.io.log import LogRing
+    from ikev2.io.netns import TwoHosts, can_unshare, probe_namespaces
     from ikev2.io.pcap import InterfaceCapture, PcapWriter
     from ikev2.ipsec.backend import Backend, Bypass
     from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork
@@ -34,6 +37,7 @@ __all__ = [
     "ChildConfig",
     "ChildCounters",
     "ChildSaParameters",
+    "ChildSaReady",
     "Configuration",
     "ConfigurationError",
     "ConnectionConfig",
@@ -43,6 +47,7 @@ __all__ = [
     "EndpointConfig",
     "Identity",
     "IkeError",
+    "IkeSaInfo",
     "InterfaceCapture",
     "KeyAgentClient",
     "KeyExporter",
@@ -55,15 +60,20 @@ __all__ = [
     "NoSuchSa",
     "PcapWriter",
     "SecretOctets",
+    "TwoHosts",
+    "can_unshare",
     "choose_backend",
     "load_configuration",
     "prf_by_name",
+    "probe_namespaces",
 ]
 
 _MODULES = {
     "ikev2.cli.config": ("load_configuration",),
     "ikev2.core.child_sa": ("ChildCounters", "ChildSaParameters"),
     "ikev2.core.config": ("ChildConfig", "ConnectionConfig", "Identity"),
+    "ikev2.core.events": ("ChildSaReady",),
+    "ikev2.core.info": ("IkeSaInfo",),
     "ikev2.core.exporter": ("KeyExporter", "KeyHandle", "NoSuchSa"),
     "ikev2.crypto.prf": ("prf_by_name",),
     "ikev2.crypto.secret": ("SecretOctets",),
@@ -74,6 +84,7 @@ _MODULES = {
     "ikev2.io.key_agent": ("KeyAgentClient",),
     "ikev2.io.keylog": ("KeyLogWriter",),
     "ikev2.io.log": ("LogRing",),
+    "ikev2.io.netns": ("TwoHosts", "can_unshare", "probe_namespaces"),
     "ikev2.io.pcap": ("InterfaceCapture", "PcapWriter"),
     "ikev2.ipsec.backend": ("Backend", "Bypass"),
     "ikev2.ipsec.memory": ("MemoryBackend", "MemoryNetwork"),

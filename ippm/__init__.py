@@ -18,6 +18,7 @@ from ippm.errors import (
 from ippm.iana import Accept, Mode
 
 if TYPE_CHECKING:
+    from ippm.core.control_events import Endpoint as PacketEndpoint
     from ippm.crypto import (
         ControlSecret,
         Entropy,
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
         PassphraseProvider,
         SessionKeys,
         pbkdf2_token_key,
+        seal_token,
+        test_session_keys,
     )
     from ippm.io.options import ServerOptions, TwpingOptions
+    from ippm.io.packet_path import PacketSession
     from ippm.io.twamp_client import twping
     from ippm.io.twamp_server import TwampServer
     from ippm.report.result import RunResult
+    from ippm.report.text import format_result
 
 __all__ = [
     "Accept",
@@ -43,6 +48,8 @@ __all__ = [
     "Mode",
     "NoProvider",
     "NoSecret",
+    "PacketEndpoint",
+    "PacketSession",
     "PassphraseProvider",
     "ProtocolError",
     "RunResult",
@@ -51,7 +58,10 @@ __all__ = [
     "SessionKeys",
     "TwampServer",
     "TwpingOptions",
+    "format_result",
     "pbkdf2_token_key",
+    "seal_token",
+    "test_session_keys",
     "twping",
 ]
 
@@ -63,7 +73,11 @@ _LATER = {
     "PassphraseProvider": "ippm.crypto",
     "SessionKeys": "ippm.crypto",
     "pbkdf2_token_key": "ippm.crypto",
+    "seal_token": "ippm.crypto",
+    "test_session_keys": "ippm.crypto",
+    "PacketSession": "ippm.io.packet_path",
     "RunResult": "ippm.report.result",
+    "format_result": "ippm.report.text",
     "ServerOptions": "ippm.io.options",
     "TwampServer": "ippm.io.twamp_server",
     "TwpingOptions": "ippm.io.options",
@@ -77,4 +91,8 @@ def __getattr__(name: str) -> object:
         from importlib import import_module
 
         return getattr(import_module(_LATER[name]), name)
+    if name == "PacketEndpoint":
+        from ippm.core.control_events import Endpoint
+
+        return Endpoint
     raise AttributeError(f"module 'ippm' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The key chain, checked step by step against hashlib, hmac and the bare AES primitive: nothing of ours on that side."""
+"""The key chain, checked step by step against hashlib, hmac and the bare AES primitive."""
 
 from __future__ import annotations
 
@@ -176,9 +176,9 @@ def test_contexts() -> None:
 
 
 def test_draft_forms_are_marked_as_unverified_readings() -> None:
-    assert "unverified reading" in Derivation.KEYMAT_SID.title
-    assert "unverified reading" in Derivation.SKD_SID.title
-    assert "unverified" not in Derivation.RFC7717.title
+    assert "unverified reading" in Derivation.KEYMAT_SID.described
+    assert "unverified reading" in Derivation.SKD_SID.described
+    assert "unverified" not in Derivation.RFC7717.described
 
 
 def test_fingerprint_depends_on_name_and_octets_and_shows_no_key() -> None:
