@@ -1,0 +1,268 @@
+"""Metrics on records whose answers are known, and the reports made of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ippm.core.schedule import FixedSchedule
+from ippm.core.session_sender import SenderPlan, SenderRecords
+from ippm.metrics import DelayStatistics, two_way_metrics
+from ippm.metrics.delay import packet_delay_variation
+from ippm.metrics.registry import StreamParameters, registry_names
+from ippm.metrics.reordering import duplicates, reordered
+from ippm.metrics.statistics import median, percentile
+from ippm.report import RunResult, format_result
+from ippm.report.text import milliseconds
+from ippm.timestamps import ClockState, ErrorEstimate, ntp_add_ns
+
+T0 = 0xE0000000_00000000
+OFFSET_NS = 7_000_000_000  # of the reflector's clock
+SYNCHRONIZED = ClockState(True, 1_000, "adjtimex")
+
+
+def records(
+    count: int = 10,
+    answered: list[int] | None = None,
+    *,
+    forward: int = 2_000_000,
+    backward: int = 3_000_000,
+    turn: int = 40_000,
+    synchronized: bool = True,
+) -> SenderRecords:
+    """Packets 10 ms apart; those in `answered` came back, in that order; delays grow by 1 us a packet."""
+    made = SenderRecords(count)
+    error = ErrorEstimate.from_ns(5_000, synchronized=synchronized).to_int()
+    for sequence in range(count):
+        made.t1[sequence] = ntp_add_ns(T0, sequence * 10_000_000)
+    for own, sequence in enumerate(range(count) if answered is None else answered):
+        t1 = made.t1[sequence]
+        extra = sequence * 1_000
+        made.t2[sequence] = ntp_add_ns(t1, forward + extra + OFFSET_NS)
+        made.t3[sequence] = ntp_add_ns(t1, forward + extra + OFFSET_NS + turn)
+        made.t4[sequence] = ntp_add_ns(t1, forward + extra + turn + backward)
+        made.reflector_error[sequence] = error
+        made.reflector_sequence[sequence] = own
+        made.reflector_ttl[sequence], made.reply_ttl[sequence] = 252, 251
+        made.arrivals.append(sequence)
+        made.arrival_reflector_sequence.append(own)
+    return made
+
+
+def plan(mode: int = 1, **more: object) -> SenderPlan:
+    options: dict[str, object] = {
+        "sid": bytes(range(16)),
+        "mode": mode,
+        "keys": None,
+        "local": ("192.0.2.1", 18700),
+        "remote": ("2001:db8::2", 18760),
+        "count": 10,
+    }
+    return SenderPlan(**{**options, **more})  # type: ignore[arg-type]
+
+
+# RFC 2330 section 11.3: its own example.
+def test_percentiles_as_in_the_framework() -> None:
+    ordered = sorted([-2, 7, 7, 4, 18, -5])
+    assert percentile(ordered, 50) == 4
+    assert percentile(ordered, 25) == -2
+    assert percentile(ordered, 100) == 18
+    assert percentile(ordered, 16) == -5
+    assert median(ordered) == 5
+    assert median([3]) == 3
+    assert median([1, 2, 9]) == 2
+    for bad in (
+        lambda: percentile([], 50),
+        lambda: percentile([1], 0),
+        lambda: percentile([1], 101),
+        lambda: median([]),
+    ):
+        with pytest.raises(ValueError):
+            bad()
+
+
+# RFC 7679 section 5.2 and RFC 2681 section 4.2: 100 110 undefined 90 500 gives 105.
+def test_the_median_of_the_delay_rfcs() -> None:
+    assert median(sorted([100, 110, 90, 500])) == 105
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=60), st.integers(1, 100))
+def test_a_percentile_is_the_smallest_value_with_enough_at_or_below_it(values: list[int], percent: int) -> None:
+    ordered = sorted(values)
+    x = percentile(ordered, percent)
+    assert sum(value <= x for value in values) * 100 >= percent * len(values)
+    assert all(sum(v <= y for v in values) * 100 < percent * len(values) for y in values if y < x)
+
+
+def test_statistics_of_a_sample() -> None:
+    statistics = DelayStatistics.of(range(1, 201))
+    assert statistics == DelayStatistics(200, 1, 100, 190, 198, 200)
+    assert statistics is not None
+    assert statistics.to_dict() == {
+        "count": 200,
+        "minimum_ns": 1,
+        "median_ns": 100,
+        "p95_ns": 190,
+        "p99_ns": 198,
+        "maximum_ns": 200,
+    }
+    assert DelayStatistics.of([]) is None
+
+
+# RFC 4737 section 3.3 and the table of its section 4.2.3: 1 2 3 7 4 5 6 8 9 10 has three reordered packets.
+@pytest.mark.parametrize(
+    ("arrivals", "count"),
+    [
+        ([], 0),
+        ([0, 1, 2, 3], 0),
+        ([1, 2, 3, 7, 4, 5, 6, 8, 9, 10], 3),
+        ([0, 2, 1], 1),
+        ([4, 3, 2, 1, 0], 4),
+        ([0, 5, 6, 7], 0),
+        ([0, 1, 1, 0, 2], 0),
+        ([0, 2, 2, 1, 1], 1),
+    ],
+)
+def test_reordered_packets(arrivals: list[int], count: int) -> None:
+    assert reordered(arrivals) == count
+    assert duplicates(arrivals) == len(arrivals) - len(set(arrivals))
+
+
+def test_delays_of_a_session_do_not_mix_with_the_reflectors_time_or_clock() -> None:
+    metrics = two_way_metrics(records())
+    assert metrics.round_trip == DelayStatistics(10, 5_000_000, 5_004_500, 5_009_000, 5_009_000, 5_009_000)
+    assert metrics.round_trip_total is not None
+    assert metrics.round_trip_total.minimum == 5_040_000
+    assert metrics.forward is not None
+    assert metrics.forward.minimum == 2_000_000 + OFFSET_NS
+    assert metrics.backward is not None
+    assert metrics.backward.minimum == 3_000_000 - OFFSET_NS
+    assert metrics.forward_pdv == DelayStatistics(10, 0, 4_500, 9_000, 9_000, 9_000)
+    assert metrics.backward_pdv is not None
+    assert metrics.backward_pdv.maximum == 0
+    assert metrics.reflector_turnaround == DelayStatistics(10, *[40_000] * 5)
+    assert (metrics.sent, metrics.lost, metrics.duplicates, metrics.reordered) == (10, 0, 0, 0)
+    assert (metrics.hops_forward, metrics.hops_backward) == ((3, 3), (4, 4))
+    assert packet_delay_variation([]) == []
+
+
+def test_loss_and_reordering_by_direction() -> None:
+    made = records(answered=[0, 2, 1, 5])
+    metrics = two_way_metrics(made)
+    assert (metrics.sent, metrics.received, metrics.lost) == (10, 4, 6)
+    assert (metrics.reordered, metrics.reordered_forward, metrics.reordered_backward) == (1, 1, 0)
+    assert metrics.lost_backward_at_least == 0
+    for at, own in enumerate((1, 4, 3, 9)):  # the reflector sent ten replies; four came, two of them swapped
+        made.arrival_reflector_sequence[at] = own
+    metrics = two_way_metrics(made)
+    assert metrics.lost_backward_at_least == 6
+    assert metrics.reordered_backward == 1
+    assert metrics.reordered_forward == 0
+
+
+def test_a_session_without_any_reply() -> None:
+    result = RunResult.of(plan(), records(answered=[]), SYNCHRONIZED)
+    assert (result.sent, result.lost) == (10, 10)
+    assert (
+        result.round_trip is result.forward is result.backward is result.peer_clock is result.clock_error_ns is None
+    )
+    assert not result.clocks_synchronized
+    as_dict = json.loads(json.dumps(result.to_dict()))
+    assert as_dict["delay"] is None
+    assert as_dict["clock"]["peer"] is None
+    text = format_result(result)
+    assert "10 sent, 10 lost (100.000%)" in text
+    assert "no packet was answered" in text
+
+
+def test_the_clocks_stand_beside_directional_delays() -> None:
+    result = RunResult.of(plan(), records(), SYNCHRONIZED)
+    assert result.clocks_synchronized
+    assert result.peer_clock is not None
+    assert 5_000 <= result.peer_clock.error_ns <= 5_100
+    assert result.clock_error_ns == 1_000 + result.peer_clock.error_ns
+    assert not any("clocks" in note for note in result.notes)
+    for made, local in (
+        (records(synchronized=False), SYNCHRONIZED),
+        (records(), ClockState(False, 16 * 10**9, "adjtimex")),
+    ):
+        result = RunResult.of(plan(), made, local)
+        assert not result.clocks_synchronized
+        assert any("clocks that are not both synchronized" in note for note in result.notes)
+        assert result.to_dict()["clock"]["both_synchronized"] is False
+        assert "NOT synchronized" in format_result(result)
+
+
+def test_the_worst_state_of_the_peer_counts() -> None:
+    made = records()
+    made.reflector_error[4] = ErrorEstimate.from_ns(10**9, synchronized=False).to_int()
+    peer = two_way_metrics(made).peer_clock
+    assert peer is not None
+    assert not peer.synchronized
+    assert peer.error_ns >= 10**9
+
+
+@pytest.mark.parametrize(
+    ("mode", "note"),
+    [(1, "packets neither authenticated nor encrypted"), (2, "timestamps not authenticated"), (4, None)],
+)
+def test_what_the_mode_does_not_protect_is_said(mode: int, note: str | None) -> None:
+    result = RunResult.of(plan(mode), records(), SYNCHRONIZED)
+    assert result.notes == ((note,) if note else ())
+    assert result.mode == {1: "open", 2: "authenticated", 4: "encrypted"}[mode]
+
+
+def test_a_reflector_whose_stamps_are_equal_is_named() -> None:
+    result = RunResult.of(plan(4), records(turn=0), SYNCHRONIZED)
+    assert any("equal in every packet" in note for note in result.notes)
+
+
+def test_the_json_has_integers_with_units_and_every_count() -> None:
+    made = records(answered=[0, 2, 1, 5])
+    made.send_duplicates, made.reflect_duplicates, made.late = 1, 2, 3
+    made.rejected["too_short"] = 4
+    made.skipped.append(9)
+    made.stopped = True
+    result = RunResult.of(plan(2, dscp=46, padding_octets=64), made, SYNCHRONIZED, path="bypass")
+    as_dict = json.loads(json.dumps(result.to_dict()))
+    assert (as_dict["sent"], as_dict["lost"], as_dict["duplicates"], as_dict["reordered"]) == (10, 6, 3, 1)
+    assert set(as_dict["delay"]) == {"count", "minimum_ns", "median_ns", "p95_ns", "p99_ns", "maximum_ns"}
+    assert all(isinstance(value, int) for value in as_dict["delay"].values())
+    assert (as_dict["path"], as_dict["mode"], as_dict["dscp"]) == ("bypass", "authenticated", 46)
+    assert as_dict["payload_octets"] == 112
+    assert as_dict["rejected"] == {"too_short": 4}
+    assert as_dict["first_sent_unix_ns"] == (0xE0000000 - 2_208_988_800) * 10**9
+    text = format_result(result)
+    for expected in (
+        "path: bypass",
+        "late: 3",
+        "too short: 4",
+        "skipped: 1",
+        "[2001:db8::2]:18760",
+        "stopped before",
+    ):
+        assert expected in text
+
+
+def test_registered_names_only_for_the_registered_stream() -> None:
+    stream = StreamParameters(100, 20_000_000, 3_000_000_000)
+    assert set(registry_names(stream)) == {"round_trip_total.p95_ns", "lost"}
+    assert registry_names(StreamParameters(200, 20_000_000, 3_000_000_000))
+    for other in (
+        StreamParameters(101, 20_000_000, 3_000_000_000),
+        StreamParameters(100, 10_000_000, 3_000_000_000),
+        StreamParameters(100, None, 3_000_000_000),
+        StreamParameters(100, 20_000_000, 2_000_000_000),
+        StreamParameters(100, 20_000_000, 3_000_000_000, dscp=46),
+    ):
+        assert registry_names(other) == {}
+    registered = plan(schedule=FixedSchedule(20_000_000), timeout_ns=3_000_000_000, padding_octets=86)
+    result = RunResult.of(registered, records(), SYNCHRONIZED)
+    assert "RTDelay_Active_IP-UDP-Periodic_RFC8912sec4_Seconds_95Percentile" in format_result(result)
+
+
+def test_milliseconds_keep_their_digits() -> None:
+    assert [milliseconds(n) for n in (0, 1_234, 12_345_678, -2_500_000)] == ["0", "0.00123", "12.346", "-2.500"]
