@@ -1,0 +1,494 @@
+"""Runs inside the guest: the xfrm backend at both ends of a veth pair, over the kernel's own ESP.
+
+Prints one JSON object a line: {"case", "ok", "error", "seconds"}. Not a test module: `test_uml_xfrm.py` boots the
+guest once, runs this, and looks at the lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/unit/ikev2")]
+
+from pyroute2 import IPRoute  # noqa: E402
+from xfrm_support import child_pair  # noqa: E402
+
+from ikev2.core.child_sa import ChildSaParameters  # noqa: E402
+from ikev2.core.types import Mode  # noqa: E402
+from ikev2.errors import BackendError  # noqa: E402
+from ikev2.io.netns import TwoHosts  # noqa: E402
+from ikev2.ipsec.backend import Acquire, Bypass  # noqa: E402
+from ikev2.ipsec.probe import choose_backend  # noqa: E402
+from ikev2.ipsec.xfrm.backend import XfrmBackend  # noqa: E402
+from ikev2.ipsec.xfrm.kernel import XfrmSocket  # noqa: E402
+from ikev2.ipsec.xfrm.words import sa_words  # noqa: E402
+from ikev2.wire.payloads.ts import TrafficSelector  # noqa: E402
+
+A, B = "192.0.2.1", "192.0.2.2"
+A6, B6 = "2001:db8::1", "2001:db8::2"
+A_MOVED = "192.0.2.11"
+ECHO_PORT = 7007
+CLEAR_PORT = 18700
+PACKETS = 3
+ETH_P_ALL = 3
+
+T = TypeVar("T")
+Case = Callable[["Lab"], None]
+
+
+class Lab:
+    """Two hosts, an open backend on each, and a tap on each interface."""
+
+    def __init__(self, hosts: TwoHosts, state: Path) -> None:
+        self.hosts = hosts
+        self.state = state
+        self.taps = {host: hosts.call(host, lambda host=host: self._open_tap(host)) for host in "ab"}
+        self.backends: dict[str, XfrmBackend] = {}
+
+    @staticmethod
+    def _open_tap(host: str) -> socket.socket:
+        tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        tap.bind((TwoHosts.interface(host), ETH_P_ALL))
+        tap.setblocking(False)
+        return tap
+
+    def open(self) -> None:
+        for host in "ab":
+            self.backends[host] = XfrmBackend(self.state)
+            self.call(host, self.backends[host].open)
+
+    def close(self) -> None:
+        for host, backend in self.backends.items():
+            self.call(host, backend.close)
+        self.backends.clear()
+
+    def call(self, host: str, function: Callable[[], T]) -> T:
+        return self.hosts.call(host, function)
+
+    def install(
+        self, pair: tuple[ChildSaParameters, ChildSaParameters]
+    ) -> tuple[ChildSaParameters, ChildSaParameters]:
+        """Each end's inbound SPI comes from its kernel, as in life."""
+        first, second = pair
+        spi_a = self.call("a", lambda: self.backends["a"].allocate_spi(first.local, first.remote))
+        spi_b = self.call("b", lambda: self.backends["b"].allocate_spi(second.local, second.remote))
+        first, second = replace(first, spi_in=spi_a, spi_out=spi_b), replace(second, spi_in=spi_b, spi_out=spi_a)
+        self.call("a", lambda: self.backends["a"].install(first))
+        self.call("b", lambda: self.backends["b"].install(second))
+        return first, second
+
+    def udp(self, host: str, address: str, port: int = 0) -> socket.socket:
+        def make() -> socket.socket:
+            sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+            sock.bind((address, port))
+            sock.settimeout(1.5)
+            return sock
+
+        return self.call(host, make)
+
+    def exchange(self, a: str = A, b: str = B, port: int = ECHO_PORT, *, count: int = PACKETS) -> int:
+        """UDP there and back; how many came back."""
+        with self.udp("a", a) as client, self.udp("b", b, port) as server:
+            back = 0
+            for number in range(count):
+                client.sendto(b"there %d" % number, (b, port))
+                try:
+                    data, sender = server.recvfrom(2048)
+                    server.sendto(b"back " + data, sender)
+                    client.recvfrom(2048)
+                except TimeoutError:
+                    return back
+                back += 1
+        return back
+
+    def frames(self, host: str) -> list[bytes]:
+        """Ethernet frames with an IP packet that the host has sent since the last call.
+
+        Only what goes out: a tap also sees what the kernel takes out of a tunnel, as if it came from the wire.
+        """
+        seen = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, (_, protocol, kind, _, _) = self.taps[host].recvfrom(4096)
+                if kind == socket.PACKET_OUTGOING and protocol in (0x0800, 0x86DD):
+                    seen.append(frame)
+        return seen
+
+    def drain(self) -> list[bytes]:
+        """IP packets that either host has sent since the last call, A's first."""
+        return [frame[14:] for host in "ab" for frame in self.frames(host)]
+
+    def ip(self, host: str, *words: str) -> str:
+        text: str = self.hosts.run(host, ["ip", *words], capture_output=True, text=True).stdout
+        return text
+
+
+def protocols(packets: list[bytes]) -> list[str]:
+    """What each packet is on the wire: esp, esp-in-udp, udp/PORT, other."""
+    found = []
+    for packet in packets:
+        version = packet[0] >> 4
+        protocol, rest = (packet[9], packet[20:]) if version == 4 else (packet[6], packet[40:])
+        if protocol == 50:
+            found.append("esp")
+        elif protocol == 17:
+            source, destination = int.from_bytes(rest[:2]), int.from_bytes(rest[2:4])
+            found.append("esp-in-udp" if 4500 in (source, destination) else f"udp/{min(source, destination)}")
+        elif protocol != 58:
+            found.append(f"ip-{protocol}")
+    return found
+
+
+def nothing_left(lab: Lab) -> None:
+    for host in "ab":
+        with lab.call(host, XfrmSocket) as kernel:
+            assert kernel.dump_sas() == [], f"SAs left on {host}: {kernel.dump_sas()}"
+            assert kernel.dump_policies() == [], f"policies left on {host}: {kernel.dump_policies()}"
+
+
+def protected(keyword: str, mode: Mode, *, encap: bool = False, v6: bool = False, inner6: bool = False) -> Case:
+    """Traffic passes, only as ESP, and both ends' counters and `ip -s xfrm state` say the same number."""
+
+    def case(lab: Lab) -> None:
+        a, b = (A6, B6) if v6 else (A, B)
+        inner_a, inner_b = (A6, B6) if inner6 else (a, b)
+        selectors = (TrafficSelector.from_network(inner_a),), (TrafficSelector.from_network(inner_b),)
+        pair = child_pair(keyword, mode, a=a, b=b, ts_a=selectors[0], ts_b=selectors[1], encap=encap)
+        with contextlib.ExitStack() as stack:
+            if encap:
+                for host, address in (("a", a), ("b", b)):
+                    sock = stack.enter_context(lab.udp(host, address, 4500))
+                    lab.call(host, lambda s=sock, h=host: lab.backends[h].prepare_ike_socket(s, encap=True))
+            first, second = lab.install(pair)
+            lab.drain()
+            assert lab.exchange(inner_a, inner_b) == PACKETS, "packets lost"
+            seen = set(protocols(lab.drain()))
+            assert seen == {"esp-in-udp" if encap else "esp"}, f"on the wire: {seen}"
+            counted_a, counted_b = lab.backends["a"].query(first), lab.backends["b"].query(second)
+            for counted in (counted_a, counted_b):
+                # over IPv6 in tunnel mode neighbour discovery of the inner addresses may be inside, too
+                assert counted.packets_in >= PACKETS, counted
+                assert counted.packets_out >= PACKETS, counted
+                assert counted.errors == {}, counted
+            assert counted_a.octets_out == counted_b.octets_in, (counted_a, counted_b)
+            text = lab.ip("a", "-s", "xfrm", "state", "list", "spi", f"{first.spi_out:#x}")
+            said = re.search(r"(\d+)\(bytes\), (\d+)\(packets\)\n\s+add", text)
+            assert said is not None, text
+            assert (int(said[1]), int(said[2])) == (counted_a.octets_out, counted_a.packets_out), text
+            for host, child in (("a", first), ("b", second)):
+                lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+        nothing_left(lab)
+
+    return case
+
+
+def probe_finds_the_kernels_esp(lab: Lab) -> None:
+    chosen, reason = lab.call("a", choose_backend)
+    assert chosen is XfrmBackend, reason
+    nothing_left(lab)
+
+
+def bypass_leaves_in_clear(lab: Lab) -> None:
+    pair = lab.install(child_pair(mode=Mode.TRANSPORT))
+    for host, local, remote in (("a", A, B), ("b", B, A)):
+        bypass = Bypass(17, (18688, 18751), local, remote)
+        lab.call(host, lambda h=host, w=bypass: lab.backends[h].add_bypass(w))
+    lab.drain()
+    assert lab.exchange(port=CLEAR_PORT) == PACKETS
+    assert set(protocols(lab.drain())) == {f"udp/{CLEAR_PORT}"}
+    assert lab.exchange() == PACKETS
+    assert set(protocols(lab.drain())) == {"esp"}
+    assert lab.backends["a"].query(pair[0]).packets_out == PACKETS
+    for host, local, remote in (("a", A, B), ("b", B, A)):
+        bypass = Bypass(17, (18688, 18751), local, remote)
+        lab.call(host, lambda h=host, w=bypass: lab.backends[h].remove_bypass(w))
+    assert lab.exchange(port=CLEAR_PORT) == PACKETS
+    assert set(protocols(lab.drain())) == {"esp"}
+
+
+def ike_passes_in_clear(lab: Lab) -> None:
+    lab.install(child_pair(mode=Mode.TRANSPORT))
+    lab.drain()
+    assert lab.exchange(port=500) == PACKETS
+    assert set(protocols(lab.drain())) == {"udp/500"}
+
+
+def clear_packets_are_refused(lab: Lab) -> None:
+    lab.install(child_pair(mode=Mode.TRANSPORT))
+    lab.call("a", lab.backends.pop("a").close)  # A talks in clear from here on, B has its policies
+    lab.drain()
+    assert lab.exchange(count=1) == 0
+    assert f"udp/{ECHO_PORT}" in protocols(lab.drain()), "the packet did not reach B"
+
+
+def replayed_and_forged_packets_are_counted(lab: Lab) -> None:
+    _, second = lab.install(child_pair())
+    lab.drain()
+    assert lab.exchange() == PACKETS
+    esp = lab.frames("a")
+    assert len(esp) == PACKETS
+    # A new sequence number, so that the ICV is what is wrong.
+    at = 14 + 20 + 4
+    forged = esp[-1][:at] + (1000).to_bytes(4, "big") + esp[-1][at + 4 :]
+    before = lab.backends["b"].query(second).packets_in
+    for frame in (esp[0], forged):
+        lab.taps["a"].send(frame)
+    counted = lab.backends["b"].query(second)
+    assert counted.errors == {"replay": 1, "integrity": 1}, counted
+    assert counted.packets_in == before == PACKETS
+
+
+def congestion_marks_cross_the_tunnel(lab: Lab) -> None:
+    """RFC 7296 section 2.24: ECT is copied outside, CE is copied back in; Not-ECT inside drops CE outside."""
+    lab.install(child_pair())
+    assert lab.exchange(count=1) == 1
+    (known,) = lab.frames("a")
+
+    def divert() -> None:  # what A sends itself goes to a station that is not there
+        with IPRoute() as netlink:
+            index = netlink.link_lookup(ifname="veth-a")[0]
+            netlink.neigh("replace", dst=B, lladdr="02:00:00:00:00:99", ifindex=index)
+
+    lab.call("a", divert)
+    with lab.udp("a", A) as client, lab.udp("b", B, ECHO_PORT) as server:
+        server.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+        for inside, on_the_way, arrives in ((2, 2, 2), (1, 1, 1), (2, 3, 3), (0, 0, 0), (0, 3, None)):
+            client.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, inside)
+            client.sendto(b"marked", (B, ECHO_PORT))
+            (frame,) = lab.frames("a")
+            assert frame[15] & 3 == inside, "the outer header has another mark"
+            lab.taps["a"].send(known[:6] + with_ecn(frame, on_the_way)[6:])
+            if arrives is None:
+                server.setblocking(False)
+                try:
+                    server.recvmsg(100, 100)
+                    arrived = True
+                except BlockingIOError:
+                    arrived = False
+                assert not arrived, "CE on a packet that is not ECN-capable was hidden"
+                continue
+            _, ancillary, _, _ = server.recvmsg(100, 100)
+            assert ancillary[0][2][0] & 3 == arrives, (inside, on_the_way, ancillary)
+
+
+def with_ecn(frame: bytes, mark: int) -> bytes:
+    """The frame with another ECN field in its IPv4 header, and the checksum made good."""
+    header = bytearray(frame[14:34])
+    header[1] = header[1] & 0xFC | mark
+    header[10:12] = b"\0\0"
+    total = sum(struct.unpack("!10H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    header[10:12] = (0xFFFF - (total & 0xFFFF) - (total >> 16)).to_bytes(2, "big")
+    return frame[:14] + bytes(header) + frame[34:]
+
+
+def a_rekeyed_pair_takes_over(lab: Lab) -> None:
+    old = lab.install(child_pair(seed=1))
+    assert lab.exchange() == PACKETS
+    new = lab.install(child_pair("aes256gcm16", seed=2))
+    assert lab.exchange() == PACKETS
+    for host, old_child, new_child in (("a", old[0], new[0]), ("b", old[1], new[1])):
+        backend = lab.backends[host]
+        assert backend.query(old_child).packets_out == PACKETS
+        assert backend.query(new_child).packets_out == PACKETS
+        lab.call(host, lambda h=host, c=old_child: lab.backends[h].delete(c))
+    assert lab.exchange() == PACKETS
+    for host, child in (("a", new[0]), ("b", new[1])):
+        assert lab.backends[host].query(child).packets_in == 2 * PACKETS
+        lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
+def a_moved_pair_keeps_its_sequence_numbers(lab: Lab) -> None:
+    for keyword in ("aes128gcm16", "aes128gcm16-esn"):
+        first, second = lab.install(child_pair(keyword))
+        assert lab.exchange() == PACKETS
+        moved_a, moved_b = replace(first, local=A_MOVED), replace(second, remote=A_MOVED)
+        lab.call("a", lambda a=first, m=moved_a: lab.backends["a"].update_address(a, m))
+        lab.call("b", lambda b=second, m=moved_b: lab.backends["b"].update_address(b, m))
+        lab.drain()
+        assert lab.exchange() == PACKETS
+        esp = [packet for packet in lab.drain() if packet[9] == 50]
+        sources = {packet[12:16] for packet in esp}
+        assert sources == {socket.inet_aton(A_MOVED), socket.inet_aton(B)}
+        numbers = [int.from_bytes(p[24:28]) for p in esp if p[12:16] == socket.inet_aton(A_MOVED)]
+        assert numbers == [PACKETS + 1 + n for n in range(PACKETS)], numbers
+        assert lab.backends["a"].query(moved_a).packets_out == 2 * PACKETS
+        for host, child in (("a", moved_a), ("b", moved_b)):
+            lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
+def a_packet_without_an_sa_makes_an_acquire(lab: Lab) -> None:
+    first, _ = lab.install(child_pair(reqid=77))
+    with lab.call("a", XfrmSocket) as kernel:
+        for sa in kernel.dump_sas():
+            if sa.info.spi == first.spi_out:
+                kernel.delete_sa(sa.info.id)
+    lab.exchange(count=1)
+    event = lab.backends["a"].next_event()
+    assert isinstance(event, Acquire), event
+    assert (event.reqid, event.local, event.remote, event.ip_protocol) == (77, A, B, 17), event
+    assert event.destination_port == ECHO_PORT, event
+
+
+def a_taken_spi_is_refused_and_left_alone(lab: Lab) -> None:
+    first, _ = child_pair()
+    with lab.call("a", XfrmSocket) as kernel:
+        other = XfrmBackend(lab.state)
+        lab.call("a", other.open)
+        lab.call("a", lambda: other.install(first))
+        before = kernel.dump_sas()
+        try:
+            lab.call("a", lambda: lab.backends["a"].install(replace(first, reqid=9)))
+            refusal = ""
+        except BackendError as error:
+            refusal = str(error)
+        assert "already there" in refusal
+        assert {sa.info.id for sa in kernel.dump_sas()} == {sa.info.id for sa in before}
+        lab.call("a", other.close)
+    nothing_left(lab)
+
+
+def a_killed_process_leaves_nothing_for_long(lab: Lab) -> None:
+    argv = [sys.executable, __file__, "install-and-wait", str(lab.state)]
+    child = lab.hosts.popen("a", argv, stdout=-1, text=True)
+    assert child.stdout is not None
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    with lab.call("a", XfrmSocket) as kernel:
+        assert len(kernel.dump_sas()) == 3  # a pair, and a larval one
+        assert len(kernel.dump_policies()) > 4
+        fresh = XfrmBackend(lab.state)
+        lab.call("a", fresh.open)
+        assert kernel.dump_sas() == []
+        assert kernel.dump_policies() == []
+        lab.call("a", fresh.close)
+    assert not [path for path in lab.state.iterdir() if f"-{os.stat('/proc/self/ns/net').st_ino}-" in path.name]
+
+
+def install_and_wait(state: Path) -> None:
+    backend = XfrmBackend(state)
+    backend.open()
+    backend.allocate_spi(A, B)
+    backend.install(child_pair()[0])
+    backend.add_bypass(Bypass(17, (18688, 18751), A, B))
+    print("ready", flush=True)
+    signal.pause()
+
+
+def ip_reads_our_words_as_the_same_sa(lab: Lab) -> None:
+    """What `words` prints, given to iproute2, makes the SA that our own octets make."""
+    lab.close()
+    for keyword, mode in (
+        ("aes128gcm16", Mode.TUNNEL),
+        ("aes256-sha256", Mode.TRANSPORT),
+        ("aes128-sha512-esn", Mode.TUNNEL),
+        ("chacha20poly1305", Mode.TRANSPORT),
+    ):
+        backend = XfrmBackend(lab.state)
+        lab.call("a", backend.open)
+        with lab.call("a", XfrmSocket) as kernel:
+            for window in (32, 64):
+                first, _ = child_pair(keyword, mode, replay_window=window)
+                lab.call("a", lambda b=backend, c=first: b.install(c))
+                ours = {sa.info.spi: sa for sa in kernel.dump_sas()}
+                lab.call("a", lambda b=backend, c=first: b.delete(c))
+                for sa in ours.values():
+                    done = lab.hosts.run("a", ["sh", "-c", sa_words(sa)], capture_output=True, text=True)
+                    assert done.returncode == 0, (sa_words(sa), done.stderr)
+                theirs = {sa.info.spi: sa for sa in kernel.dump_sas()}
+                for spi, sa in ours.items():
+                    mine, other = (replace(x, info=_timeless(x)) for x in (sa, theirs[spi]))
+                    assert mine == other, (mine, other)
+                kernel.flush_sas()
+        lab.call("a", backend.close)
+    lab.open()
+
+
+def _timeless(sa: object) -> object:
+    info = sa.info  # type: ignore[attr-defined]
+    return replace(info, current=replace(info.current, add_time=0))
+
+
+CASES: dict[str, Case] = {
+    "probe": probe_finds_the_kernels_esp,
+    "tunnel-gcm128": protected("aes128gcm16", Mode.TUNNEL),
+    "tunnel-gcm256-encap": protected("aes256gcm16", Mode.TUNNEL, encap=True),
+    "tunnel-chacha": protected("chacha20poly1305", Mode.TUNNEL),
+    "tunnel-cbc128-sha256": protected("aes128-sha256", Mode.TUNNEL),
+    "tunnel-cbc256-sha512-encap": protected("aes256-sha512", Mode.TUNNEL, encap=True),
+    "tunnel-cbc128-sha1-esn": protected("aes128-sha1-esn", Mode.TUNNEL),
+    "tunnel-ipv6-in-ipv4": protected("aes128gcm16", Mode.TUNNEL, inner6=True),
+    "transport-gcm128": protected("aes128gcm16", Mode.TRANSPORT),
+    "transport-gcm128-esn": protected("aes128gcm16-esn", Mode.TRANSPORT),
+    "transport-chacha-encap": protected("chacha20poly1305", Mode.TRANSPORT, encap=True),
+    "transport-cbc192-sha384": protected("aes192-sha384", Mode.TRANSPORT),
+    "transport-cbc128-sha256-encap": protected("aes128-sha256", Mode.TRANSPORT, encap=True),
+    "transport-ipv6": protected("aes128gcm16", Mode.TRANSPORT, v6=True),
+    "bypass": bypass_leaves_in_clear,
+    "ike-bypass": ike_passes_in_clear,
+    "inbound-policy": clear_packets_are_refused,
+    "replay-and-forgery": replayed_and_forged_packets_are_counted,
+    "ecn": congestion_marks_cross_the_tunnel,
+    "rekey": a_rekeyed_pair_takes_over,
+    "moved": a_moved_pair_keeps_its_sequence_numbers,
+    "acquire": a_packet_without_an_sa_makes_an_acquire,
+    "taken-spi": a_taken_spi_is_refused_and_left_alone,
+    "killed": a_killed_process_leaves_nothing_for_long,
+    "ip-xfrm-words": ip_reads_our_words_as_the_same_sa,
+}
+
+
+@contextlib.contextmanager
+def laboratory() -> Iterator[Lab]:
+    addresses_a = (f"{A}/24", f"{A_MOVED}/24", f"{A6}/64")
+    with tempfile.TemporaryDirectory() as state, TwoHosts(addresses_a, (f"{B}/24", f"{B6}/64")) as hosts:
+        yield Lab(hosts, Path(state))
+
+
+def main(names: list[str]) -> int:
+    failed = 0
+    with laboratory() as lab:
+        for name in names or CASES:
+            began = time.monotonic()
+            error = ""
+            try:
+                lab.open()
+                CASES[name](lab)
+            except Exception:
+                error = traceback.format_exc()
+                failed += 1
+            finally:
+                lab.close()
+            try:
+                nothing_left(lab)
+            except AssertionError as left:
+                error += f"\nafter close: {left}"
+            seconds = round(time.monotonic() - began, 2)
+            print(json.dumps({"case": name, "ok": not error, "error": error, "seconds": seconds}), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["install-and-wait"]:
+        install_and_wait(Path(sys.argv[2]))
+    else:
+        sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""The xfrm backend against a real kernel: one guest runs every case of `guest_xfrm.py`, one test here for each."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import guest_xfrm
+import pytest
+
+from interop.lab.uml import GuestOptions, run_in_guest, why_not
+
+pytestmark = [
+    pytest.mark.uml,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(why_not() is not None, reason=f"no guest kernel: {why_not()}"),
+]
+
+PROVES = {"ecn": ["rfc7296-s2.24-01", "rfc7296-s2.24-02"]}
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> dict[str, dict[str, object]]:
+    script = Path(guest_xfrm.__file__)
+    options = GuestOptions(prewarm=True, timeout_s=240, working_directory=guest_xfrm.ROOT)
+    result = run_in_guest([sys.executable, str(script)], options)
+    lines = [line for line in result.text.splitlines() if line.startswith("{")]
+    found = {document["case"]: document for document in map(json.loads, lines)}
+    assert found, f"status {result.status}: {result.text}\n{result.console[-2000:]}"
+    return found
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(name, marks=[pytest.mark.req(*ids)] if (ids := PROVES.get(name)) else [])
+        for name in guest_xfrm.CASES
+    ],
+)
+def test_in_a_guest_with_kernel_esp(case: str, verdicts: dict[str, dict[str, object]]) -> None:
+    verdict = verdicts.get(case)
+    assert verdict is not None, "the guest ended before this case"
+    assert verdict["ok"], verdict["error"]
