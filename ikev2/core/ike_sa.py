@@ -33,7 +33,7 @@ from ikev2.core.events import (
     IkeSaEstablished,
     IkeSaFailed,
 )
-from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Ignored, Task
+from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Ignored, Inbound, Task
 from ikev2.core.exchanges import ike_sa_init, informational
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
 from ikev2.core.info import ChildSaInfo, IkeSaInfo
