@@ -159,8 +159,7 @@ def proposal_keyword(proposal: Proposal) -> str:
     if prfs == [_INTEG_TO_PRF.get(IntegId(item.id)) for item in proposal.of_type(TransformType.INTEG)]:
         left_out.update((TransformType.PRF, prf_id) for prf_id in prfs)
     kept = [item for item in proposal.transforms if (item.type, item.id) not in left_out]
-    kept.sort(key=lambda item: item.type)
-    # The PRF reads better before the integrity algorithm's place, and after it where both are there.
+    # As people write them: cipher, integrity algorithm, PRF, group.
     order = {TransformType.ENCR: 0, TransformType.INTEG: 1, TransformType.PRF: 2}
     return "-".join(
         transform_keyword(item) for item in sorted(kept, key=lambda item: order.get(item.type, item.type))

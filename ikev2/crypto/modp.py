@@ -132,8 +132,11 @@ class ModpPair:
         group = self._group
         if self._key is not None and _dh is not None:
             numbers = _dh.DHParameterNumbers(group.prime, GENERATOR)
-            power: bytes = self._key.exchange(_dh.DHPublicNumbers(base, numbers).public_key())
-            return power.rjust(group.public_octets, b"\x00")
+            try:
+                power: bytes = self._key.exchange(_dh.DHPublicNumbers(base, numbers).public_key())
+                return power.rjust(group.public_octets, b"\x00")
+            except ValueError:  # a library that refuses what RFC 3526 allows
+                self._key = None
         return pow(base, self._private, group.prime).to_bytes(group.public_octets, "big")
 
 

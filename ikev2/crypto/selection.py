@@ -26,7 +26,6 @@ _ENCR, _PRF, _INTEG, _KE, _ESN = (
 _UNDERSTOOD: dict[ProtocolId, frozenset[TransformType]] = {
     ProtocolId.IKE: frozenset((_ENCR, _PRF, _INTEG, _KE)),
     ProtocolId.ESP: frozenset((_ENCR, _INTEG, _KE, _ESN)),
-    ProtocolId.AH: frozenset((_INTEG, _KE, _ESN)),
 }
 # A type of which the absence means NONE.
 _NONE_BY_ABSENCE = {_INTEG: IntegId.NONE, _KE: KeId.NONE}
@@ -139,9 +138,9 @@ def _match(
             continue
         integ = _select_integ(own.get(_INTEG, []), offered.get(_INTEG), aead=key[0] in AEAD_IDS, ike=ike)
         if integ is not None:
-            picked = {id(transform) for transform in (*chosen, *ke, *integ, ciphers[key])}
-            # In the order of the offer, and the very transforms of the offer: rfc7296-s3.3.6-04.
-            return tuple(transform for transform in offer.proposal.transforms if id(transform) in picked)
+            picked = {transform.type: transform for transform in (*chosen, *ke, *integ, ciphers[key])}
+            # In the order of the offer's types, and the very transforms of the offer: rfc7296-s3.3.6-04.
+            return tuple(picked[transform_type] for transform_type in offered if transform_type in picked)
     return None
 
 
@@ -201,8 +200,9 @@ def check_choice(chosen: Proposal, offered: Sequence[Proposal]) -> None:
     ours = _offer(proposal).by_type
     theirs: dict[TransformType, Transform] = {}
     for transform in chosen.transforms:
-        if theirs.setdefault(transform.type, transform) is not transform:
+        if transform.type in theirs:
             raise NoProposalChosen(f"the peer chose two transforms of type {transform.type}")
+        theirs[transform.type] = transform
     cipher = theirs.get(_ENCR)
     aead = cipher is not None and cipher.id in AEAD_IDS
     for transform_type, transform in theirs.items():

@@ -95,7 +95,7 @@ def test_all_derivations_of_acvp(test: dict[str, Any]) -> None:
 
 
 def test_rekeyed_ike_keys_use_the_old_prf_for_skeyseed_and_the_new_one_for_the_rest() -> None:
-    """SKEYSEED = prf(SK_d (old), ...) with the prf of the old SA (RFC 7296 section 2.18); figures of CAVP with SHA-1."""
+    """SKEYSEED = prf(SK_d (old), ...) with the prf of the old SA (section 2.18); figures of CAVP with SHA-1."""
     v, old = CAVP_SHA1, prf_by_name("hmac-sha1")
     sk_d = SecretOctets("SK_d", v["dkm"][:20])
     new = suite(prf_by_name("hmac-sha2-256"))
