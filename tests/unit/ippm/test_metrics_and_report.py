@@ -112,13 +112,15 @@ def test_statistics_of_a_sample() -> None:
     assert DelayStatistics.of([]) is None
 
 
-# RFC 4737 section 3.3 and the table of its section 4.2.3: 1 2 3 7 4 5 6 8 9 10 has three reordered packets.
+# RFC 4737 section 3.3; the third to fifth are the examples of its sections 5.4, 7.1 and 7.2.
 @pytest.mark.parametrize(
     ("arrivals", "count"),
     [
         ([], 0),
         ([0, 1, 2, 3], 0),
-        ([1, 2, 3, 7, 4, 5, 6, 8, 9, 10], 3),
+        ([1, 2, 3, 7, 8, 9, 4, 5, 6], 3),
+        ([1, 2, 3, 5, 6, 7, 8, 4, 9, 10], 1),
+        ([1, 2, 3, 4, 7, 5, 6, 8, 9, 10], 2),
         ([0, 2, 1], 1),
         ([4, 3, 2, 1, 0], 4),
         ([0, 5, 6, 7], 0),
