@@ -202,6 +202,7 @@ def parse(document: Mapping[str, Any], path: Path) -> Configuration:
                 half_open_per_address=endpoint.half_open_per_address,
             ),
             _label(host.measurement, faults),
+            _sa_grace(host.measurement, faults),
         ),
         endpoint.backend,
         path.parent / endpoint.control_socket if endpoint.control_socket else default_control_socket(),
@@ -220,6 +221,14 @@ def _label(measurement: Mapping[str, Any], faults: list[str]) -> bytes:
         faults.append(f"measurement.label: must be 1 to {MAX_LABEL_OCTETS} ASCII characters")
         return b"IPPM"
     return label.encode()
+
+
+def _sa_grace(measurement: Mapping[str, Any], faults: list[str]) -> float:
+    try:
+        return parse_duration(measurement.get("sa_grace", 60.0))
+    except ConfigurationError as error:
+        faults.append(f"measurement.sa_grace: {error}")
+        return 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ MAX_SECRET_OCTETS = 4096
 def read_secret(path: Path, name: str) -> SecretOctets:
     """The secret in a file. Raises ConfigurationError, which never shows what is in the file."""
     try:
-        with path.open("rb") as file:
+        # Without O_NONBLOCK a FIFO would wait for somebody to write to it.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ConfigurationError(f"{path} is not a file")

@@ -12,11 +12,15 @@ from ikev2.core.config import ConnectionConfig, Limits
 
 @dataclass(frozen=True, slots=True)
 class EndpointConfig:
-    """What an Endpoint is told: whom to talk to, how much a stranger may cost, the exporter's label (RFC 7717)."""
+    """What an Endpoint is told: whom to talk to, how much a stranger may cost.
+
+    `label` and `sa_grace_s` are the key exporter's: RFC 7717's "IPPM", and how long an SA that is gone still serves.
+    """
 
     connections: tuple[ConnectionConfig, ...]
     limits: Limits = field(default_factory=Limits)
     label: bytes = b"IPPM"
+    sa_grace_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -205,9 +205,7 @@ class Daemon:
             "removed": [name for name in before if name not in after],
         }
         self.log.log("CFG", f"configuration read again: {', '.join(after) or 'no connection'}")
-        self._autostart(
-            EndpointConfig(tuple(after[name] for name in changes["added"]), new.endpoint.limits, new.endpoint.label)
-        )
+        self._autostart(replace(new.endpoint, connections=tuple(after[name] for name in changes["added"])))
         return changes
 
     # --- parts ---------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ class Endpoint:
             tracer=tracer if tracer is not None else self.log,
             keylog=keylog,
         )
-        self.exporter = KeyExporter(self.manager, label=config.label)
+        self.exporter = KeyExporter(self.manager, label=config.label, sa_grace_s=config.sa_grace_s)
         self._pcap = pcap
         self._sockets = SocketSet(backend, self._received)
         self._subscribers: list[Callable[[Event], None]] = []
@@ -168,9 +169,11 @@ class Endpoint:
             if name != connection.name and all(child.params.name != name for child in sa.children.values()):
                 raise IkeError(f"{name}: IKE SA {sa.name} is up without it; take it down and up to have it")
             return sa.info()
-        wish = next((one for one in self._wishes if one.up and one.sa.connection.name == connection.name), None)
+        wish = self._coming(connection)
         if wish is None:
             local, remote = await self._addresses(connection)
+            wish = self._coming(connection)  # somebody else may have been quicker
+        if wish is None:
             wish = Wish(self.manager.initiate(connection.name, remote, local, self._now()), up=True)
             self._wishes.append(wish)
             self.log.log("IKE", f"initiating IKE_SA {wish.sa.name} to {remote.host}")
@@ -408,6 +411,10 @@ class Endpoint:
         ]
         return max(up, key=lambda sa: sa.established_at or 0.0, default=None)
 
+    def _coming(self, connection: ConnectionConfig) -> Wish | None:
+        """What waits already for this connection to come up."""
+        return next((one for one in self._wishes if one.up and one.sa.connection.name == connection.name), None)
+
     async def _addresses(self, connection: ConnectionConfig) -> tuple[Address, Address]:
         """Local and remote address to begin with. Raises IkeError when the peer has no address."""
         loop = self._running()
@@ -417,12 +424,12 @@ class Endpoint:
         failure = ""
         for host in hosts:
             try:
-                found = await loop.getaddrinfo(host, connection.ike_port, type=socket.SOCK_DGRAM)
+                found = await _resolve(loop, host)
             except OSError as error:
                 failure = f"{host}: {error.strerror or error}"
                 continue
-            for *_, name in found:
-                remote = Address(str(name[0]), connection.ike_port)
+            for text in found:
+                remote = Address(text, connection.ike_port)
                 local = self._local_for(connection, remote)
                 if local is not None:
                     return local, remote
@@ -437,3 +444,12 @@ class Endpoint:
             elif (":" in host) == (":" in remote.host):
                 return Address(host, connection.ike_port)
         return None
+
+
+async def _resolve(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
+    """The IP addresses of a host; a literal address is its own. Raises OSError when the name is not known."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+        return [str(name[0]) for *_, name in found]

@@ -283,8 +283,6 @@ class RemoteKeyHandle:
 
 def _error_classes() -> dict[str, type[IkeError]]:
     """The errors that keep their class across the socket."""
-    from ikev2.core import exporter
+    from ikev2.core.exporter import NoSuchSa
 
-    found: dict[str, type[IkeError]] = {"LocalProtocolError": LocalProtocolError}
-    no_such_sa = getattr(exporter, "NoSuchSa", None)
-    return found if no_such_sa is None else {**found, "NoSuchSa": no_such_sa}
+    return {"LocalProtocolError": LocalProtocolError, "NoSuchSa": NoSuchSa}

@@ -1,0 +1,288 @@
+"""The TOML configuration: what it becomes, and how each fault is told."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ikev2.cli.config import ConfigurationFaults, load
+from ikev2.cli.secrets import read_secret
+from ikev2.cli.selectors import parse_duration, parse_selector
+from ikev2.core.config import DYNAMIC, Dynamic
+from ikev2.core.types import Mode
+from ikev2.errors import ConfigurationError
+from ikev2.wire.payloads.ts import TrafficSelector
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+SECRET_TEXT = "correct horse battery staple"
+
+GOOD = """
+[connections.lab]
+local_addrs  = ["192.0.2.1"]
+remote_addrs = ["192.0.2.2"]
+proposals    = ["aes256gcm16-prfsha384-curve25519", "aes128-sha256-modp2048"]
+local  = { auth = "psk", id = "a.example" }
+remote = { auth = "psk", id = "b.example" }
+dpd_delay = "1m"
+retransmit_tries = 3
+[connections.lab.children.net]
+mode = "transport"
+local_ts = ["dynamic[udp/862]"]
+remote_ts = "192.0.2.2, 198.51.100.0/24[tcp]"
+esp_proposals = ["aes256gcm16"]
+start_action = "start"
+[secrets.lab]
+id = ["a.example", "b.example"]
+file = "lab.psk"
+[measurement]
+derivation = "rfc7717"
+path = "bypass"
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    secret = tmp_path / "lab.psk"
+    secret.write_text(SECRET_TEXT + "\n")
+    secret.chmod(0o600)
+    return tmp_path
+
+
+def written(directory: Path, text: str) -> Path:
+    path = directory / "host.toml"
+    path.write_text(text)
+    return path
+
+
+def faults_of(directory: Path, text: str) -> tuple[str, ...]:
+    with pytest.raises(ConfigurationFaults) as caught:
+        load(written(directory, text))
+    return caught.value.faults
+
+
+def test_a_good_file_becomes_what_the_core_takes(directory: Path) -> None:
+    configuration = load(written(directory, GOOD))
+    (lab,) = configuration.endpoint.connections
+    (net,) = lab.children
+    assert (lab.name, lab.local_addrs, lab.remote_addrs) == ("lab", ("192.0.2.1",), ("192.0.2.2",))
+    assert (str(lab.local_id), str(lab.remote_id)) == ("a.example", "b.example")
+    assert [proposal.number for proposal in lab.proposals] == [1, 2]
+    assert lab.psk.octets == SECRET_TEXT.encode()
+    assert (lab.dpd_delay_s, lab.retransmission.tries, lab.ike_port, lab.nat_port) == (60.0, 3, 500, 4500)
+    assert (net.name, net.mode, net.start_action) == ("net", Mode.TRANSPORT, "start")
+    assert net.local_ts == (Dynamic(17, 862, 862),)
+    assert [str(ts) for ts in net.remote_ts] == ["192.0.2.2/32", "198.51.100.0/24[tcp]"]
+    assert configuration.measurement == {"derivation": "rfc7717", "path": "bypass"}
+    assert configuration.endpoint.label == b"IPPM"
+
+
+def test_defaults_are_offered_where_nothing_is_said(directory: Path) -> None:
+    configuration = load(written(directory, "[connections.x]\n[secrets.x]\nfile = 'lab.psk'\n"))
+    (connection,) = configuration.endpoint.connections
+    assert connection.local_addrs == connection.remote_addrs == ("%any",)
+    assert connection.local_id is None
+    assert connection.remote_id is None
+    assert len(connection.proposals) > 1
+    assert configuration.backend == "auto"
+
+
+LAB = "[connections.lab]\n"
+SECRETS = "[secrets.lab]\nfile = 'lab.psk'\n"
+
+FAULTS = [
+    ("[connection.lab]\n", "connection: unknown key; did you mean connections?"),
+    (LAB + "local_adrs = ['192.0.2.1']\n", "connections.lab.local_adrs: unknown key; did you mean local_addrs?"),
+    (
+        LAB + "[connections.lab.children.net]\nmode = 'tunel'\n",
+        "connections.lab.children.net.mode: 'tunel' is not one of tunnel, transport; did you mean tunnel?",
+    ),
+    (
+        LAB + "[connections.lab.children.net]\nlokal_ts = ['dynamic']\n",
+        "connections.lab.children.net.lokal_ts: unknown key; did you mean local_ts?",
+    ),
+    (
+        LAB + "[connections.lab.children.net]\nlocal_ts = ['192.0.2.1/24']\n",
+        "connections.lab.children.net.local_ts.0: '192.0.2.1/24' is not an address, a network or a range of addresses; "
+        "the network is 192.0.2.0/24",
+    ),
+    (
+        LAB + "proposals = ['aes257gcm16-prfsha384-curve25519']\n",
+        "connections.lab.proposals.0: IKE proposal 'aes257gcm16-prfsha384-curve25519': "
+        "unknown algorithm 'aes257gcm16'; is 'aes256gcm16' meant?",
+    ),
+    (LAB + "proposals = []\n", "connections.lab.proposals: must not be empty"),
+    (LAB + "dpd_delay = 'soon'\n", "connections.lab.dpd_delay: 'soon' is not a time such as 30s, 5m, 1h"),
+    (LAB + "ike_port = 0\n", "connections.lab.ike_port: must be greater than or equal to 1"),
+    (
+        LAB + "ike_port = 4500\n",
+        "connections.lab.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each",
+    ),
+    (LAB + "encap = 'yes'\n", "connections.lab.encap: must be true or false"),
+    (LAB + "local = { auth = 'pubkey' }\n", "connections.lab.local.auth: 'pubkey' is not one of psk"),
+    (
+        LAB + "local = { id = '' }\n",
+        "connections.lab.local.id: an identity is empty: write an address, a name, user@name or keyid:HEX",
+    ),
+    (LAB + "children.net = 5\n", "connections.lab.children.net: must be a section"),
+    ("[secrets.lab]\nfile = 5\n", "secrets.lab.file: must be the name of a file"),
+    ("[secrets.lab]\n", "secrets.lab.file: is missing"),
+    (
+        "[measurement]\nlabel = 'longer than sixteen octets'\n",
+        "measurement.label: must be 1 to 16 ASCII characters",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "fault"), FAULTS, ids=[fault.split(":")[0] for _, fault in FAULTS])
+def test_each_fault_is_told_with_its_full_path(directory: Path, text: str, fault: str) -> None:
+    secrets = "" if "[secrets" in text else SECRETS
+    assert faults_of(directory, text + secrets) == (fault,)
+
+
+def test_all_faults_are_told_at_once(directory: Path) -> None:
+    text = LAB + "local_adrs = []\nproposals = 5\n[connections.lab.children.net]\nmode = 5\n" + SECRETS
+    assert {fault.split(":")[0] for fault in faults_of(directory, text)} == {
+        "connections.lab.local_adrs",
+        "connections.lab.proposals",
+        "connections.lab.children.net.mode",
+    }
+
+
+def test_a_file_that_is_not_toml_or_not_there_is_one_line(directory: Path) -> None:
+    (fault,) = faults_of(directory, "connections = {{\n")
+    assert fault.startswith(f"{directory}/host.toml: not TOML: ")
+    with pytest.raises(ConfigurationFaults, match=r"nowhere\.toml: No such file or directory"):
+        load(directory / "nowhere.toml")
+
+
+def test_a_secret_in_the_file_itself_is_refused_and_not_repeated(directory: Path) -> None:
+    faults = faults_of(directory, "[secrets.lab]\nsecret = 'hunter2'\nfile = 'lab.psk'\n")
+    assert len(faults) == 1
+    assert faults[0].startswith("secrets.lab.secret: a secret does not belong into this file")
+    assert "hunter2" not in faults[0]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660])
+def test_a_secret_that_others_can_read_is_refused(directory: Path, mode: int) -> None:
+    (directory / "lab.psk").chmod(mode)
+    (fault,) = faults_of(directory, GOOD)
+    assert fault == f"secrets.lab.file: {directory}/lab.psk can be read by others: chmod 600 {directory}/lab.psk"
+
+
+def test_a_connection_without_a_secret_says_which_one_it_wants(directory: Path) -> None:
+    (fault,) = faults_of(
+        directory, GOOD.replace('id = ["a.example", "b.example"]', 'id = ["c.example", "d.example"]')
+    )
+    assert fault == (
+        "connections.lab: no secret serves it: add a [secrets.lab] with a file and an id list that names "
+        "a.example and b.example"
+    )
+
+
+def test_the_secret_that_names_the_peer_is_taken_before_the_one_for_anybody(directory: Path) -> None:
+    for name in ("any", "b"):
+        (directory / name).write_text(name)
+        (directory / name).chmod(0o600)
+    text = GOOD.split("[secrets.lab]")[0] + "[secrets.x]\nfile='any'\n[secrets.y]\nid=['b.example']\nfile='b'\n"
+    (connection,) = load(written(directory, text)).endpoint.connections
+    assert connection.psk.octets == b"b"
+
+
+@pytest.mark.parametrize(
+    ("content", "octets"),
+    [
+        (b"plain text\nsecond line\n", b"plain text"),
+        (b"with \xff octets\r\n", b"with \xff octets"),
+        (b"0x00ff10\n", b"\x00\xff\x10"),
+        (b"0sAP8Q\n", b"\x00\xff\x10"),
+        (b" leading space", b" leading space"),
+    ],
+)
+def test_secret_files_have_strongswans_forms(tmp_path: Path, content: bytes, octets: bytes) -> None:
+    path = tmp_path / "psk"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    assert read_secret(path, "psk").octets == octets
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the first line is empty"),
+        (b"\nsecond\n", "the first line is empty"),
+        (b"0xzz", "what follows 0x is not hex octets"),
+        (b"0s!!", "what follows 0s is not base64"),
+        (b"x" * 5000, "is longer than 4096 octets"),
+    ],
+)
+def test_a_bad_secret_file_is_refused_without_showing_it(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "psk"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(ConfigurationError, match=message) as caught:
+        read_secret(path, "psk")
+    assert "zz" not in str(caught.value)
+
+
+def test_a_secret_must_be_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    with pytest.raises(ConfigurationError, match="is not a file"):
+        read_secret(tmp_path / "fifo", "psk")
+
+
+@pytest.mark.parametrize(
+    ("text", "selector"),
+    [
+        ("dynamic", DYNAMIC),
+        ("dynamic[tcp]", Dynamic(6)),
+        ("dynamic[udp/18688-18751]", Dynamic(17, 18688, 18751)),
+        ("192.0.2.1", TrafficSelector.from_network("192.0.2.1/32")),
+        ("192.0.2.0/24[47]", TrafficSelector.from_network("192.0.2.0/24", 47)),
+        ("2001:db8::/32[udp/862]", TrafficSelector.from_network("2001:db8::/32", 17, 862, 862)),
+        ("192.0.2.0/24[tcp/opaque]", TrafficSelector.from_network("192.0.2.0/24", 6, 65535, 0)),
+    ],
+)
+def test_selectors_are_read_as_swanctl_writes_them(text: str, selector: object) -> None:
+    assert parse_selector(text) == selector
+
+
+def test_a_range_of_addresses_is_a_selector() -> None:
+    selector = parse_selector("192.0.2.1-192.0.2.9")
+    assert isinstance(selector, TrafficSelector)
+    assert (str(selector.start_ip), str(selector.end_ip)) == ("192.0.2.1", "192.0.2.9")
+
+
+@pytest.mark.req("rfc7296-s3.13.1-01")
+@pytest.mark.parametrize(
+    "text",
+    ["", "dynamic[/80]", "192.0.2.9-192.0.2.1", "192.0.2.1-2001:db8::1", "dynamic[udp/9-8]", "x[udp]", "a b"],
+)
+def test_what_is_no_selector_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        parse_selector(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [(5, 5.0), ("30s", 30.0), ("1.5m", 90.0), ("2h", 7200.0), ("500ms", 0.5)]
+)
+def test_times(text: str | int, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+def test_the_examples_are_good(directory: Path) -> None:
+    secret = directory / "two-hosts.psk"
+    secret.write_text("0s" + "AAAA" * 8 + "\n")
+    secret.chmod(0o600)
+    for name in ("two-hosts-a.toml", "two-hosts-b.toml", "responder-any.toml"):
+        path = directory / name
+        path.write_text((EXAMPLES / name).read_text())
+        assert load(path).endpoint.connections
+
+
+def test_an_example_never_holds_a_secret() -> None:
+    for path in EXAMPLES.glob("*.toml"):
+        for section in tomllib.loads(path.read_text()).get("secrets", {}).values():
+            assert set(section) <= {"id", "file"}
