@@ -104,6 +104,14 @@ class Route:
 Wanted = Rule | Route
 
 
+@dataclass(frozen=True, slots=True)
+class OuterLink:
+    """The interface behind which a peer lies; the MTU in octets is that of the way to it."""
+
+    interface: str
+    mtu: int
+
+
 class HostRouting:
     """The rules and routes of one backend instance. Raises BackendError with what the kernel said."""
 
@@ -141,16 +149,15 @@ class HostRouting:
         """Set the MTU of a link."""
         self._with_link(f"an MTU of {mtu} cannot be set", lambda link: link.link("set", index=index, mtu=mtu))
 
-    def outer_mtu(self, remote: str) -> int:
-        """The MTU of the way that our own sockets take to `remote`."""
+    def outer_link(self, remote: str) -> OuterLink:
+        """The link, and the MTU of the way, that our own sockets take to `remote`."""
 
-        def ask(link: IPRoute) -> int:
+        def ask(link: IPRoute) -> OuterLink:
             route = link.route("get", dst=remote, mark=SOCKET_MARK)[0]
+            found = link.get_links(route.get_attr("RTA_OIF"))[0]
             metrics = route.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics else None
-            if mtu:
-                return int(mtu)
-            return int(link.get_links(route.get_attr("RTA_OIF"))[0].get_attr("IFLA_MTU"))
+            return OuterLink(str(found.get_attr("IFLA_IFNAME")), int(mtu or found.get_attr("IFLA_MTU")))
 
         return self._with_link(f"there is no route to {remote}", ask)
 

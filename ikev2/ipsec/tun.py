@@ -1,6 +1,7 @@
 """A TUN device: the host's packets come out of a descriptor, and what is written to it goes into the host.
 
-The device lives as long as its descriptor, so that a crash takes it, and the routes through it, away.
+The device lives as long as its descriptor, so that a crash takes it, and the routes through it, away. Also here:
+the check of source addresses (rp_filter), which such a device makes harder to pass.
 """
 
 from __future__ import annotations
@@ -8,11 +9,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import struct
 from pathlib import Path
 
 from ikev2.errors import BackendError
+
+log = logging.getLogger(__name__)
 
 _TUNSETIFF = 0x400454CA
 _IFF_TUN = 0x0001
@@ -55,17 +59,6 @@ class TunDevice:
             os.close(self.fd)
             self.fd = -1
 
-    def relax_source_check(self) -> None:
-        """Let packets in whose way back is decided by more than their addresses.
-
-        The strictest of "all" and the device counts, so a loose check of its own is the way out of a strict "all".
-        RFC 3704 section 2.4.
-        """
-        everywhere = _SYSCTL / "ipv4/conf/all/rp_filter"
-        own = _SYSCTL / f"ipv4/conf/{self.name}/rp_filter"
-        with contextlib.suppress(OSError, ValueError):
-            own.write_text("0" if int(everywhere.read_text()) == 0 else "2")
-
     def without_ipv6(self) -> None:
         """Keep the host from soliciting routers on the device."""
         with contextlib.suppress(OSError):
@@ -74,3 +67,49 @@ class TunDevice:
 
 class TunBusy(BackendError):
     """Another process holds the device of that name."""
+
+
+class SourceCheck:
+    """rp_filter of interfaces whose traffic comes back another way: strict becomes loose, until `restore`.
+
+    A strict check asks whether the way back to the source leads through the same interface. Where the way to the
+    peer leads into the TUN device, nothing that the peer sends passes it, its ARP requests among it. Loose asks
+    whether there is a way at all. The kernel takes the stricter of "all" and the interface. RFC 3704 section 2.4.
+    """
+
+    _STRICT, _LOOSE = "1", "2"
+
+    def __init__(self) -> None:
+        self._before: dict[str, str] = {}
+
+    def relax(self, interface: str) -> None:
+        """Make a strict check of the interface loose; others stay as they are."""
+        everywhere, own = self._value("all"), self._value(interface)
+        if self._STRICT not in (everywhere, own) or self._LOOSE in (everywhere, own):
+            return
+        if self._set(interface, self._LOOSE):
+            log.info("the check of source addresses of %s (rp_filter) is loose while Child SAs use it", interface)
+            self._before.setdefault(interface, own)
+
+    def restore(self) -> None:
+        """Give every interface back what it had."""
+        while self._before:
+            self._set(*self._before.popitem())
+
+    @staticmethod
+    def _path(interface: str) -> Path:
+        return _SYSCTL / "ipv4/conf" / interface / "rp_filter"
+
+    def _value(self, interface: str) -> str:
+        try:
+            return self._path(interface).read_text().strip()
+        except OSError:
+            return ""
+
+    def _set(self, interface: str, value: str) -> bool:
+        try:
+            self._path(interface).write_text(value)
+        except OSError as error:
+            log.warning("rp_filter of %s cannot be set to %s: %s", interface, value, error.strerror)
+            return False
+        return True

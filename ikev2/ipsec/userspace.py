@@ -7,7 +7,7 @@ where inner and outer addresses are the same, works for that reason. It needs CA
 network namespace: root, or root in a user namespace (`unshare -Urnm`).
 
 What comes in clear is not looked at: a packet that should have been protected and was not enters the host by the
-kernel's own way, unless the interface checks sources strictly (rp_filter 1), where the rules above make it refused.
+kernel's own way, where nothing of ours stands. RFC 4301 section 5.2 wants it dropped; kernel ESP does.
 RFC 4301 sections 5.1 and 5.2, RFC 4303.
 """
 
@@ -20,7 +20,7 @@ from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
-from ikev2.errors import BackendError, IkeError
+from ikev2.errors import BackendError
 from ikev2.ipsec.backend import (
     IKE_PORT,
     NAT_PORT,
@@ -49,7 +49,7 @@ from ikev2.ipsec.routing import (
 )
 from ikev2.ipsec.sad import Engine, Pair
 from ikev2.ipsec.spd import Selector
-from ikev2.ipsec.tun import TunDevice
+from ikev2.ipsec.tun import SourceCheck, TunDevice
 
 DEVICE_PREFIX = "ikesp"
 
@@ -70,6 +70,7 @@ class UserspaceBackend(Backend):
     def __init__(self) -> None:
         self._engine = Engine()
         self._routing = HostRouting()
+        self._sources = SourceCheck()
         self._tun: TunDevice | None = None
         self._plane: DataPlane | None = None
         self._instance = 0
@@ -113,12 +114,12 @@ class UserspaceBackend(Backend):
             self._routing.open()
             self._routing.clean_stale(DEVICE_PREFIX, self._instance)
             self._tun.without_ipv6()
-            self._tun.relax_source_check()
+            self._sources.relax(self._tun.name)
             self._device_index = self._routing.device_up(self._tun.name)
             self._plane = DataPlane(self._engine, self._tun.fd, self._signal)
             self._routing.apply(self._wanted())
             self._plane.start()
-        except IkeError:
+        except Exception:
             self.close()
             raise
 
@@ -128,6 +129,7 @@ class UserspaceBackend(Backend):
         # Whatever else fails, the device goes, and the routes through it.
         with contextlib.ExitStack() as stack:
             stack.callback(self._close_device)
+            stack.callback(self._sources.restore)
             stack.callback(self._routing.close)
             if self._plane is not None:
                 stack.callback(self._plane.stop)
@@ -224,8 +226,10 @@ class UserspaceBackend(Backend):
 
     def _inner_mtu(self, pair: Pair) -> int:
         """The largest packet whose ESP packet fits the outer MTU."""
+        link = self._routing.outer_link(pair.child.remote)
+        self._sources.relax(link.interface)
         outside = HEADER_OCTETS + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
-        room = inner_octets_that_fit(self._routing.outer_mtu(pair.child.remote) - outside, pair.outbound.cipher)
+        room = inner_octets_that_fit(link.mtu - outside, pair.outbound.cipher)
         if not pair.tunnel:
             room += HEADER_OCTETS
         return max(_LEAST_MTU, min(room, _MOST_MTU))
@@ -254,8 +258,7 @@ class UserspaceBackend(Backend):
         }
 
     def _keep_outside(self, pair: Pair) -> set[Rule]:
-        """IKE and ESP of a pair. The mark on our sockets says it too; these also serve the check of sources of
-        what comes in (a strict rp_filter looks for the way back by protocol and ports, without a mark)."""
+        """IKE and ESP of a pair: what our sockets' mark says, for IKE of others on this host too."""
         child = pair.child
         esp = Rule(
             PRIORITY_OUTSIDE + self._instance,

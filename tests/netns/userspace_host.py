@@ -17,14 +17,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
 
-from esp_support import child_pair  # noqa: E402
+from esp_support import child_pair
 
-from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
-from ikev2.core.types import Mode  # noqa: E402
-from ikev2.ipsec.backend import Bypass  # noqa: E402
-from ikev2.ipsec.ipv4 import ones_complement_sum  # noqa: E402
-from ikev2.ipsec.userspace import UserspaceBackend  # noqa: E402
-from ikev2.wire.payloads.ts import TrafficSelector  # noqa: E402
+from ikev2.core.child_sa import ChildSaParameters, UdpEncap
+from ikev2.core.types import Mode
+from ikev2.ipsec.backend import Bypass
+from ikev2.ipsec.ipv4 import ones_complement_sum
+from ikev2.ipsec.userspace import UserspaceBackend
+from ikev2.wire.payloads.ts import TrafficSelector
 
 REPLY_TIMEOUT_S = 10.0
 ETH_P_IP = 0x0800
@@ -43,13 +43,18 @@ class Capture:
         self._thread.start()
 
     def _run(self) -> None:
-        while self._running:
-            try:
-                data, address = self._sock.recvfrom(65536)
-            except TimeoutError:
-                continue
-            if address[1] == ETH_P_IP:
-                self.packets.append(data)
+        # After `stop`, one more round without an answer: everything seen before it is taken.
+        while self._take() or self._running:
+            pass
+
+    def _take(self) -> bool:
+        try:
+            data, address = self._sock.recvfrom(65536)
+        except TimeoutError:
+            return False
+        if address[1] == ETH_P_IP:
+            self.packets.append(data)
+        return True
 
     def stop(self) -> list[bytes]:
         self._running = False
@@ -76,12 +81,19 @@ class Host:
             raise RuntimeError(f"{command}: {done.stderr}")
         return done.stdout
 
-    def sysctl(self, name: str, value: str) -> None:
-        Path("/proc/sys", *name.split(".")).write_text(value)
+    def sysctl(self, name: str, value: str | None = None) -> str:
+        path = Path("/proc/sys", *name.split("."))
+        if value is not None:
+            path.write_text(value)
+        return path.read_text().strip()
 
     def open(self) -> str:
         self.backend.open()
         return self.backend.device
+
+    def probe(self) -> list[object]:
+        result = self.backend.probe()
+        return [result.ok, result.reason]
 
     def close(self) -> None:
         self.backend.close()

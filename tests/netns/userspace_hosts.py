@@ -42,7 +42,7 @@ class RemoteHost:
 
         return call
 
-    def begin(self, name: str, **arguments: Any) -> None:
+    def begin(self, name: str, /, **arguments: Any) -> None:
         """Give a command without waiting for its end."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": name} | arguments) + "\n")

@@ -1,0 +1,325 @@
+"""Two hosts in namespaces of their own, each with a userspace backend in its own process.
+
+    a 192.0.2.1  TUN -- ESP --  v0 ===== v0  -- ESP -- TUN  192.0.2.2 b
+
+Inner and outer addresses are the same. Keys are made by hand.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from userspace_hosts import A, B, HostError, RemoteHost, two_hosts, why_not
+
+UDP, TCP, ESP, ICMP = 17, 6, 50, 1
+
+_reason = why_not()
+_reason_user = why_not(user_namespace=True)
+pytestmark = pytest.mark.netns
+needs_root = pytest.mark.skipif(bool(_reason), reason=_reason)
+
+Hosts = tuple[RemoteHost, RemoteHost]
+
+
+@pytest.fixture
+def hosts() -> Iterator[Hosts]:
+    if _reason:
+        pytest.skip(_reason)
+    with two_hosts() as both:
+        for host in both:
+            host.open()
+        yield both
+
+
+def install(hosts: Hosts, **options: object) -> None:
+    hosts[0].install(side="a", **options)
+    hosts[1].install(side="b", **options)
+
+
+def protocols(packets: list[str]) -> set[int]:
+    return {bytes.fromhex(packet)[9] for packet in packets}
+
+
+def ports(packet: str) -> tuple[int, int]:
+    octets = bytes.fromhex(packet)
+    return int.from_bytes(octets[20:22], "big"), int.from_bytes(octets[22:24], "big")
+
+
+@pytest.mark.parametrize(
+    "user_namespace",
+    [
+        pytest.param(False, marks=needs_root, id="root"),
+        pytest.param(True, marks=pytest.mark.skipif(bool(_reason_user), reason=_reason_user), id="userns"),
+    ],
+)
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+def test_traffic_of_all_kinds_passes_and_only_esp_is_seen(mode: str, udp: bool, user_namespace: bool) -> None:
+    with two_hosts(user_namespace=user_namespace) as (a, b):
+        assert (a.open(), b.open()) == ("ikesp0", "ikesp0")
+        if udp:
+            a.attach(host=A)
+            b.attach(host="0.0.0.0")
+        install((a, b), mode=mode, udp=udp)
+        b.udp_echo(host=B, port=7)
+        b.tcp_serve(host=B, port=7)
+        a.capture_start(interface="v0")
+
+        assert a.ping(to=B)[0] == b.ping(to=A)[0] == 0
+        assert a.udp_ask(to=B, port=7, octets=1000) == [B, 1000, A]
+        before = a.query()
+        assert a.tcp_ask(to=B, port=7, octets=300_000) == 300_000
+
+        seen = a.capture_stop()
+        assert protocols(seen) == {UDP if udp else ESP}
+        if udp:
+            assert {ports(packet) for packet in seen} == {(4500, 4500)}
+        # Two echo requests with their replies, one datagram with its answer; the kernel's own count of octets.
+        header = 20 if mode == "tunnel" else 0
+        octets = 2 * (header + 12) + header + 8 + 1000
+        assert (before["packets_out"], before["octets_out"]) == (3, octets)
+        assert (before["packets_in"], before["octets_in"]) == (3, octets)
+        for one, other in ((a.query(), b.query()), (b.query(), a.query())):
+            assert one["errors"] == one["drops"] == {}
+            assert one["packets_out"] == other["packets_in"] > 3
+            assert one["octets_out"] == other["octets_in"] > 300_000
+
+
+def test_closing_takes_everything_away(hosts: Hosts) -> None:
+    a, b = hosts
+    install(hosts)
+    a.bypass(ip_protocol=UDP, first=18688, last=18751, local=A, remote=B)
+    assert "proto 73" in a.run(command="ip rule")
+    assert "ikesp0" in a.run(command="ip route show table 18700")
+    a.close()
+    assert "proto 73" not in a.run(command="ip rule")
+    assert a.run(command="ip route show table all proto 73") == ""
+    assert "ikesp" not in a.run(command="ip link")
+    b.close()
+    assert a.ping(to=B)[0] == 0  # in clear, as before
+    a.close()
+    assert a.open() == "ikesp0"
+
+
+def test_deleting_the_last_pair_takes_its_policy_away(hosts: Hosts) -> None:
+    a = hosts[0]
+    install(hosts)
+    install(hosts, key="two", spis=(0x3001, 0x3002), seed=2)
+    assert a.ping(to=B)[0] == 0
+    assert a.query(key="two")["packets_out"] == 1
+    for host in hosts:
+        host.delete(key="two")
+    assert a.ping(to=B)[0] == 0
+    assert a.query()["packets_out"] == 1
+    for host in hosts:
+        host.delete()
+    a.capture_start(interface="v0")
+    assert a.ping(to=B)[0] == 0
+    assert protocols(a.capture_stop()) == {ICMP}
+    assert "lookup 18700" not in a.run(command="ip rule")
+
+
+def test_a_bypass_passes_in_clear_and_the_rest_in_the_tunnel(hosts: Hosts) -> None:
+    a, b = hosts
+    install(hosts)
+    for ip_protocol in (UDP, TCP):
+        a.bypass(ip_protocol=ip_protocol, first=18688, last=18751, local=A, remote=B)
+        b.bypass(ip_protocol=ip_protocol, first=18688, last=18751, local=B, remote=A)
+    b.udp_echo(host=B, port=7)
+    b.tcp_serve(host=B, port=862)
+    a.capture_start(interface="v0")
+    assert a.udp_ask(to=B, port=7, octets=100, local_port=18700) == [B, 100, A]
+    assert a.tcp_ask(to=B, port=862, octets=1000, local_port=18701) == 1000
+    # The kernel's own answers (SYN-ACK above, RST here) take the same way.
+    assert a.tcp_refused(to=B, port=9, local_port=18702)
+    seen = a.capture_stop()
+    assert protocols(seen) == {UDP, TCP}
+    assert all(set(ports(packet)) & set(range(18688, 18752)) for packet in seen)
+    assert (a.query()["packets_out"], b.query()["packets_out"]) == (0, 0)
+
+    a.capture_start(interface="v0")
+    assert a.udp_ask(to=B, port=7, octets=100, local_port=18752) == [B, 100, A]
+    assert a.tcp_refused(to=B, port=9, local_port=18687)
+    assert protocols(a.capture_stop()) == {ESP}
+
+    for host, local, remote in ((a, A, B), (b, B, A)):
+        host.bypass(ip_protocol=UDP, first=18688, last=18751, local=local, remote=remote, add=False)
+    a.capture_start(interface="v0")
+    a.udp_ask(to=B, port=7, octets=100, local_port=18700)
+    assert protocols(a.capture_stop()) == {ESP}
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+@pytest.mark.parametrize("name", ["aes256gcm16", "aes256-sha512", "chacha20poly1305"])
+def test_full_packets_fit_the_outer_mtu(hosts: Hosts, name: str, mode: str, udp: bool) -> None:
+    a, b = hosts
+    if udp:
+        a.attach(host=A)
+        b.attach(host=B)
+    install(hosts, name=name, mode=mode, udp=udp)
+    b.udp_echo(host=B, port=7)
+    mtu = int(a.run(command="ip -o link show ikesp0").split("mtu ")[1].split()[0])
+    a.capture_start(interface="v0")
+    assert a.udp_ask(to=B, port=7, octets=mtu - 28) == [B, mtu - 28, A]
+    sizes = {len(bytes.fromhex(packet)) for packet in a.capture_stop()}
+    block = 16 if "sha" in name else 4
+    assert len(sizes) == 1
+    assert 1500 - block < sizes.pop() <= 1500
+
+
+def test_a_datagram_over_the_mtu_goes_through_the_tunnel_in_fragments(hosts: Hosts) -> None:
+    a, b = hosts
+    install(hosts)
+    b.udp_echo(host=B, port=7)
+    assert a.udp_ask(to=B, port=7, octets=6000) == [B, 6000, A]
+    assert a.query()["packets_out"] == 5
+
+
+@pytest.mark.req("rfc7296-s2.23-06")
+@pytest.mark.req("rfc7296-s2.23-14")
+def test_esp_in_udp_is_taken_by_an_sa_that_sends_without_and_the_other_way_round(hosts: Hosts) -> None:
+    a, b = hosts
+    a.attach(host=A)
+    b.attach(host=B)
+    a.install(side="a", udp=True)
+    b.install(side="b")
+    a.capture_start(interface="v0")
+    assert a.ping(to=B)[0] == 0
+    assert protocols(a.capture_stop()) == {UDP, ESP}
+
+
+@pytest.mark.parametrize("listen", [B, "0.0.0.0"])
+def test_ike_on_port_4500_is_handed_on_without_its_marker(hosts: Hosts, listen: str) -> None:
+    a, b = hosts
+    a.attach(host=A)
+    b.attach(host=listen)
+    install(hosts, udp=True)
+    a.send_ike(data="00112233445566778899", to=B)
+    assert b.wait_ike() == ["00112233445566778899", [B, 4500], [A, 4500]]
+    assert a.ping(to=B)[0] == 0
+    assert a.query()["packets_out"] == 1
+
+
+def test_a_pair_moves_to_other_addresses(hosts: Hosts) -> None:
+    a, b = hosts
+    b.run(command="ip addr add 192.0.2.3/24 dev v0")
+    install(hosts)
+    assert a.ping(to=B)[0] == 0
+    ts = [[B + "/32"]]
+    a.update(side="a", b="192.0.2.3", ts_b=ts)
+    b.update(side="b", b="192.0.2.3", ts_b=ts)
+    a.capture_start(interface="v0")
+    assert a.ping(to=B)[0] == 0
+    ends = {bytes.fromhex(packet)[12:20].hex() for packet in a.capture_stop()}
+    assert ends == {"c0000201c0000203", "c0000203c0000201"}
+    assert a.query()["packets_out"] == 2
+
+
+def test_a_policy_for_one_protocol_and_port_leaves_the_rest_alone(hosts: Hosts) -> None:
+    a, b = hosts
+    install(hosts, ts_a=[[A + "/32", UDP]], ts_b=[[B + "/32", UDP, 7, 7]])
+    b.udp_echo(host=B, port=7)
+    b.udp_echo(host=B, port=8)
+    a.capture_start(interface="v0")
+    assert a.udp_ask(to=B, port=7, octets=10) == [B, 10, A]
+    assert protocols(a.capture_stop()) == {ESP}
+    a.capture_start(interface="v0")
+    assert a.udp_ask(to=B, port=8, octets=10) == [B, 10, A]
+    assert a.ping(to=B)[0] == 0
+    assert protocols(a.capture_stop()) == {UDP, ICMP}
+
+
+def test_networks_behind_both_hosts(hosts: Hosts) -> None:
+    a, b = hosts
+    for host, address in ((a, "10.1.0.1"), (b, "10.2.0.1")):
+        host.run(command=f"ip addr add {address}/16 dev lo")
+    install(hosts, ts_a=[["10.1.0.0/16"]], ts_b=[["10.2.0.0/16"]])
+    b.udp_echo(host="10.2.0.1", port=7)
+    a.capture_start(interface="v0")
+    assert a.udp_ask(to="10.2.0.1", port=7, octets=10) == ["10.2.0.1", 10, "10.1.0.1"]
+    assert protocols(a.capture_stop()) == {ESP}
+    assert a.ping(to=B)[0] == 0
+    assert a.query()["packets_out"] == 1
+
+
+@pytest.mark.parametrize("value", ["0", "1", "2"])
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+def test_any_check_of_sources_lets_the_tunnel_work(hosts: Hosts, value: str, udp: bool) -> None:
+    a, b = hosts
+    for host in hosts:
+        host.close()
+        for name in ("all", "default", "v0"):
+            host.sysctl(name=f"net.ipv4.conf.{name}.rp_filter", value=value)
+        host.open()
+        if udp:
+            host.attach(host="0.0.0.0")
+    install(hosts, udp=udp)
+    for host, local, remote in ((a, A, B), (b, B, A)):
+        host.bypass(ip_protocol=UDP, first=18688, last=18751, local=local, remote=remote)
+    b.udp_echo(host=B, port=7)
+    assert a.ping(to=B)[0] == 0
+    assert a.udp_ask(to=B, port=7, octets=10) == [B, 10, A]
+    assert a.udp_ask(to=B, port=7, octets=10, local_port=18700) == [B, 10, A]
+    assert a.query()["packets_in"] == 2
+    a.close()
+    assert a.sysctl(name="net.ipv4.conf.v0.rp_filter") == value
+
+
+def test_after_a_crash_nothing_leaks_and_the_next_run_cleans_up() -> None:
+    if _reason:
+        pytest.skip(_reason)
+    with two_hosts() as (a, _):
+        # A process beside a's, in a's namespace, that dies.
+        crashing = RemoteHost("nsenter", "-n", "-t", str(a.pid))
+        try:
+            crashing.open()
+            crashing.install(side="a")
+        finally:
+            crashing.kill()
+        a.capture_start(interface="v0")
+        with pytest.raises(HostError, match="No route to host"):
+            a.ping(to=B)
+        assert UDP not in protocols(a.capture_stop())
+        assert "lookup 18700" in a.run(command="ip rule")
+        a.open()
+        assert "lookup 18700" not in a.run(command="ip rule")
+        assert a.run(command="ip route show table all proto 73") == ""
+        assert a.ping(to=B)[0] == 0
+
+
+def test_a_second_backend_in_the_namespace_leaves_the_first_alone(hosts: Hosts) -> None:
+    a, _ = hosts
+    install(hosts)
+    second = RemoteHost("nsenter", "-n", "-t", str(a.pid))
+    try:
+        assert second.open() == "ikesp1"
+        assert a.ping(to=B)[0] == 0
+        second.close()
+        assert a.ping(to=B)[0] == 0
+        assert a.query()["packets_out"] == 2
+    finally:
+        second.kill()
+
+
+def test_a_failed_install_leaves_nothing_behind(hosts: Hosts) -> None:
+    a, _ = hosts
+    before = a.run(command="ip rule")
+    with pytest.raises(HostError, match="4500"):
+        a.install(side="a", udp=True)
+    with pytest.raises(HostError, match="route"):
+        a.install(side="a", b="203.0.113.9")
+    assert a.run(command="ip rule") == before
+    assert a.run(command="ip route show table all proto 73") == ""
+
+
+def test_probe_says_yes_and_leaves_nothing(hosts: Hosts) -> None:
+    a, _ = hosts
+    before = a.run(command="ip link")
+    assert a.probe() == [True, "a TUN device and a raw socket for ESP can be opened"]
+    assert a.run(command="ip link") == before
