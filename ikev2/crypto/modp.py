@@ -134,7 +134,7 @@ class ModpPair:
             numbers = _dh.DHParameterNumbers(group.prime, GENERATOR)
             try:
                 power: bytes = self._key.exchange(_dh.DHPublicNumbers(base, numbers).public_key())
-                return power.rjust(group.public_octets, b"\x00")
+                return power.rjust(group.public_octets, b"\x00")  # rfc7296-s3.4-01
             except ValueError:  # a library that refuses what RFC 3526 allows
                 self._key = None
         return pow(base, self._private, group.prime).to_bytes(group.public_octets, "big")

@@ -87,7 +87,12 @@ def test_modp_refuses_what_is_not_between_one_and_p_less_one(group: ModpGroup) -
 
 @pytest.mark.req("rfc7296-s3.4-01")
 @EVERY_MODP
-def test_modp_values_are_as_long_as_the_prime_with_zeros_in_front(group: ModpGroup) -> None:
+@pytest.mark.parametrize("library", [True, False], ids=["library", "pow"])
+def test_modp_values_are_as_long_as_the_prime_with_zeros_in_front(
+    group: ModpGroup, library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not library:
+        monkeypatch.setattr(modp, "_dh", None)
     small = group.pair(5)
     assert small.public == (32).to_bytes(group.public_octets, "big")
     # 2^(5 * 7): the shared secret is padded too, RFC 7296 section 2.14.

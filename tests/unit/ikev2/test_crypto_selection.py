@@ -398,6 +398,13 @@ class TestTheInitiatorsCheck:
         self.refused(with_transforms(chosen, INTEG_NONE, without=(INTEG,)))
         self.refused(with_transforms(chosen, without=(INTEG,)))
 
+    @pytest.mark.req("rfc7296-s3.3-05")
+    def test_an_integrity_algorithm_beside_a_combined_mode_is_refused_even_if_offered(self) -> None:
+        mixed = with_transforms(parse_esp_proposal("aes128-sha256"), Transform.of(ENCR, EncrId.AES_GCM_16, 128))
+        check_choice(parse_esp_proposal("aes128-sha256"), [mixed])
+        with pytest.raises(NoProposalChosen):
+            check_choice(with_transforms(parse_esp_proposal("aes128gcm16"), *mixed.of_type(INTEG)), [mixed])
+
     def test_a_group_may_only_be_left_out_where_none_was_offered(self) -> None:
         plain = esp("aes128gcm16")[0]
         check_choice(plain, esp("aes128gcm16-ecp256-modpnone"))

@@ -1,13 +1,15 @@
-"""RFC 7634 appendix B: a whole IKE message under ChaCha20-Poly1305."""
+"""Published figures of the ciphers: RFC 7634 appendix B, a whole IKE message; RFC 3602 and RFC 3686."""
 
 from __future__ import annotations
 
+import pytest
 from crypto_support import vectors
 
 from ikev2.crypto.encr import encr
+from ikev2.crypto.integ import integ
 from ikev2.crypto.protect import SkCipher
 from ikev2.crypto.secret import SecretOctets
-from ikev2.iana import EncrId, ExchangeType, NotifyType, PayloadType
+from ikev2.iana import EncrId, ExchangeType, IntegId, NotifyType, PayloadType
 from ikev2.wire.message import Message, parse_payloads
 from ikev2.wire.payloads import Encrypted, Notify
 
@@ -39,3 +41,17 @@ def test_opening_the_message_of_rfc_7634_gives_its_notification() -> None:
     assert payload.notify_type == NotifyType.SET_WINDOW_SIZE
     assert payload.data == (10).to_bytes(4, "big")
     assert message.encode() == V["ike_message"]
+
+
+AES = vectors("aes-ciphers.json")
+
+
+@pytest.mark.parametrize("test", [*AES["aes_ctr"], *AES["aes_cbc"]], ids=lambda test: test["name"])
+def test_aes_with_an_integrity_algorithm_begins_with_the_published_ciphertext(test: dict[str, str]) -> None:
+    """The figures have no Pad Length, which comes behind their plaintext and changes nothing before it."""
+    key = SecretOctets("SK_ei", bytes.fromhex(test["key"]))
+    in_ctr = test["name"].startswith("ctr")
+    algorithm = encr(EncrId.AES_CTR, 8 * (len(key) - 4)) if in_ctr else encr(EncrId.AES_CBC, 8 * len(key))
+    cipher = SkCipher(algorithm, integ(IntegId.HMAC_SHA2_256_128), key, SecretOctets("SK_ai", bytes(32)))
+    body = cipher.seal(b"", bytes.fromhex(test["plaintext"]), bytes.fromhex(test["iv"]))
+    assert body.hex().startswith(test["iv"] + test["ciphertext"])
