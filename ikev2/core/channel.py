@@ -36,7 +36,7 @@ class SecureChannel:
         self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
     ) -> bytes:
         """A whole message with these payloads inside its Encrypted payload."""
-        first, plaintext = encode_payloads(payloads)
+        first, plaintext = encode_payloads(payloads, response=is_response)
         cipher = self._outbound
         header = Header.to_send(
             self._spi_i,
