@@ -42,6 +42,7 @@ esp.enable_authentication_check: TRUE
 """
 
 _IKE_NONE = "NONE [RFC4306]"
+_IKE_ANY = "ANY {}-bits of Authentication [No Checking]"
 _ESP_NONE = "NULL"
 _IKE_INTEG = {
     IntegId.HMAC_MD5_96: "HMAC_MD5_96 [RFC2403]",
@@ -126,24 +127,24 @@ class KeyLogWriter:
 
     def ike_sa(self, info: IkeSaInfo, suite: IkeSuite, keys: IkeKeys) -> None:
         """Add the keys of an IKE SA."""
-        encr_name = _ike_encr_name(suite.encr)
-        integ_name = _IKE_NONE if suite.integ is None else _IKE_INTEG.get(suite.integ.id)
-        if encr_name is not None and integ_name is None and suite.integ is not None:
-            integ_name = f"ANY {suite.integ.icv_octets * 8}-bits of Authentication [No Checking]"
-        line = ",".join(
-            (
-                info.spi_i.hex(),
-                info.spi_r.hex(),
-                _hex(keys.sk_ei),
-                _hex(keys.sk_er),
-                f'"{encr_name or suite.encr.keyword}"',
-                _hex(keys.sk_ai) if suite.integ is not None else "",
-                _hex(keys.sk_ar) if suite.integ is not None else "",
-                f'"{integ_name or (suite.integ.keyword if suite.integ is not None else _IKE_NONE)}"',
-            )
-        )
         sa = (info.spi_i.hex(), info.spi_r.hex())
-        self._write(self._ike, sa, line if encr_name else OURS_ONLY + line)
+        encr_name, integ = _ike_encr_name(suite.encr), suite.integ
+        head = f'{",".join(sa)},{_hex(keys.sk_ei)},{_hex(keys.sk_er)},"{encr_name or suite.encr.keyword}"'
+        if integ is None:
+            line, known = f'{head},,,"{_IKE_NONE}"', True
+        else:
+            name = _IKE_INTEG.get(integ.id)
+            line, known = (
+                f'{head},{_hex(keys.sk_ai)},{_hex(keys.sk_ar)},"{name or integ.keyword}"',
+                name is not None,
+            )
+        if encr_name is not None and known:
+            self._write(self._ike, sa, line)
+            return
+        self._write(self._ike, (OURS_ONLY, *sa), OURS_ONLY + line)
+        if encr_name is not None and integ is not None:
+            # Wireshark can decrypt what it cannot verify.
+            self._write(self._ike, sa, f'{head},,,"{_IKE_ANY.format(integ.icv_octets * 8)}"')
 
     def child_sa(self, child: ChildSaParameters) -> None:
         """Add the keys of both directions of a Child SA."""
@@ -229,6 +230,8 @@ def read_ike_table(directory: Path) -> list[LoggedIkeSa]:
     for where, row in _rows(directory / IKE_TABLE):
         try:
             spi_i, spi_r, ei, er, encr_name, ai, ar, integ_name = row
+            if integ_name.startswith("ANY "):
+                continue  # a line for Wireshark alone: one of ours stands before it
             keys = LoggedKeys(*(bytes.fromhex(text) for text in (ei, er, ai, ar)))
             integ = None if integ_name == _IKE_NONE else integs[integ_name]
             sas.append(LoggedIkeSa(bytes.fromhex(spi_i), bytes.fromhex(spi_r), encrs[encr_name], integ, keys))

@@ -186,8 +186,7 @@ class PrivateServer:
             return
         try:
             if len(self._tasks) >= self.max_connections:
-                writer.write(encode(refusal(IkeError("too many connections to this socket"))))
-                await writer.drain()
+                await self._refuse(reader, writer)
                 return
             self._tasks.add(task)
             await self.serve(reader, writer)
@@ -196,6 +195,14 @@ class PrivateServer:
         finally:
             self._tasks.discard(task)
             writer.close()
+
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection too many. Its request is read first: closing over unread octets would lose the answer."""
+        with contextlib.suppress(TimeoutError, ValueError):
+            async with asyncio.timeout(1):
+                await reader.readline()
+        writer.write(encode(refusal(IkeError("too many connections to this socket"))))
+        await writer.drain()
 
 
 async def read_request(reader: asyncio.StreamReader) -> JsonObject | None:
