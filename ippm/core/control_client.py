@@ -138,6 +138,7 @@ class ControlClient:
         self._secret: ControlSecret | None = None
         self._keys: SessionKeys | None = None
         self._count = 0
+        self._offered = Mode(0)
         self._send: SendStream = OpenSender()
         self._receive: ReceiveStream = OpenReceiver()
         self._server_start_clear: bytes | None = None
@@ -264,7 +265,9 @@ class ControlClient:
         return body is not None
 
     def _respond(self, greeting: ServerGreeting, now: float) -> None:
-        offered = Mode(greeting.modes)  # bits that have no meaning here are ignored: rfc4656-s3.1-02
+        offered = self._offered = Mode(
+            greeting.modes
+        )  # bits that have no meaning here are ignored: rfc4656-s3.1-02
         wanted = (offered & self.config.mode).strictest  # one bit: rfc4656-s3.1-09, rfc4656-s3.1-10
         if not greeting.modes:  # rfc4656-s3.1-07
             raise ServerRefused(Accept.FAILURE, "the greeting offers no mode")
@@ -333,6 +336,7 @@ class ControlClient:
                 peer_identity=None if secret is None else secret.peer_identity,
                 count=self._count,
                 server_start_time=start.start_time,
+                offered=self._offered,
             )
         )
         return True

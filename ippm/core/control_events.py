@@ -135,7 +135,10 @@ ServerEvent = (
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """The connection is set up. `start_time` is the server's, in the NTP format. RFC 4656 section 3.1."""
+    """The connection is set up. `offered` are the Modes of the Greeting, `server_start_time` is in the NTP format.
+
+    RFC 4656 section 3.1.
+    """
 
     mode: Mode
     ikev2_derived: bool
@@ -143,6 +146,7 @@ class Connected:
     peer_identity: str | None
     count: int
     server_start_time: int
+    offered: Mode
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from ippm.core.control_events import (
     TestSession,
 )
 from ippm.core.inbox import Inbox
-from ippm.core.server_policy import ControlServerConfig, bare_address, check_mode, check_request
+from ippm.core.server_policy import ControlServerConfig, bare_address, check_count, check_mode, check_request
 from ippm.crypto import (
     HMAC_OCTETS,
     CbcReceiver,
@@ -53,6 +53,7 @@ from ippm.crypto import (
     SendStream,
     SessionKeys,
     open_token,
+    pbkdf2_token_key,
     test_session_keys,
 )
 from ippm.errors import IppmError, NoSecret, ProtocolError, RefuseSession
@@ -195,7 +196,7 @@ class ControlServer:
             modes=modes,
             challenge=self._entropy.octets(16),
             salt=self._entropy.octets(16),  # rfc4656-s3.1-03
-            count=self._provider.count or self.config.count,
+            count=check_count(self._provider.count or self.config.count),
         )
         self._outbox += self._greeting.encode()
         if not modes:
@@ -255,9 +256,15 @@ class ControlServer:
     def _open_secret(self, response: SetUpResponse) -> int:
         """Find the secret, open the Token; the index of the token key that fits. Raises NoSecret, IntegrityError."""
         derived = bool(self.mode & Mode.IKEV2_DERIVED)
-        secret = self._provider.for_server(response.key_id, derived, self.remote.host, "twamp")
+        salt, count = self._greeting.salt, self._greeting.count
+        try:
+            secret = self._provider.for_server(response.key_id, derived, self.remote.host, "twamp")
+        except NoSecret:
+            # An unknown KeyID takes as long as a wrong passphrase: who guesses does not learn which it was.
+            pbkdf2_token_key(response.token, salt, count)
+            raise
         self._secret = secret
-        token_keys = secret.token_keys(self._greeting.salt, self._greeting.count)
+        token_keys = secret.token_keys(salt, count)
         index, self._keys = open_token(token_keys, response.token, self._greeting.challenge)
         return index
 

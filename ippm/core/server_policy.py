@@ -40,13 +40,19 @@ class ControlServerConfig:
     sid_address: bytes = bytes(4)
 
     def __post_init__(self) -> None:
-        # rfc4656-s3.1-04, rfc4656-s3.1-05
-        if self.count < MINIMUM_COUNT or self.count & (self.count - 1) or self.count > 1 << 31:
-            raise ConfigurationError(f"count = {self.count}: it must be a power of two, at least {MINIMUM_COUNT}")
+        check_count(self.count)
         if self.modes & ~SECURITY_BITS:
             raise ConfigurationError(f"modes = {self.modes!r}: only security modes are configured")
         if len(self.sid_address) != 4:
             raise ConfigurationError("sid_address has 4 octets")
+
+
+def check_count(count: int) -> int:
+    """A Count that a server may send. Raises ConfigurationError. RFC 4656 section 3.1."""
+    # rfc4656-s3.1-04, rfc4656-s3.1-05
+    if count < MINIMUM_COUNT or count & (count - 1) or count > 1 << 31:
+        raise ConfigurationError(f"count = {count}: it must be a power of two, at least {MINIMUM_COUNT}")
+    return count
 
 
 def check_mode(chosen: Mode, offered: Mode, *, strict: bool) -> Mode:

@@ -80,6 +80,10 @@ class TwampClient:
         client = cls(role, sock)
         try:
             client.connected = await client._await(Connected)
+            ikev2_here = role.mode.keyed and provider is not None and provider.offers_ikev2
+            if ikev2_here and not client.connected.offered & Mode.IKEV2_DERIVED:
+                # The Greeting is not authenticated: the bit may have been taken out of it.
+                log.warning("%s does not offer IKEv2-derived keys", role.remote.host)
         except BaseException:
             await client.close()
             raise

@@ -27,7 +27,7 @@ from ippm.core.control_events import (
     TestSession,
 )
 from ippm.core.server import ControlServer
-from ippm.core.server_policy import ControlServerConfig
+from ippm.core.server_policy import ControlServerConfig, check_count
 from ippm.core.session_reflector import ReflectorPlan
 from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import LocalProtocolError, PortRangeExhausted, RefuseSession
@@ -47,7 +47,8 @@ _READ_OCTETS = 4096
 class TwampServer:
     """A TWAMP server: `await start()`, then `port` says where; `await stop()` ends everything.
 
-    `provider` finds the shared secrets; without one only open mode is offered. RFC 5357 section 3.
+    `provider` finds the shared secrets; without one only open mode is offered. Raises ConfigurationError.
+    RFC 5357 section 3.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class TwampServer:
             modes &= Mode.OPEN
         self._config = ControlServerConfig(
             modes=modes,
-            count=self.options.count,
+            count=check_count(self._provider.count or self.options.count),
             servwait_s=self.options.servwait_s,
             setup_wait_s=self.options.setup_wait_s,
             start_time=now_ntp(),

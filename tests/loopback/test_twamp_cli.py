@@ -1,0 +1,177 @@
+"""`ippm serve` and `ippm twping` as processes on loopback: texts, JSON, exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "ippm"]
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys.pfs"
+    path.write_text("alice 636f7272656374\nbob 686f727365\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def port(key_file: Path) -> Iterator[str]:
+    command = [*COMMAND, "serve", "--listen", "127.0.0.1:0", "-P", "29000-29099", "-k", str(key_file), "-v"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        line = server.stdout.readline()
+        match = re.fullmatch(r"TWAMP server on 127\.0\.0\.1 port (\d+)\n", line)
+        assert match, line
+        yield match[1]
+        server.send_signal(signal.SIGTERM)
+        _, log = server.communicate(timeout=20)
+        assert server.returncode == 0
+        assert "correct" not in log
+        assert "636f7272656374" not in log
+        assert "set up in encrypted mode" in log
+        assert "Traceback" not in log
+
+
+def twping(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, "twping", "-c", "5", "-i", "0.001f", "-L", "0.5", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_text_for_a_person(port: str) -> None:
+    done = twping(f"127.0.0.1:{port}")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "5 sent, 0 lost" in done.stdout
+    assert twping("-Q", f"127.0.0.1:{port}").stdout == ""
+
+
+def test_json_is_one_document(port: str, key_file: Path) -> None:
+    done = twping("--json", "-k", str(key_file), "-u", "bob", f"127.0.0.1:{port}")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert document["ok"] is True
+    assert document["mode"] == "encrypted"
+    assert document["ikev2_derived"] is False
+    assert document["result"]["sent"] == 5
+    assert document["result"]["lost"] == 0
+    assert isinstance(document["result"]["delay"]["median_ns"], int)
+
+
+def test_letters(port: str, key_file: Path) -> None:
+    done = twping(
+        "--json", "-A", "A", "-k", str(key_file), "-u", "alice", "-s", "10", "--equal-size", "-Z", "-D", "10", "-4",
+        "-S", "127.0.0.1", "-P", "29200-29299", "-z", "0.01", f"127.0.0.1:{port}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)["result"]
+    assert result["mode"] == "authenticated"
+    assert result["payload_octets"] == 48 + 64
+    assert result["dscp"] == 10
+    assert 29200 <= result["local"]["port"] <= 29299
+    assert 29000 <= result["remote"]["port"] <= 29099
+
+
+def test_a_refusal_is_exit_status_1_and_one_line(port: str, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.pfs"
+    wrong.write_text("alice abcd\n")
+    wrong.chmod(0o600)
+    done = twping("-k", str(wrong), f"127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("ippm: server refused: Accept 1 (failure, reason unspecified")
+    assert done.stderr.count("\n") == 1
+    done = twping("--json", "-k", str(wrong), f"127.0.0.1:{port}")
+    assert json.loads(done.stdout)["accept"] == 1
+    assert json.loads(done.stdout)["ok"] is False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-k", "/nonexistent", "host"], "/nonexistent: No such file or directory"),
+        (["-A", "X", "host"], "no security mode is called"),
+        (["-4", "-6", "host"], "exclude each other"),
+        (["-i", "x", "host"], "interval"),
+        (["-P", "9-1", "host"], "first and last port"),
+        (["host:port"], "is not HOST"),
+        (["-u", "alice", "host"], "no terminal to ask at"),
+        (["-D", "64", "host"], "64 is not in the range"),
+        ([], "Missing argument"),
+    ],
+)
+def test_usage_is_exit_status_2(arguments: list[str], said: str) -> None:
+    done = twping(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_thresholds_are_exit_status_3(port: str) -> None:
+    done = twping("--max-delay", "0", f"127.0.0.1:{port}")
+    assert done.returncode == 3
+    assert "5 sent" in done.stdout
+    assert "more than 0 ms" in done.stderr
+    assert twping("--max-delay", "10000", "--max-loss", "0", f"127.0.0.1:{port}").returncode == 0
+
+
+def test_an_interrupt_stops_and_reports(port: str) -> None:
+    command = [*COMMAND, "twping", "-c", "100000", "-i", "0.01f", f"127.0.0.1:{port}", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        # Its session is open when its UDP socket is: then the interrupt comes in the midst of it.
+        sockets = Path(f"/proc/{client.pid}/net/udp")
+        while client.poll() is None and not _has_udp_peer(sockets, client.pid):
+            pass
+        client.send_signal(signal.SIGINT)
+        out, error = client.communicate(timeout=30)
+    assert client.returncode == 0, error
+    document = json.loads(out)
+    assert document["result"]["sent"] < 100000
+    assert "stopped before its end" in document["result"]["notes"]
+
+
+def _has_udp_peer(table: Path, pid: int) -> bool:
+    """Whether the process has a connected UDP socket: the sender connects it just before the first packet."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(str(entry.readlink()))
+        except OSError:
+            continue
+    for line in table.read_text().splitlines()[1:]:
+        words = line.split()
+        if f"socket:[{words[9]}]" in inodes and words[2] != "00000000:0000":
+            return True
+    return False
+
+
+def test_serve_with_a_configuration_file(tmp_path: Path) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('[twamp]\naddress = "127.0.0.1"\nport = 0\nmodes = "O"\nmaximum = 3\n')
+    done = subprocess.run(
+        [*COMMAND, "serve", "-c", str(config)], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"ippm: {config}: twamp.maximum: not known\n"
+
+
+def test_help_imports_neither_asyncio_nor_cryptography() -> None:
+    code = (
+        "import sys, ippm.cli.main; print([m for m in ('asyncio', 'cryptography', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[]\n"
