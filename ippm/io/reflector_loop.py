@@ -14,11 +14,10 @@ from collections.abc import Callable
 
 from ippm.core.session_reflector import ReflectorPlan, ReflectorState, SessionReflector
 from ippm.errors import LocalProtocolError
+from ippm.io.batch import make_receiver
 from ippm.io.clock import SystemClock, now_ntp
-from ippm.io.sockopts import CONTROL_OCTETS, read_ancillary
 
 _BATCH = 64
-_RECEIVE_OCTETS = 65_536
 _IDLE_S = 1.0
 
 ClosedCallback = Callable[[bytes, dict[str, int]], None]
@@ -38,10 +37,12 @@ class Reflector:
     """Reflects for any number of sessions in a thread of its own, which starts with the first session.
 
     All methods may be called from any thread. `on_closed(sid, counters)` is called from the reflector's thread when a
-    session ends by Timeout after its stop, or by REFWAIT.
+    session ends by Timeout after its stop, or by REFWAIT. `io` is a way of `ippm.io.batch`.
     """
 
-    def __init__(self, clock: SystemClock | None = None, on_closed: ClosedCallback | None = None) -> None:
+    def __init__(
+        self, clock: SystemClock | None = None, on_closed: ClosedCallback | None = None, io: str = "auto"
+    ) -> None:
         self._clock = clock or SystemClock()
         self._on_closed = on_closed
         self._epoll = select.epoll()
@@ -53,8 +54,7 @@ class Reflector:
         self._finished: dict[bytes, dict[str, int]] = {}
         self._thread: threading.Thread | None = None
         self._closing = False
-        self._buffer = bytearray(_RECEIVE_OCTETS)
-        self._view = memoryview(self._buffer)
+        self._receiver = make_receiver(io)
 
     def add_session(self, plan: ReflectorPlan, sock: socket.socket) -> None:
         """Takes over a session and its bound socket (from `open_test_socket`), which is closed with the session.
@@ -194,28 +194,34 @@ class Reflector:
 
     def _serve(self, channel: _Channel) -> None:
         """Answers what has arrived on one socket, a batch at most so that others get their turn."""
-        sock, session = channel.sock, channel.session
-        receive, handle, send, prepare = sock.recvmsg_into, session.handle, sock.sendto, session.prepare
-        buffers, view, counters = [self._buffer], self._view, session.counters
-        for _ in range(_BATCH):
+        sock, session, receiver = channel.sock, channel.session, self._receiver
+        handle, send, prepare, counters = session.handle, sock.sendto, session.prepare, session.counters
+        taken = 0
+        while taken < _BATCH:
             try:
-                octets, ancillary, _, address = receive(buffers, CONTROL_OCTETS)
-            except BlockingIOError:
-                return
+                count = receiver.receive(sock)
             except OSError:
                 # An ICMP error of an earlier reply.
                 counters["receive_errors"] = counters.get("receive_errors", 0) + 1
+                taken += 1
                 continue
-            stamp, ttl = read_ancillary(ancillary)
-            if stamp is None:
-                stamp = now_ntp()
-                counters["user_stamps"] = counters.get("user_stamps", 0) + 1
-            # Only the octets of this datagram: what an earlier one left behind is never seen.
-            reply = handle(view[:octets], ttl, stamp, address)
-            if reply is None:
-                continue
-            try:
-                send(reply, address)
-            except OSError:
-                counters["send_failed"] = counters.get("send_failed", 0) + 1
-            prepare()
+            if not count:
+                return
+            taken += count
+            for number in range(count):
+                stamp, ttl = receiver.stamp_and_ttl(number)
+                if stamp is None:
+                    stamp = now_ntp()
+                    counters["user_stamps"] = counters.get("user_stamps", 0) + 1
+                address = receiver.address(number)
+                # Only the octets of this datagram: what an earlier one left behind is never seen.
+                reply = handle(receiver.datagram(number), ttl, stamp, address)
+                if reply is None:
+                    continue
+                try:
+                    send(reply, address)
+                except OSError:
+                    counters["send_failed"] = counters.get("send_failed", 0) + 1
+                prepare()
+            if 1 < receiver.batch > count:
+                return

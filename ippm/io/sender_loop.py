@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable
 
 from ippm.core.session_sender import SenderPlan, SenderRecords, SessionSender
+from ippm.io.batch import make_receiver
 from ippm.io.clock import SystemClock, now_ntp
 from ippm.io.pacing import SPIN_NS, StopSignal, Waiter, exact_timers, no_collections, spin_until
-from ippm.io.sockopts import CONTROL_OCTETS, read_ancillary
 from ippm.io.test_socket import resolved
 from ippm.timestamps import ntp_difference_ns
 
@@ -48,7 +48,6 @@ _TRANSIENT = frozenset(
 )
 
 _BATCH = 32
-_RECEIVE_OCTETS = 65_536
 
 
 def run_sender(
@@ -56,15 +55,18 @@ def run_sender(
     sock: socket.socket,
     stop: StopSignal | Callable[[], bool] | None = None,
     clock: SystemClock | None = None,
+    *,
+    io: str = "auto",
 ) -> SenderRecords:
     """Runs a session to its end in the calling thread, and gives its records.
 
     It ends Timeout after the last packet, or as soon as every packet is answered, or when `stop` says so (a
     StopSignal ends it at once, a plain callable within 0.1 s). `sock` comes from `open_test_socket`; it is connected to
-    `plan.remote` and stays open. OSError only for what makes sending impossible (a message too long, no route).
+    `plan.remote` and stays open. `io` is a way of `ippm.io.batch`. OSError only for what makes sending impossible (a
+    message too long, no route).
     """
     padding = b"" if plan.zero_padding or not plan.padding_octets else os.urandom(plan.padding_octets + 4096)
-    loop = _SenderLoop(SessionSender(plan, padding), sock, stop, clock or SystemClock())
+    loop = _SenderLoop(SessionSender(plan, padding), sock, stop, clock or SystemClock(), io)
     with exact_timers(), no_collections():
         loop.run()
     return loop.session.records
@@ -77,6 +79,7 @@ class _SenderLoop:
         sock: socket.socket,
         stop: StopSignal | Callable[[], bool] | None,
         clock: SystemClock,
+        io: str,
     ) -> None:
         self.session = session
         self._plan = session.plan
@@ -86,8 +89,7 @@ class _SenderLoop:
         stop_fd = stop.fileno() if isinstance(stop, StopSignal) else -1
         self._slice_ns = STOP_CHECK_NS if stop is not None and stop_fd < 0 else None
         self._waiter = Waiter(sock.fileno(), stop_fd)
-        self._buffer = bytearray(_RECEIVE_OCTETS)
-        self._view = memoryview(self._buffer)
+        self._receiver = make_receiver(io)
         sock.connect(resolved(sock.family, *self._plan.remote))
         sock.setblocking(True)
 
@@ -168,23 +170,29 @@ class _SenderLoop:
 
     def _receive(self, until: int, limit: int, at_least: int = 0) -> None:
         """Reads what is there: at most `limit` datagrams, and beyond `at_least` only while there is time."""
-        receive, handle, records = self._sock.recvmsg_into, self.session.handle_reply, self.session.records
-        for taken in range(limit):
-            if taken >= at_least and time.monotonic_ns() >= until:
+        receiver, handle, records = self._receiver, self.session.handle_reply, self.session.records
+        taken = 0
+        while taken < limit:
+            affordable = (until - time.monotonic_ns()) // RECEIVE_COST_NS + 1
+            wanted = min(limit - taken, max(at_least - taken, affordable))
+            if wanted <= 0:
                 return
             try:
-                octets, ancillary, _, _ = receive([self._buffer], CONTROL_OCTETS, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                return
+                count = receiver.receive(self._sock, wanted)
             except OSError as error:
                 if not is_transient(error):
                     raise
+                taken += 1
                 continue
-            stamp, ttl = read_ancillary(ancillary)
-            if stamp is None:
-                stamp = now_ntp()
-                records.user_stamps += 1
-            handle(self._view[:octets], ttl, stamp)
+            for number in range(count):
+                stamp, ttl = receiver.stamp_and_ttl(number)
+                if stamp is None:
+                    stamp = now_ntp()
+                    records.user_stamps += 1
+                handle(receiver.datagram(number), ttl, stamp)
+            if count < min(wanted, receiver.batch):
+                return
+            taken += count
 
 
 def is_transient(error: OSError) -> bool:

@@ -41,10 +41,10 @@ SID = bytes(range(16))
 class Session:
     """A reflector with one session, and the plan and socket of its sender."""
 
-    def __init__(self, mode: int, host: str = "127.0.0.1", **plan: object) -> None:
+    def __init__(self, mode: int, host: str = "127.0.0.1", io: str = "auto", **plan: object) -> None:
         self.closed: dict[bytes, dict[str, int]] = {}
         self.ended = threading.Event()
-        self.reflector = Reflector(on_closed=self._on_closed)
+        self.reflector = Reflector(on_closed=self._on_closed, io=io)
         reflector_socket = open_test_socket(host)
         self.socket = open_test_socket(host)
         self.local, self.remote = self.socket.getsockname()[:2], reflector_socket.getsockname()[:2]
@@ -87,11 +87,12 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.req("rfc5357-s4.2-01", "rfc5357-s4.2-02", "rfc5357-s4.2-06", "rfc5357-s4.2.1-01")
+@pytest.mark.parametrize("io", ["portable", "linux"])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_thousand_packets(make: Callable[..., Session], mode: int) -> None:
-    session = make(mode, count=1000, padding_octets=100)
+def test_a_thousand_packets(make: Callable[..., Session], mode: int, io: str) -> None:
+    session = make(mode, io=io, count=1000, padding_octets=100)
     session.reflector.start(SID)
-    records = run_sender(session.plan, session.socket)
+    records = run_sender(session.plan, session.socket, io=io)
     assert (records.sent, records.received, records.duplicates, records.rejected) == (1000, 1000, 0, {})
     assert session.reflector.stop(SID) == {"received": 1000, "reflected": 1000}
     assert set(records.reflector_ttl) == set(records.reply_ttl) == {255}
