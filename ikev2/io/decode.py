@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from ikev2.core.config import Identity
 from ikev2.core.types import Address
 from ikev2.crypto.protect import SkCipher
 from ikev2.crypto.secret import SecretOctets
@@ -23,7 +24,7 @@ from ikev2.io.pcap import read_capture
 from ikev2.ipsec.backend import NON_ESP_MARKER
 from ikev2.wire.header import HEADER_OCTETS, Header
 from ikev2.wire.message import Message, describe, parse_payloads, received_prefix
-from ikev2.wire.payloads import Encrypted, Payload
+from ikev2.wire.payloads import Encrypted, IdI, IdR, Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,10 @@ def _open(sa: LoggedIkeSa, header: Header, aad: bytes, body: bytes) -> bytes:
 def _fields(payload: Payload) -> dict[str, object]:
     """A payload's own fields as JSON has them: octets in hex, code points by name."""
     skipped = ("critical", "reserved")
-    return {
+    readable: dict[str, object] = {}
+    if isinstance(payload, IdI | IdR):
+        readable = {"identity": str(Identity(payload.id_type, payload.data))}
+    return readable | {
         field.name: _plain(getattr(payload, field.name))
         for field in dataclasses.fields(payload)
         if field.name not in skipped

@@ -33,7 +33,7 @@ from ikev2.io.describe import CHILD_EVENTS, describe_event
 from ikev2.io.entropy import SystemEntropy
 from ikev2.io.log import LogRing
 from ikev2.io.sockets import SocketSet
-from ikev2.io.udp import IkeSocket, source_address
+from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket, source_address
 from ikev2.io.wish import Wish
 from ikev2.ipsec.backend import NON_ESP_MARKER, Backend, Expire
 
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 STOP_S = 2.0
 """How long stop() waits for the peers to acknowledge the deletion of their SAs."""
+KEEPALIVE_S = 20.0
+"""How often a host behind a NAT reminds it of the mapping. RFC 3948 section 4."""
 ANY = "%any"
 
 
@@ -91,6 +93,7 @@ class Endpoint:
         self._subscribers: list[Callable[[Event], None]] = []
         self._wishes: list[Wish] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._keepalive: asyncio.TimerHandle | None = None
         self._inbound_packets: dict[int, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_turn = False
@@ -111,6 +114,7 @@ class Endpoint:
             self._sockets.close()
             raise
         self._loop = loop
+        self._keepalive = loop.call_later(KEEPALIVE_S, self._send_keepalives)
         self._turn()
 
     async def stop(self) -> None:
@@ -122,8 +126,9 @@ class Endpoint:
             await self._delete_all()
         finally:
             self._loop = None
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._keepalive):
+                if timer is not None:
+                    timer.cancel()
             if (descriptor := self.backend.event_fd()) is not None:
                 loop.remove_reader(descriptor)
             self._sockets.stop_reading()
@@ -357,6 +362,19 @@ class Endpoint:
             self._record(octets, datagram.local, datagram.remote, outbound=True)
         if not sock.send(datagram.data, datagram.local, datagram.remote):
             self.log.log("NET", f"the system refused to send to {datagram.remote}")
+
+    def _send_keepalives(self) -> None:
+        """One octet 0xFF from each of our addresses that a NAT translates. RFC 3948 sections 2.3 and 4."""
+        if self._loop is None:
+            return
+        # rfc7296-s2.23-11
+        for local, remote in {
+            (sa.local, sa.remote) for sa in self.manager.sas if sa.nat.local and sa.established_at
+        }:
+            sock = self._sockets.find(local)
+            if sock is not None and sock.nat_traversal:
+                sock.send_raw(NAT_KEEPALIVE, local, remote)
+        self._keepalive = self._loop.call_later(KEEPALIVE_S, self._send_keepalives)
 
     def _record(self, octets: bytes, local: Address, remote: Address, *, outbound: bool) -> None:
         if self._pcap is None:

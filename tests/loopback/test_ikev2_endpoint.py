@@ -146,6 +146,33 @@ def test_behind_a_nat_ike_moves_to_the_other_port_and_esp_into_udp(tmp_path: Pat
     asyncio.run(scenario())
 
 
+@pytest.mark.req("rfc7296-s2.23-11")
+def test_behind_a_nat_keepalives_are_sent_and_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint_module, "KEEPALIVE_S", 0.01)
+    pair = Pair(tmp_path, connection={"encap": True})
+
+    async def scenario() -> None:
+        a, b = pair.endpoint("a"), pair.endpoint("b")
+        async with pair.running(a, b):
+            await a.up("lab", 5)
+            await until(lambda: b.socket_counters()["nat_keepalives_received"] > 1)
+            assert b.manager.dropped == 0
+
+    asyncio.run(scenario())
+
+
+def test_without_a_nat_there_are_no_keepalives(pair: Pair) -> None:
+    async def scenario() -> None:
+        a, b = pair.endpoint("a"), pair.endpoint("b")
+        async with pair.running(a, b):
+            await a.up("lab", 5)
+            sent = a.socket_counters()["datagrams_sent"]
+            a._send_keepalives()
+            assert a.socket_counters()["datagrams_sent"] == sent
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.req("rfc7296-s2.23-01", "rfc7296-s2.23-02", "rfc7296-s2.23-03")
 def test_requests_from_any_port_are_answered_to_that_port(pair: Pair) -> None:
     """HDR(A,0), SAi1, KEi, Ni from a port that is neither 500 nor 4500  -->  HDR(A,B), SAr1, KEr, Nr to that port."""

@@ -145,6 +145,6 @@ def test_our_own_decoder_sees_what_tshark_sees(tmp_path: Path, ike: str) -> None
         "INFORMATIONAL response 2",
     ]
     assert all(message.inner is not None for message in messages[2:])
-    assert "IDi: id_type=ID_FQDN, data=" + b"a.example".hex() in "\n".join(messages[2].lines())
+    assert "IDi: identity=a.example, id_type=ID_FQDN" in "\n".join(messages[2].lines())
     assert json.dumps([message.to_dict() for message in messages])
     assert all(message.inner is None for message in decode_capture(path))
