@@ -35,8 +35,11 @@ _IP_PKTINFO = 8
 _IP_RECVTTL = 12
 _IP_RECVTOS = 13
 _IP_MTU = 14
+_MSG_ERRQUEUE = 0x2000
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
+
+_GONE = (errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENOTSOCK)
 
 _BATCH = 64
 _RECEIVE_OCTETS = 65536
@@ -69,6 +72,7 @@ class DataPlane:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._senders: dict[bytes, socket.socket] = {}
+        self._attached: list[_EncapSocket] = []
         self._encaps: dict[tuple[str, int], _EncapSocket] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._running = False
@@ -111,11 +115,16 @@ class DataPlane:
     def attach(self, sock: socket.socket, on_ike: OnIke) -> None:
         """Read a bound UDP socket from now on."""
         host, port = sock.getsockname()[:2]
-        for option in (_IP_PKTINFO, _IP_RECVTOS, _IP_RECVTTL):
-            sock.setsockopt(socket.IPPROTO_IP, option, 1)
+        if sock.family == socket.AF_INET:
+            for option in (_IP_PKTINFO, _IP_RECVTOS, _IP_RECVTTL):
+                sock.setsockopt(socket.IPPROTO_IP, option, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         _large_buffers(sock)
-        encap = _EncapSocket(sock, on_ike, "" if host == "0.0.0.0" else host, port)
-        self._encaps[encap.host, port] = encap
+        encap = _EncapSocket(sock, on_ike, "" if host in ("0.0.0.0", "::") else host, port)
+        self._attached.append(encap)
+        if sock.family == socket.AF_INET:
+            self._encaps[encap.host, port] = encap
         self._calls.append(lambda: self._watch(sock.fileno(), lambda: self._from_encap(encap)))
         self._wake()
 
@@ -143,18 +152,32 @@ class DataPlane:
         poll, handlers, events = self._poll.poll, self._handlers, self._engine.events
         while self._running:
             for fd, ready in poll():
-                if not ready & select.POLLIN:
-                    # Closed under us, or an error without data: a descriptor like that is ready for ever.
-                    self._poll.unregister(fd)
-                    log.warning("the ESP loop no longer reads descriptor %d (poll says %#x)", fd, ready)
-                    continue
                 try:
+                    if ready & select.POLLERR:
+                        self._drain_errors(fd)
                     handlers[fd]()
                 except OSError as error:
-                    self._engine.drops[DropReason.SEND] += 1
-                    log.debug("the ESP loop met %s", error)
+                    self._failed(fd, ready, error)
             if events:
                 self._on_event()
+
+    def _drain_errors(self, fd: int) -> None:
+        """Take ICMP errors that wait for a socket whose owner asked for them: until then it is ready for ever."""
+        sock = next((encap.sock for encap in self._attached if encap.sock.fileno() == fd), None)
+        if sock is None:
+            return
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sock.recvmsg(0, 0, _MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+
+    def _failed(self, fd: int, ready: int, error: OSError) -> None:
+        if ready & (select.POLLNVAL | select.POLLHUP) or error.errno in _GONE:
+            # Closed under us, or the device is gone: a descriptor like that is ready for ever.
+            self._poll.unregister(fd)
+            log.warning("the ESP loop no longer reads descriptor %d: %s", fd, error)
+            return
+        self._engine.drops[DropReason.SEND] += 1
+        log.debug("the ESP loop met %s", error)
 
     # --- host to network --------------------------------------------------------------------------------------
 
@@ -270,7 +293,7 @@ class DataPlane:
             except BlockingIOError:
                 return
             data = bytes(view[:octets])
-            # rfc7296-s2-03: four zero octets, which are no SPI, announce IKE; RFC 3948 section 2.2.
+            # Four zero octets, which are no SPI, announce IKE: RFC 3948 section 2.2.
             if data[:4] == NON_ESP_MARKER:
                 self._to_ike(encap, data[4:], ancillary, Address(remote[0], remote[1]))
                 continue
@@ -279,6 +302,7 @@ class DataPlane:
                     self._engine.drops[DropReason.MALFORMED] += 1
                 continue
             tos, ttl = _tos_and_ttl(ancillary)
+            # rfc7296-s2.23-06, rfc7296-s2.23-14: the SPI alone says whose packet it is, however it came.
             packet = unprotect(data, tos, ttl)
             if packet is not None:
                 write(fd, packet)
@@ -287,9 +311,13 @@ class DataPlane:
         self, encap: _EncapSocket, data: bytes, ancillary: list[tuple[int, int, bytes]], remote: Address
     ) -> None:
         host = encap.host
-        for _, kind, value in ancillary:
-            if kind == _IP_PKTINFO and not host:
+        for level, kind, value in ancillary:
+            if host:
+                break
+            if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
                 host = socket.inet_ntoa(_PKTINFO.unpack_from(value)[2])
+            elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+                host = socket.inet_ntop(socket.AF_INET6, value[:16])
         try:
             encap.on_ike(data, Address(host, encap.port), remote)
         except Exception:  # whatever IKE makes of it, ESP goes on
@@ -317,7 +345,9 @@ def _large_buffers(sock: socket.socket) -> None:
 
 def _tos_and_ttl(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
     tos, ttl = 0, _OUTER_TTL
-    for _, kind, value in ancillary:
+    for level, kind, value in ancillary:
+        if level != socket.IPPROTO_IP:
+            continue
         if kind == socket.IP_TOS:
             tos = value[0]
         elif kind == socket.IP_TTL:

@@ -85,7 +85,8 @@ class Pair:
 
     def counters(self) -> ChildCounters:
         """A snapshot."""
-        errors = self.inbound.errors + self.outbound.errors
+        # Each counter is copied in one step, because the packet path may be adding a name to it on its thread.
+        errors = Counter(dict(self.inbound.errors)) + Counter(dict(self.outbound.errors))
         return ChildCounters(
             self.inbound.packets,
             self.inbound.octets,

@@ -76,6 +76,7 @@ class UserspaceBackend(Backend):
         self._instance = 0
         self._device_index = 0
         self._mtu = 0
+        self._inner_mtus: dict[int, int] = {}
         self._event_fd = -1
 
     @classmethod
@@ -134,6 +135,7 @@ class UserspaceBackend(Backend):
             if self._plane is not None:
                 stack.callback(self._plane.stop)
             self._engine.clear()
+            self._inner_mtus.clear()
 
     def _close_device(self) -> None:
         if self._tun is not None:
@@ -149,20 +151,23 @@ class UserspaceBackend(Backend):
         plane = self._opened()
         if child.encap is not None and not plane.can_encapsulate:
             raise BackendError(f"Child SA {child.label} wants ESP in UDP, and no UDP {NAT_PORT} socket is attached")
-        self._engine.install(child)
+        pair = self._engine.install(child)
         try:
+            self._inner_mtus[child.spi_in] = self._inner_mtu(pair)
             self._settle()
         except BackendError:
             self._engine.delete(child)
+            self._inner_mtus.pop(child.spi_in, None)
             raise
 
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
         self._opened()
-        self._engine.replace(old, new)
+        self._inner_mtus[new.spi_in] = self._inner_mtu(self._engine.replace(old, new))
         self._settle()
 
     def delete(self, child: ChildSaParameters) -> None:
         if self._engine.delete(child) is not None and self._tun is not None:
+            del self._inner_mtus[child.spi_in]
             self._settle()
 
     def query(self, child: ChildSaParameters) -> ChildCounters:
@@ -218,7 +223,7 @@ class UserspaceBackend(Backend):
 
     def _settle(self) -> None:
         """Make MTU, rules and routes what the installed pairs want."""
-        mtu = min((self._inner_mtu(pair) for pair in self._engine.pairs), default=self._mtu)
+        mtu = min(self._inner_mtus.values(), default=self._mtu)
         if mtu != self._mtu:
             self._routing.set_mtu(self._device_index, mtu)
             self._mtu = mtu

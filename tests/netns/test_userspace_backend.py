@@ -206,6 +206,36 @@ def test_ike_on_port_4500_is_handed_on_without_its_marker(hosts: Hosts, listen: 
     assert a.query()["packets_out"] == 1
 
 
+def test_ike_over_ipv6_is_handed_on_too(hosts: Hosts) -> None:
+    a, _ = hosts
+    a.attach(host="::")
+    a.send_ike(data="0011223344", to="::1")
+    assert a.wait_ike() == ["0011223344", ["::1", 4500], ["::1", 4500]]
+
+
+def test_keepalives_and_rubbish_on_port_4500_do_no_harm(hosts: Hosts) -> None:
+    a, b = hosts
+    a.attach(host=A)
+    b.attach(host=B)
+    install(hosts, udp=True)
+    for data in ("ff", "", "00", "00000000", "0102030405", "00001001" + "00" * 40, "0badf00d" + "00" * 40):
+        a.send_udp(data=data, to=B, port=4500)
+    assert b.wait_ike()[0] == ""
+    assert a.ping(to=B)[0] == 0
+    assert b.query()["errors"] == {}
+    assert b.query()["drops"] == {"malformed": 3, "unknown-spi": 2}
+
+
+def test_an_error_of_the_socket_does_not_stop_the_loop(hosts: Hosts) -> None:
+    a, b = hosts
+    a.attach(host=A)
+    b.attach(host=B)
+    install(hosts, udp=True)
+    a.unreachable_error(to=B, port=4599)
+    assert a.ping(to=B)[0] == 0
+    assert a.becomes_quiet()
+
+
 def test_a_pair_moves_to_other_addresses(hosts: Hosts) -> None:
     a, b = hosts
     b.run(command="ip addr add 192.0.2.3/24 dev v0")

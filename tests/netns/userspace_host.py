@@ -6,12 +6,15 @@ Lines of JSON come in, `{"do": NAME, ...arguments}`, and one line goes out for e
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +105,7 @@ class Host:
             self.encap = None
 
     def attach(self, host: str) -> None:
-        self.encap = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.encap = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         self.encap.bind((host, 4500))
         self.backend.attach_encap_socket(self.encap, self._on_ike)
 
@@ -115,11 +118,33 @@ class Host:
         assert self.encap is not None
         self.encap.sendto(bytes(4) + bytes.fromhex(data), (to, 4500))
 
+    def send_udp(self, data: str, to: str, port: int) -> None:
+        """Octets as they are, from the UDP 4500 socket."""
+        assert self.encap is not None
+        self.encap.sendto(bytes.fromhex(data), (to, port))
+
+    def unreachable_error(self, to: str, port: int) -> None:
+        """Have an ICMP error come for the UDP 4500 socket, which asks to be told of errors."""
+        assert self.encap is not None
+        self.encap.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+        with contextlib.suppress(OSError):
+            self.encap.sendto(b"\xff", (to, port))
+
+    def becomes_quiet(self) -> bool:
+        """Whether nothing is left at the UDP 4500 socket: what is ready for ever keeps a loop busy for ever."""
+        assert self.encap is not None
+        poll, end = select.poll(), time.monotonic() + REPLY_TIMEOUT_S
+        poll.register(self.encap, select.POLLIN)
+        while poll.poll(0):
+            if time.monotonic() > end:
+                return False
+        return True
+
     def wait_ike(self) -> list[Any]:
         with self.ike_came:
             assert self.ike_came.wait_for(lambda: bool(self.ike), REPLY_TIMEOUT_S)
             data, local, remote = self.ike.pop(0)
-        return [data.hex(), local, remote]
+        return [data.hex(), list(local), list(remote)]
 
     def install(self, side: str, key: str = "one", **options: Any) -> None:
         self.children[key] = self._child(side, **options)
@@ -154,6 +179,10 @@ class Host:
             "errors": counters.errors,
             "drops": self.backend.drops(),
         }
+
+    def cpu(self) -> float:
+        """The seconds that this process has run."""
+        return time.process_time()
 
     def bypass(self, ip_protocol: int, first: int, last: int, local: str, remote: str, add: bool = True) -> None:
         bypass = Bypass(ip_protocol, (first, last), local, remote)
@@ -223,7 +252,7 @@ class Host:
         return False
 
     def ping(self, to: str) -> list[int]:
-        """One echo request through a raw socket: [ICMP type that came back, its TTL]."""
+        """One echo request through a raw socket: [ICMP type of the reply, its TTL]."""
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
             sock.settimeout(REPLY_TIMEOUT_S)
             sock.connect((to, 0))
@@ -233,7 +262,7 @@ class Host:
             while True:
                 packet = sock.recv(2048)
                 icmp = packet[(packet[0] & 0x0F) * 4 :]
-                if icmp[0] != 8:
+                if icmp[0] == 0:
                     return [icmp[0], packet[8]]
 
     def capture_start(self, interface: str) -> None:

@@ -332,6 +332,17 @@ def test_moving_a_pair_keeps_its_sequence_numbers_and_counters(world: World) -> 
     assert world.b.query(of_b).packets_in == 2
 
 
+@pytest.mark.req("rfc7296-s2.23-06")
+@pytest.mark.req("rfc7296-s2.23-14")
+def test_esp_is_taken_raw_and_in_udp_whatever_the_sa_sends(world: World) -> None:
+    of_a, of_b = child_pair()
+    world.install((replace(of_a, encap=UdpEncap(4500, 4500)), of_b))
+    world.a.send_packet(udp_packet())
+    world.b.send_packet(udp_packet(B, A))
+    assert [packet[9] for packet in world.seen] == [UDP, ESP]
+    assert (world.at_b, world.at_a) == ([udp_packet()], [udp_packet(B, A)])
+
+
 def test_transport_mode_through_a_nat_puts_the_checksum_right(world: World) -> None:
     """a is 10.0.0.1 behind a NAT that shows it as 192.0.2.1; its UDP checksum is over 10.0.0.1."""
     behind = child_pair(
