@@ -1,0 +1,186 @@
+"""NAT between the hosts: found from the digests, IKE floats to port 4500, ESP is told to travel in UDP."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sim.craft import parse
+from sim.network import A, B, Host, Network, assert_joined, assert_nothing_left, child_config, connection, pair, up
+
+from ikev2.core.child_sa import UdpEncap
+from ikev2.core.config import Identity
+from ikev2.core.events import ChildSaMoved
+from ikev2.core.types import Address, Datagram, Mode
+from ikev2.iana import NotifyType
+from ikev2.wire.payloads import Notify, TrafficSelector
+
+PUBLIC = "203.0.113.5"
+
+
+class Nat:
+    """Translates A's address to PUBLIC and its ports to others, and back."""
+
+    def __init__(self) -> None:
+        self.offset = 20000
+
+    def __call__(self, datagram: Datagram) -> Datagram:
+        if datagram.local.host == A:
+            return replace(datagram, local=Address(PUBLIC, datagram.local.port + self.offset))
+        if datagram.remote.host == PUBLIC:
+            return replace(datagram, remote=Address(A, datagram.remote.port - self.offset))
+        return datagram
+
+
+def behind_nat(**children: object) -> tuple[Network, Host, Host, Nat]:
+    """A is behind a NAT; B, the responder, is not. The selectors name A's inner network."""
+    inner = (TrafficSelector.from_network("10.1.0.0/16"),)
+    child_a = child_config(local_ts=inner, **children)
+    child_b = child_config(remote_ts=(TrafficSelector.from_network("10.0.0.0/8"),), **children)
+    network = Network()
+    a = network.add("a", A, [connection(A, B, children=(child_a,))])
+    b = network.add("b", B, [connection(B, "%any", remote_id=Identity.parse(f"host-{A}"), children=(child_b,))])
+    nat = Nat()
+    network.translate = nat
+    return network, a, b, nat
+
+
+@pytest.mark.req(
+    "rfc7296-s2.23-01",
+    "rfc7296-s2.23-04",
+    "rfc7296-s2.23-07",
+    "rfc7296-s2.23-10",
+    "rfc7296-s2.23-12",
+    "rfc7296-s2.23-13",
+)
+def test_initiator_behind_nat_floats_to_4500_and_both_encapsulate() -> None:
+    network, a, b, _ = behind_nat()
+    up(network, a)
+    assert_joined(a, b)
+    ports = [(sent.datagram.local.port, sent.datagram.remote.port) for sent in network.sent]
+    assert ports == [(500, 500), (500, 20500), (4500, 4500), (4500, 24500)]
+    assert (a.sa.nat.local, a.sa.nat.remote) == (True, False)
+    assert (b.sa.nat.local, b.sa.nat.remote) == (False, True)
+    (child_a,), (child_b,) = a.installed.values(), b.installed.values()
+    assert child_a.encap == UdpEncap(4500, 4500)
+    assert child_b.encap == UdpEncap(4500, 24500)
+    assert (child_b.local, child_b.remote) == (B, PUBLIC)
+
+
+@pytest.mark.req("rfc7296-s2.23-09")
+def test_both_detection_notifies_are_in_both_messages() -> None:
+    network, a, _ = pair()
+    up(network, a)
+    for number in (0, 1):
+        types = {
+            item.notify_type for item in parse(network.sent[number].datagram).payloads if isinstance(item, Notify)
+        }
+        assert {NotifyType.NAT_DETECTION_SOURCE_IP, NotifyType.NAT_DETECTION_DESTINATION_IP} <= types
+
+
+def test_without_a_nat_nothing_floats_and_nothing_is_encapsulated() -> None:
+    network, a, b = pair()
+    up(network, a)
+    assert {sent.datagram.local.port for sent in network.sent} == {500}
+    for host in (a, b):
+        (child,) = host.installed.values()
+        assert child.encap is None
+        assert not host.sa.nat.between
+
+
+@pytest.mark.parametrize("end", ["a", "b"])
+def test_either_end_can_force_encapsulation(end: str) -> None:
+    network, a, b = pair(**{end: {"encap": True}})
+    up(network, a)
+    assert_joined(a, b)
+    assert [sent.datagram.remote.port for sent in network.sent] == [500, 500, 4500, 4500]
+    for host in (a, b):
+        (child,) = host.installed.values()
+        assert child.encap == UdpEncap(4500, 4500)
+
+
+def test_peer_without_nat_traversal_is_left_in_peace() -> None:
+    """No detection notifies in the response: no float, even behind a NAT."""
+    network, a, b, _ = behind_nat()
+    from ikev2.core import nat
+
+    plain = nat.detection_notifies
+    network.link = lambda sent: (0.01,)
+    try:
+        nat.detection_notifies = lambda *args, **flags: () if args[1] != bytes(8) else plain(*args, **flags)  # type: ignore[assignment]
+        up(network, a)
+    finally:
+        nat.detection_notifies = plain
+    assert_joined(a, b)
+    assert a.sa.local.port == 500
+    assert not a.sa.nat.supported
+
+
+@pytest.mark.req("rfc7296-s2.23-16", "rfc7296-s2.23-17", "rfc7296-s2.23-18")
+def test_new_mapping_is_followed_when_an_authentic_request_comes_from_it() -> None:
+    network, a, b, nat = behind_nat()
+    up(network, a, until=5.0)
+    nat.offset = 30000
+    a.manager.check_liveness(a.sa, network.now)
+    network.run(10.0)
+    assert b.sa.remote == Address(PUBLIC, 34500)
+    (moved,) = b.of(ChildSaMoved)
+    assert isinstance(moved, ChildSaMoved)
+    assert moved.new.encap == UdpEncap(4500, 34500)
+    assert next(iter(b.installed.values())) == moved.new
+    b.manager.check_liveness(b.sa, network.now)
+    network.run(15.0)
+    assert network.sent[-2].datagram.remote == Address(PUBLIC, 34500)
+    a.manager.delete(a.sa, network.now)
+    network.run()
+    assert_nothing_left(a, b)
+
+
+@pytest.mark.req("rfc7296-s2.23-19")
+def test_host_behind_a_nat_does_not_follow_and_nobody_follows_a_replay() -> None:
+    network, a, b, _ = behind_nat()
+    up(network, a, until=5.0)
+    b.manager.check_liveness(b.sa, network.now)
+    network.run(10.0)
+    request = network.sent[-2]
+    assert request.sender is b
+    a.manager.check_liveness(a.sa, network.now)
+    network.run(15.0)
+    of_a = network.sent[-2].datagram
+    elsewhere = Address("198.51.100.99", 9999)
+    a.manager.receive_datagram(request.datagram.data, Address(A, 4500), elsewhere, network.now)
+    b.manager.receive_datagram(of_a.data, Address(B, 4500), elsewhere, network.now)
+    assert a.sa.remote == Address(B, 4500)
+    assert b.sa.remote == Address(PUBLIC, 24500)
+    b.manager.check_liveness(b.sa, network.now)
+    (fresh,) = [item for item in b.manager.datagrams_to_send() if item.remote.host == PUBLIC]
+    a.manager.receive_datagram(fresh.data, Address(A, 4500), elsewhere, network.now)
+    assert a.sa.remote == Address(B, 4500)
+
+
+@pytest.mark.req(
+    "rfc7296-s2.23-15", "rfc7296-s2.23.1-03", "rfc7296-s2.23.1-04", "rfc7296-s2.23.1-05", "rfc7296-s2.23.1-06"
+)
+def test_transport_mode_through_nat_substitutes_addresses_and_keeps_the_originals() -> None:
+    """RFC 7296 section 2.23.1: IP1 behind a NAT as IPN1; the responder sees IPN1, the initiator IP1."""
+    child = child_config(mode=Mode.TRANSPORT)
+    network = Network()
+    a = network.add("a", A, [connection(A, B, children=(child,))])
+    b = network.add("b", B, [connection(B, "%any", remote_id=Identity.parse(f"host-{A}"), children=(child,))])
+    network.translate = Nat()
+    up(network, a)
+    (child_a,), (child_b,) = a.installed.values(), b.installed.values()
+    assert child_a.mode is child_b.mode is Mode.TRANSPORT
+    one = TrafficSelector.from_network
+    assert (child_a.ts_local, child_a.ts_remote) == ((one(f"{A}/32"),), (one(f"{B}/32"),))
+    assert (child_b.ts_local, child_b.ts_remote) == ((one(f"{B}/32"),), (one(f"{PUBLIC}/32"),))
+    assert (child_b.nat_original_local, child_b.nat_original_remote) == (B, A)
+    assert (child_a.nat_original_local, child_a.nat_original_remote) == (PUBLIC, B)
+
+
+def test_transport_mode_with_more_than_one_address_is_unacceptable() -> None:
+    wide = child_config(mode=Mode.TRANSPORT, remote_ts=(TrafficSelector.from_network("192.0.2.0/24"),))
+    network, a, b = pair(a={"children": (wide,)}, b={"children": (child_config(mode=Mode.TRANSPORT),)})
+    up(network, a)
+    assert a.installed == b.installed == {}
+    assert_joined(a, b)
