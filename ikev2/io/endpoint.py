@@ -336,7 +336,7 @@ class Endpoint:
                     pass  # the pair goes with ChildSaDeleted, in the same or the next round trip
                 case _:
                     pass
-        except BackendError as error:
+        except IkeError as error:  # also what a backend takes for nonsense: a peer may have asked for it
             self.log.log("KNL", f"{describe_event(event)}: {error}")
             self.counters["backend_errors"] += 1
             if isinstance(event, ChildSaReady):

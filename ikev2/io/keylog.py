@@ -10,6 +10,7 @@ Whoever reads these files reads the traffic. The directory has mode 0700, the fi
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import stat
@@ -186,8 +187,10 @@ class KeyLogWriter:
         if sa in self._written or file.closed:
             return
         self._written.add(sa)
-        file.write(line + "\n")
-        file.flush()
+        # A full disk must not end an exchange: the core does not expect a key log to fail.
+        with contextlib.suppress(OSError):
+            file.write(line + "\n")
+            file.flush()
 
 
 def _private_append(path: Path) -> TextIO:

@@ -227,14 +227,14 @@ def test_a_wildcard_socket_answers_from_the_address_that_was_called(tmp_path: Pa
 class RecordingBackend(MemoryBackend):
     """Writes down when a pair was installed, or refuses to."""
 
-    def __init__(self, network: MemoryNetwork, story: list[str], refusal: str = "") -> None:
+    def __init__(self, network: MemoryNetwork, story: list[str], refusal: Exception | None = None) -> None:
         super().__init__(network)
         self.story = story
         self.refusal = refusal
 
     def install(self, child: ChildSaParameters) -> None:
         if self.refusal:
-            raise BackendError(self.refusal)
+            raise self.refusal
         self.story.append("install")
         super().install(child)
 
@@ -252,11 +252,12 @@ def test_the_responder_installs_before_it_answers(pair: Pair, monkeypatch: pytes
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("error", [BackendError, LocalProtocolError])
 @pytest.mark.parametrize("who", ["a", "b"])
-def test_a_failed_install_takes_the_child_back_at_both_ends(pair: Pair, who: str) -> None:
+def test_a_failed_install_takes_the_child_back_at_both_ends(pair: Pair, who: str, error: type[IkeError]) -> None:
     async def scenario() -> None:
         events: list[Event] = []
-        failing = RecordingBackend(pair.network, [], "the kernel has no ESP")
+        failing = RecordingBackend(pair.network, [], error("the kernel has no ESP"))
         a = pair.endpoint("a", failing if who == "a" else None)
         b = pair.endpoint("b", failing if who == "b" else None)
         broken = a if who == "a" else b
