@@ -37,7 +37,12 @@ class CountedEntropy:
 
     def octets(self, n: int) -> bytes:
         self.calls += 1
-        return hashlib.shake_256(f"{self.seed}/{self.calls}".encode()).digest(n)
+        return self.at(self.calls, n, self.seed)
+
+    @staticmethod
+    def at(call: int, n: int, seed: str = "") -> bytes:
+        """What a call gave."""
+        return hashlib.shake_256(f"{seed}/{call}".encode()).digest(n)
 
 
 @dataclass

@@ -13,6 +13,7 @@ import errno
 import logging
 import socket
 from collections import Counter
+from collections.abc import Callable
 
 from ippm.core.control_events import (
     ClientRefused,
@@ -30,7 +31,7 @@ from ippm.core.server import ControlServer
 from ippm.core.server_policy import ControlServerConfig, check_count
 from ippm.core.session_reflector import ReflectorPlan
 from ippm.crypto import Entropy, KeyProvider, NoProvider
-from ippm.errors import LocalProtocolError, PortRangeExhausted, RefuseSession
+from ippm.errors import IppmError, LocalProtocolError, PortRangeExhausted, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp
 from ippm.io.control_tcp import dscp_of_syn, endpoint_of, listen, own_ipv4, set_dscp
@@ -42,6 +43,7 @@ from ippm.io.test_socket import open_test_socket
 log = logging.getLogger("ippm.server")
 
 _READ_OCTETS = 4096
+EventCallback = Callable[[Endpoint, ServerEvent], None]
 
 
 class TwampServer:
@@ -83,6 +85,16 @@ class TwampServer:
         self._owners: dict[bytes, _Connection] = {}
         self._reflector: Reflector | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchers: list[EventCallback] = []
+
+    def subscribe(self, callback: EventCallback) -> None:
+        """Have `callback(client, event)` called in the event loop for each event of each Control connection."""
+        self._watchers.append(callback)
+
+    def notify(self, client: Endpoint, event: ServerEvent) -> None:
+        """Tell the subscribers."""
+        for callback in self._watchers:
+            callback(client, event)
 
     @property
     def port(self) -> int:
@@ -100,9 +112,14 @@ class TwampServer:
         return len(self._connections)
 
     async def start(self) -> None:
-        """Listen. Raises OSError when the address or port cannot be had."""
+        """Listen. Raises IppmError when the address or port cannot be had."""
         self._loop = asyncio.get_running_loop()
-        self._listeners = listen(self.options.address, self.options.port, self.options.mark_callback)
+        address, port = self.options.address, self.options.port
+        try:
+            self._listeners = listen(address, port, self.options.mark_callback)
+        except OSError as error:
+            where = f"{address or 'all addresses'}, port {port}"
+            raise IppmError(f"cannot listen on {where}: {error.strerror or error}") from None
         self._reflector = Reflector(on_closed=self._on_session_closed)
         self._accepting = [asyncio.create_task(self._accept(sock)) for sock in self._listeners]
         words = ", ".join(bit.word for bit in Mode if bit & self._config.modes) or "none"
@@ -330,6 +347,7 @@ class _Connection:
     def _handle_events(self) -> None:
         while (event := self.role.next_event()) is not None:
             self._handle(event)
+            self._server.notify(self.role.remote, event)
 
     def _handle(self, event: ServerEvent) -> None:
         host = self.role.remote.host

@@ -13,7 +13,9 @@ from ippm_control_peers import SPI_I, SPI_R, DerivedProvider, derived_provider, 
 
 from ippm import (
     ConnectionFailed,
+    IppmError,
     KeyProvider,
+    PassphraseProvider,
     ServerOptions,
     ServerRefused,
     TwampServer,
@@ -92,7 +94,8 @@ def test_a_session_in_each_mode_with_a_derived_key(mode: str) -> None:
     run(test)
 
 
-def test_a_refusal_is_one_line_that_says_why() -> None:
+@pytest.mark.req("rfc7717-s5.3-07", "rfc7717-s5.3-08")
+def test_a_refusal_is_one_line_that_says_why(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         async with serving(provider=DerivedProvider({bytes(16): b"another"})) as server:
             with pytest.raises(ServerRefused) as caught:
@@ -100,6 +103,61 @@ def test_a_refusal_is_one_line_that_says_why() -> None:
             assert str(caught.value) == (
                 f"server refused: Accept 6 (no IKEv2 SA with SPIi {SPI_I.hex()} SPIr {SPI_R.hex()} at the server)"
             )
+
+    run(test)
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.name == "ippm.server"
+    assert warning.getMessage() == (
+        f"127.0.0.1: set-up refused, Accept 6: no IKE SA with SPIi {SPI_I.hex()} SPIr {SPI_R.hex()}"
+    )
+
+
+def test_a_greeting_without_the_ikev2_bit_is_logged_by_a_client_that_could_use_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Both(PassphraseProvider):
+        offers_ikev2 = True
+
+    async def test() -> None:
+        async with serving(provider=passphrases()) as server:
+            await twping(replace(PING, port=server.port, mode="A"), Both({"alice": "correct horse"}))
+
+    run(test)
+    assert "127.0.0.1 does not offer IKEv2-derived keys" in caplog.messages
+
+
+def test_subscribers_see_every_event_of_a_connection() -> None:
+    async def test() -> None:
+        async with serving(provider=passphrases()) as server:
+            seen: list[str] = []
+            server.subscribe(lambda client, event: seen.append(f"{client.host} {type(event).__name__}"))
+            await twping(replace(PING, port=server.port, mode="A"), passphrases())
+            await until(lambda: server.connections == 0)
+            names = ["ClientSetUp", "SessionOpened", "SessionsStarted", "SessionsStopped", "ConnectionClosed"]
+            assert seen == [f"127.0.0.1 {name}" for name in names]
+
+    run(test)
+
+
+@pytest.mark.req("rfc5357-s3.5-12")
+def test_the_reflector_sends_with_the_dscp_that_was_asked_for() -> None:
+    async def test() -> None:
+        async with serving() as server, await TwampClient.connect(replace(PING, port=server.port)) as client:
+            with open_test_socket("127.0.0.1") as sock:
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+                sender = Endpoint("127.0.0.1", sock.getsockname()[1])
+                session = await client.request_session(SessionWish(sender, dscp=26, padding_octets=27))
+                await client.start_sessions()
+                sock.settimeout(20)
+                packet = bytes(12) + b"\x00\x01" + bytes(27)
+                await asyncio.to_thread(sock.sendto, packet, session.reflector)
+                _, ancillary, _, _ = await asyncio.to_thread(sock.recvmsg, 2048, 256)
+                tos = [
+                    data[0]
+                    for level, kind, data in ancillary
+                    if (level, kind) == (socket.IPPROTO_IP, socket.IP_TOS)
+                ]
+                assert tos == [26 << 2]
 
     run(test)
 
@@ -375,6 +433,17 @@ def test_no_server_is_an_error_in_one_line() -> None:
                 await twping(replace(PING, port=port))
         with pytest.raises(ConnectionFailed, match=r"nowhere\.invalid"):
             await twping(replace(PING, host="nowhere.invalid"))
+
+    run(test)
+
+
+def test_a_port_that_is_taken_is_an_error_in_one_line() -> None:
+    async def test() -> None:
+        async with serving() as server:
+            with pytest.raises(
+                IppmError, match=f"cannot listen on 127.0.0.1, port {server.port}: Address already in use"
+            ):
+                await TwampServer(replace(OPTIONS, port=server.port)).start()
 
     run(test)
 

@@ -150,6 +150,10 @@ class TestGreeting:
         with pytest.raises(ConfigurationError):
             ControlServerConfig(modes=Mode.IKEV2_DERIVED)
 
+    @pytest.mark.req("rfc4656-s3.1-06")
+    def test_the_count_is_above_the_minimum_by_default_and_below_what_clients_take(self) -> None:
+        assert 1024 < FakeClient(config=ControlServerConfig()).greeting.count <= 32768
+
     def test_salt_and_challenge_are_fresh_in_each_connection(self) -> None:
         entropy = CountedEntropy()
         greetings = set()
@@ -229,7 +233,6 @@ class TestSetUpResponse:
         assert start == ServerStart(Accept.FAILURE)
         assert client.server.closed
 
-    @pytest.mark.req("rfc7717-s5.3-06")
     def test_the_octets_of_the_key_id_after_the_spis_are_ignored(self) -> None:
         provider = derived_provider()
         client = FakeClient(provider)
@@ -237,7 +240,7 @@ class TestSetUpResponse:
         assert client.set_up(128 | 4, key_id=SPI_I + SPI_R + b"\xff" * 64, secret=secret).accept == Accept.OK
         assert provider.asked == [(SPI_I + SPI_R + b"\xff" * 64, True, CLIENT.host, "twamp")]
 
-    @pytest.mark.req("rfc7717-s5.3-07", "rfc7717-s5.3-08")
+    @pytest.mark.req("rfc7717-s5.3-08")
     def test_an_unknown_ike_sa_gets_accept_6_and_an_event_that_names_it(self) -> None:
         client = FakeClient(derived_provider())
         start = client.set_up(128 | 2, key_id=SPI_R + SPI_I)
@@ -308,7 +311,7 @@ class TestRequest:
     def test_a_timeout_of_years_gets_accept_4(self) -> None:
         self.refused(RequestTwSession(18700, 0, timeout=(1 << 64) - 1), Accept.PERMANENT_LIMITATION)
 
-    @pytest.mark.req("rfc4656-s6.2-02")
+    @pytest.mark.req("rfc4656-s6.2-01", "rfc4656-s6.2-02")
     def test_test_packets_for_somebody_else_get_accept_3(self) -> None:
         from ipaddress import ip_address
 
@@ -579,7 +582,7 @@ class TestClient:
     def test_in_open_mode_the_rest_of_the_response_is_zeros(self) -> None:
         assert FakeServer().greet() == b"\x00\x00\x00\x01" + bytes(160)
 
-    @pytest.mark.req("rfc4656-s3.1-17", "rfc4656-s3.1-18")
+    @pytest.mark.req("rfc4656-s3.1-17", "rfc4656-s3.1-18", "rfc4656-s3.2-01")
     def test_keys_and_iv_are_drawn_from_the_entropy_for_each_connection(self) -> None:
         entropy = CountedEntropy()
         responses = []
@@ -589,6 +592,11 @@ class TestClient:
             )
             client.receive_data(ServerGreeting(4, b"c" * 16, b"s" * 16, 1024).encode(), 0.0)
             responses.append(SetUpResponse.parse(client.data_to_send()))
+            keys = client._keys
+            assert keys is not None
+            assert keys.aes not in keys.hmac
+            assert keys.aes == CountedEntropy.at(entropy.calls - 2, 16)
+            assert keys.hmac == CountedEntropy.at(entropy.calls - 1, 32)
         assert responses[0].token != responses[1].token
         assert responses[0].client_iv != responses[1].client_iv
         assert responses[0].key_id == responses[1].key_id
