@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import struct
+from types import TracebackType
+from typing import Any
 
 from ikev2.errors import InvalidSyntax
 from ikev2.iana import PayloadType
@@ -48,20 +49,25 @@ class Cursor:
         self._position = position + count
         return self._data[position : position + count]
 
-    def _integer(self, count: int) -> int:
-        return int.from_bytes(self.octets(count), "big")
+    def unpack(self, layout: struct.Struct) -> tuple[Any, ...]:
+        """The fields of a fixed layout, which has to be there in full."""
+        position = self._position
+        if layout.size > self._end - position:
+            raise self.error(f"{layout.size} octets wanted, {self._end - position} left")
+        self._position = position + layout.size
+        return layout.unpack_from(self._data, position)
 
     def uint8(self) -> int:
         """The next octet as a number."""
-        return self._integer(1)
+        return self.octets(1)[0]
 
     def uint16(self) -> int:
         """The next two octets as a number."""
-        return self._integer(2)
+        return int.from_bytes(self.octets(2), "big")
 
     def uint32(self) -> int:
         """The next four octets as a number."""
-        return self._integer(4)
+        return int.from_bytes(self.octets(4), "big")
 
     def skip(self, count: int) -> None:
         """Pass over `count` octets: a RESERVED field, whose content is ignored."""
@@ -76,14 +82,29 @@ class Cursor:
         if self.remaining:
             raise self.error(f"{self.remaining} octets too many")
 
-    @contextmanager
-    def restrict_to(self, count: int, *, payload: PayloadType | None = None) -> Iterator[Cursor]:
+    def restrict_to(self, count: int, *, payload: PayloadType | None = None) -> Restricted:
         """A cursor over exactly the next `count` octets, which the body of the `with` has to consume in full."""
         if count < 0 or count > self.remaining:
             raise self.error(f"a length of {count} octets, {self.remaining} left")
-        inner = Cursor(
-            self._data, start=self._position, end=self._position + count, payload=payload or self._payload
-        )
-        yield inner
-        inner.expect_end()
-        self._position += count
+        end = self._position + count
+        inner = Cursor(self._data, start=self._position, end=end, payload=payload or self._payload)
+        self._position = end
+        return Restricted(inner)
+
+
+class Restricted:
+    """The context of `Cursor.restrict_to`: leaving it, unless by an error, demands that all was consumed."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Cursor) -> None:
+        self._inner = inner
+
+    def __enter__(self) -> Cursor:
+        return self._inner
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._inner.expect_end()

@@ -21,6 +21,7 @@ from ikev2.wire.payloads import (
     Unknown,
 )
 
+GENERIC_HEADER = struct.Struct("!BBH")
 CRITICAL_BIT = 0x80
 MAX_PAYLOADS = 256
 """More payloads than this are refused: none of the exchanges comes near it, and reading them costs our time."""
@@ -118,7 +119,7 @@ def generic_header(payload: Payload, next_payload: PayloadType, body_octets: int
     # rfc7296-s3.2-02, rfc7296-s3.2-04, rfc7296-s3.2-06, rfc7296-s3.12-02: RESERVED is zero, and so is the critical
     # bit of every type that the RFC defines, even where a received payload is sent again
     bits = CRITICAL_BIT if payload.critical and isinstance(payload, Unknown) else 0
-    return struct.pack("!BBH", next_payload, bits, length)
+    return GENERIC_HEADER.pack(next_payload, bits, length)
 
 
 def sealed_prefix(
@@ -156,17 +157,15 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
         at = cursor.position
         if len(payloads) == MAX_PAYLOADS:
             raise InvalidSyntax(f"more than {MAX_PAYLOADS} payloads", offset=at)
-        next_payload = PayloadType(cursor.uint8())
-        bits = cursor.uint8()
-        length = cursor.uint16()
+        following, bits, length = cursor.unpack(GENERIC_HEADER)
+        next_payload = PayloadType(following)
         if length < GENERIC_HEADER_OCTETS:
             raise InvalidSyntax(f"a payload of {length} octets", offset=at + 2, payload=payload_type)
-        payload_class = PAYLOAD_CLASSES.get(payload_type, Unknown)
+        payload_class = PAYLOAD_CLASSES.get(payload_type)
+        payload: Payload
         with cursor.restrict_to(length - GENERIC_HEADER_OCTETS, payload=payload_type) as body:
-            payload = payload_class.read(body)
-        if isinstance(payload, Unknown):
-            payload = replace(payload, payload_type=payload_type)
-        elif isinstance(payload, Encrypted | EncryptedFragment):
+            payload = Unknown(payload_type, body.rest()) if payload_class is None else payload_class.read(body)
+        if isinstance(payload, Encrypted | EncryptedFragment):
             # rfc7296-s3.1-02
             if not allow_encrypted:
                 raise InvalidSyntax("an encrypted payload inside another", offset=at, payload=payload_type)

@@ -26,10 +26,12 @@ from ikev2.iana import (
     IntegId,
     KeId,
     NotifyType,
+    OpenIntEnum,
     PayloadType,
     PrfId,
     ProtocolId,
     TransformType,
+    TsType,
 )
 from ikev2.wire.header import Header
 from ikev2.wire.message import Message
@@ -468,3 +470,49 @@ def test_messages_of_random_payloads_are_read_alike_in_both_directions() -> None
         for layer, (layer_name, fields, _) in zip(layers(octets), chosen, strict=True):
             assert type(layer).__name__ == layer_name
             assert {field: getattr(layer, field) for field in fields} == fields
+
+
+# --- the registries: scapy's numbers against ours ---
+
+
+def by_number(registry: type[OpenIntEnum]) -> dict[int, str]:
+    return {int(member): member.name for member in registry}
+
+
+def test_notify_types_that_scapy_names_like_us_have_our_numbers() -> None:
+    mine = by_number(NotifyType)
+    agreed = {number for number, name in scapy.IKEv2NotifyMessageTypes.items() if mine.get(number) == name}
+    assert len(agreed) > 60
+    for number, name in scapy.IKEv2NotifyMessageTypes.items():
+        if name in NotifyType.__members__:
+            assert NotifyType[name] == number
+
+
+@pytest.mark.parametrize(
+    ("table", "registry"),
+    [
+        ("IKEv2ConfigurationAttributeTypes", CpAttributeType),
+        ("IKEv2ConfigurationPayloadCFGTypes", CpType),
+        ("IKEv2TrafficSelectorTypes", TsType),
+        ("IKEv2ExchangeTypes", ExchangeType),
+    ],
+)
+def test_names_and_numbers_are_scapys(table: str, registry: type[OpenIntEnum]) -> None:
+    mine = by_number(registry)
+    assert {number: mine.get(number) for number in getattr(scapy, table)} == getattr(scapy, table)
+
+
+@pytest.mark.parametrize(
+    ("transform_type", "registry", "without_a_name"),
+    [(1, EncrId, {32, 33}), (2, PrfId, {9}), (3, IntegId, set()), (4, KeId, set()), (5, EsnId, set())],
+)
+def test_every_transform_id_of_scapys_has_a_name_here(
+    transform_type: int, registry: type[OpenIntEnum], without_a_name: set[int]
+) -> None:
+    assert set(scapy.IKEv2TransformAlgorithms[transform_type]) - set(by_number(registry)) == without_a_name
+
+
+def test_every_other_number_of_scapys_has_a_name_here() -> None:
+    assert set(scapy.IKEv2PayloadTypes) - set(by_number(PayloadType)) == {2, 3}
+    assert set(scapy.IKEv2AuthenticationTypes) - set(by_number(AuthMethod)) == {0}
+    assert set(scapy.IKEv2CertificateEncodings) - set(by_number(CertEncoding)) == set()

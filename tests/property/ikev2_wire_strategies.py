@@ -49,7 +49,7 @@ from ikev2.wire.payloads import (
     Unknown,
     VendorId,
 )
-from ikev2.wire.payloads.cp import ATTRIBUTE_OCTETS
+from ikev2.wire.payloads.cp import ATTRIBUTE_OCTETS, WITH_PREFIX_LENGTH
 from ikev2.wire.payloads.notify import DATA_OCTETS
 
 UINT8 = st.integers(0, 0xFF)
@@ -160,7 +160,10 @@ def cp_payloads(draw: st.DrawFn) -> Cp:
     for number in draw(st.lists(st.sampled_from([item for item in numbers if item not in not_sent_alone]))):
         sizes = ATTRIBUTE_OCTETS.get(number)
         size = draw(st.sampled_from(sizes)) if sizes else draw(st.integers(0, 20))
-        attributes.append(CpAttribute(number, draw(st.binary(min_size=size, max_size=size))))
+        value = draw(st.binary(min_size=size, max_size=size))
+        if number in WITH_PREFIX_LENGTH and value:
+            value = value[:16] + bytes([draw(st.integers(0, 128))])
+        attributes.append(CpAttribute(number, value))
     return Cp(CpType(draw(UINT8)), tuple(attributes))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 from collections import Counter
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar, Self
 
 from ikev2.iana import CpAttributeType, CpType, PayloadType
@@ -31,6 +33,13 @@ The table gives INTERNAL_IP6_SUBNET no empty form, though "multiple sub-networks
 as its IPv4 sibling.
 """
 
+ADDRESS_OCTETS: dict[int, int] = {
+    number: 16 if "IP6" in CpAttributeType(number).name else 4 for number in ATTRIBUTE_OCTETS
+}
+"""The octets of the address with which a value begins."""
+
+WITH_PREFIX_LENGTH = frozenset({CpAttributeType.INTERNAL_IP6_ADDRESS, CpAttributeType.INTERNAL_IP6_SUBNET})
+
 
 @dataclass(frozen=True, slots=True)
 class CpAttribute:
@@ -41,6 +50,48 @@ class CpAttribute:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "type", CpAttributeType(self.type))
+
+    @classmethod
+    def of_address(
+        cls, attribute_type: CpAttributeType, address: IPv4Address | IPv6Address, prefix_length: int | None = None
+    ) -> Self:
+        """An attribute that holds an address, with its prefix length for the two IPv6 types that have one."""
+        prefix = b"" if prefix_length is None else prefix_length.to_bytes(1, "big")
+        return cls(attribute_type, address.packed + prefix)
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address | None:
+        """The address at the start of the value; None where the type has none or the value is empty."""
+        octets = ADDRESS_OCTETS.get(self.type)
+        if octets is None or len(self.value) < octets:
+            return None
+        return ipaddress.ip_address(self.value[:octets])
+
+    @property
+    def prefix_length(self) -> int | None:
+        """The prefix length of an INTERNAL_IP6_ADDRESS or INTERNAL_IP6_SUBNET that has a value, else None."""
+        return self.value[16] if self.type in WITH_PREFIX_LENGTH and len(self.value) == 17 else None
+
+    @property
+    def supported(self) -> tuple[CpAttributeType, ...]:
+        """The attribute types that a SUPPORTED_ATTRIBUTES lists; empty for other types."""
+        if self.type != CpAttributeType.SUPPORTED_ATTRIBUTES:
+            return ()
+        pairs = range(0, len(self.value) - 1, 2)
+        return tuple(CpAttributeType(int.from_bytes(self.value[at : at + 2], "big")) for at in pairs)
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with its value, or None."""
+        allowed = ATTRIBUTE_OCTETS.get(self.type)
+        if allowed is not None and len(self.value) not in allowed:
+            return f"{self.type} of {len(self.value)} octets"
+        if self.type == CpAttributeType.SUPPORTED_ATTRIBUTES and len(self.value) % 2:
+            return f"{self.type} of {len(self.value)} octets"
+        prefix_length = self.prefix_length
+        if prefix_length is not None and prefix_length > 128:
+            return f"{self.type} with a prefix length of {prefix_length}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +130,11 @@ class Cp(PlainPayload):
         types = Counter(attribute.type for attribute in self.attributes)
         is_request = self.cp_type == CpType.CFG_REQUEST
         for attribute in self.attributes:
-            allowed = ATTRIBUTE_OCTETS.get(attribute.type)
-            if allowed is not None and len(attribute.value) not in allowed:
-                return f"{attribute.type} of {len(attribute.value)} octets"
-            if attribute.type == CpAttributeType.SUPPORTED_ATTRIBUTES:
-                if len(attribute.value) % 2:
-                    return f"{attribute.type} of {len(attribute.value)} octets"
-                # rfc7296-s3.15.1-05
-                if is_request and attribute.value:
-                    return f"a {attribute.type} with a value in a request"
+            if (found := attribute.problem) is not None:
+                return found
+            # rfc7296-s3.15.1-05
+            if is_request and attribute.type == CpAttributeType.SUPPORTED_ATTRIBUTES and attribute.value:
+                return f"a {attribute.type} with a value in a request"
             # rfc7296-s3.15.1-04
             if (
                 sending

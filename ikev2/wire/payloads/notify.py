@@ -10,6 +10,8 @@ from ikev2.iana import NotifyType, PayloadType, ProtocolId
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
+NOTIFY_HEADER = struct.Struct("!BBH")
+"""Protocol ID, SPI Size, Notify Message Type. Figure 16."""
 CHILD_SPI_OCTETS = 4
 
 DATA_OCTETS: dict[int, tuple[int, int]] = {
@@ -50,17 +52,16 @@ class Notify(PlainPayload):
     @classmethod
     def read(cls, cursor: Cursor) -> Self:
         """Read the body at the cursor."""
-        protocol, spi_octets = ProtocolId(cursor.uint8()), cursor.uint8()
-        notify_type = NotifyType(cursor.uint16())
+        protocol, spi_octets, notify_type = cursor.unpack(NOTIFY_HEADER)
         spi = cursor.octets(spi_octets)
-        if not spi:
-            protocol = ProtocolId.NONE  # rfc7296-s3.10-03
-        return cls(notify_type, cursor.rest(), protocol, spi)
+        # rfc7296-s3.10-03
+        concerned = ProtocolId(protocol) if spi else ProtocolId.NONE
+        return cls(NotifyType(notify_type), cursor.rest(), concerned, spi)
 
     def encode_body(self) -> bytes:
         """Protocol, SPI size, type, SPI, data."""
         protocol = self.protocol if self.spi else ProtocolId.NONE  # rfc7296-s3.10-02
-        return struct.pack("!BBH", protocol, len(self.spi), self.notify_type) + self.spi + self.data
+        return NOTIFY_HEADER.pack(protocol, len(self.spi), self.notify_type) + self.spi + self.data
 
     def problem(self, *, sending: bool) -> str | None:
         """The SPI suits the protocol, and the data has the length that the type prescribes."""

@@ -24,8 +24,10 @@ from ikev2.wire.payloads.base import PlainPayload
 LAST_SUBSTRUCTURE = 0
 MORE_PROPOSALS = 2
 MORE_TRANSFORMS = 3
-PROPOSAL_HEADER_OCTETS = 8
-TRANSFORM_HEADER_OCTETS = 8
+PROPOSAL_HEADER = struct.Struct("!BBHBBBB")
+"""Last Substruc, RESERVED, Proposal Length, Proposal Num, Protocol ID, SPI Size, Num Transforms. Figure 7."""
+TRANSFORM_HEADER = struct.Struct("!BBHBBH")
+"""Last Substruc, RESERVED, Transform Length, Transform Type, RESERVED, Transform ID. Figure 8."""
 ATTRIBUTE_FORMAT_TV = 0x8000
 
 TRANSFORM_IDS: dict[int, type[OpenIntEnum]] = {
@@ -124,17 +126,12 @@ class Transform:
     def read(cls, cursor: Cursor) -> tuple[Self, bool]:
         """Read one transform at the cursor, and whether it says that more follow."""
         start = cursor.position
-        last = cursor.uint8()
+        last, _, length, transform_type, _, transform_id = cursor.unpack(TRANSFORM_HEADER)  # rfc7296-s3.3.2-02
         if last not in (LAST_SUBSTRUCTURE, MORE_TRANSFORMS):
             raise cursor.error(f"Last Substruc {last} in a transform is neither 0 nor 3", at=start)
-        cursor.skip(1)  # rfc7296-s3.3.2-02
-        length = cursor.uint16()
-        if length < TRANSFORM_HEADER_OCTETS:
+        if length < TRANSFORM_HEADER.size:
             raise cursor.error(f"a transform of {length} octets", at=start + 2)
-        with cursor.restrict_to(length - 4) as inner:
-            transform_type = TransformType(inner.uint8())
-            inner.skip(1)  # rfc7296-s3.3.2-02
-            transform_id = inner.uint16()
+        with cursor.restrict_to(length - TRANSFORM_HEADER.size) as inner:
             attributes = []
             while inner.remaining:
                 attributes.append(TransformAttribute.read(inner))
@@ -146,7 +143,7 @@ class Transform:
         more = LAST_SUBSTRUCTURE if last else MORE_TRANSFORMS
         # rfc7296-s3.3.2-01: RESERVED is zero
         return (
-            struct.pack("!BBHBBH", more, 0, TRANSFORM_HEADER_OCTETS + len(attributes), self.type, 0, int(self.id))
+            TRANSFORM_HEADER.pack(more, 0, TRANSFORM_HEADER.size + len(attributes), self.type, 0, int(self.id))
             + attributes
         )
 
@@ -189,18 +186,13 @@ class Proposal:
     def read(cls, cursor: Cursor) -> tuple[Self, bool]:
         """Read one proposal at the cursor, and whether it says that more follow."""
         start = cursor.position
-        last = cursor.uint8()
+        # rfc7296-s3.3.1-02
+        last, _, length, number, protocol, spi_octets, count = cursor.unpack(PROPOSAL_HEADER)
         if last not in (LAST_SUBSTRUCTURE, MORE_PROPOSALS):
             raise cursor.error(f"Last Substruc {last} in a proposal is neither 0 nor 2", at=start)
-        cursor.skip(1)  # rfc7296-s3.3.1-02
-        length = cursor.uint16()
-        if length < PROPOSAL_HEADER_OCTETS:
+        if length < PROPOSAL_HEADER.size:
             raise cursor.error(f"a proposal of {length} octets", at=start + 2)
-        with cursor.restrict_to(length - 4) as inner:
-            number = inner.uint8()
-            protocol = ProtocolId(inner.uint8())
-            spi_octets = inner.uint8()
-            count = inner.uint8()
+        with cursor.restrict_to(length - PROPOSAL_HEADER.size) as inner:
             spi = inner.octets(spi_octets)
             transforms = []
             more = count > 0
@@ -222,11 +214,10 @@ class Proposal:
         )
         # rfc7296-s3.3.1-01: RESERVED is zero
         return (
-            struct.pack(
-                "!BBHBBBB",
+            PROPOSAL_HEADER.pack(
                 LAST_SUBSTRUCTURE if last else MORE_PROPOSALS,
                 0,
-                PROPOSAL_HEADER_OCTETS + len(self.spi) + len(transforms),
+                PROPOSAL_HEADER.size + len(self.spi) + len(transforms),
                 self.number,
                 self.protocol,
                 len(self.spi),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from ikev2.errors import LocalProtocolError
 from ikev2.iana import PayloadType
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
@@ -22,8 +23,13 @@ class Unknown(PlainPayload):
 
     @classmethod
     def read(cls, cursor: Cursor) -> Self:
-        """Read the body at the cursor; the type is the generic header's to say (see `wire.message`)."""
-        return cls(PayloadType.NO_NEXT_PAYLOAD, cursor.rest())
+        """Not for this class: a body does not say its type. Errors: always LocalProtocolError."""
+        raise LocalProtocolError("an unknown payload is made from its type and its octets")
+
+    @classmethod
+    def parse_body(cls, data: bytes, critical: bool = False, reserved: int = 0) -> Self:
+        """Not for this class, as `read`."""
+        return cls.read(Cursor(data))
 
     def encode_body(self) -> bytes:
         """The octets."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from ikev2.errors import InvalidSyntax
@@ -15,6 +17,22 @@ def test_reads_big_endian_numbers_and_octets_in_order() -> None:
     assert cursor.octets(2) == b"\x08\x09"
     assert cursor.rest() == b"\x0a"
     cursor.expect_end()
+
+
+def test_unpack_reads_a_whole_layout_or_nothing() -> None:
+    layout = struct.Struct("!BH")
+    cursor = Cursor(bytes.fromhex("01 0203 0405"))
+    assert cursor.unpack(layout) == (1, 0x0203)
+    with pytest.raises(InvalidSyntax) as caught:
+        cursor.unpack(layout)
+    assert caught.value.offset == 3
+    assert cursor.rest() == b"\x04\x05"
+
+
+def test_unpack_stops_at_the_end_of_a_restriction() -> None:
+    cursor = Cursor(bytes(8))
+    with pytest.raises(InvalidSyntax), cursor.restrict_to(2) as inner:
+        inner.unpack(struct.Struct("!BH"))
 
 
 @pytest.mark.parametrize("read", ["uint8", "uint16", "uint32"])

@@ -84,6 +84,7 @@ def with_length(octets: bytes) -> bytes:
     return octets[:24] + len(octets).to_bytes(4, "big") + octets[28:]
 
 
+@pytest.mark.req("rfc7383-s2.3-01", "rfc7383-s2.3-02", "rfc7383-s2.3-03")
 def test_a_message_is_written_with_its_chain_and_lengths() -> None:
     assert Message(HEADER, PAYLOADS).encode() == GOLDEN
 

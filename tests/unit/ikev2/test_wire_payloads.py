@@ -5,6 +5,8 @@ Each golden begins with the generic payload header of figure 5: Next Payload, C|
 
 from __future__ import annotations
 
+import ipaddress
+
 import pytest
 
 from ikev2.errors import InvalidSyntax, LocalProtocolError, ProtocolError
@@ -254,6 +256,7 @@ REFUSED = {
     "cp without reserved": (PayloadType.CP, "00 00 0006  0100"),
     "ip4 address of 3 octets": (PayloadType.CP, "00 00 000f  02000000 00010003 c00002"),
     "ip6 address of 16 octets": (PayloadType.CP, "00 00 001c  02000000 00080010" + "00" * 16),
+    "ip6 address with a prefix length of 129": (PayloadType.CP, "00 00 001d  02000000 00080011" + "00" * 16 + "81"),
     "supported attributes of 3 octets": (PayloadType.CP, "00 00 000f  02000000 000e0003 000100"),
     "supported attributes with a value in a request": (PayloadType.CP, "00 00 000e  01000000 000e0002 0001"),
     "eap of three octets": (PayloadType.EAP, "00 00 0007  010700"),
@@ -430,6 +433,24 @@ def test_cp_keeps_unknown_attributes_and_their_order() -> None:
     assert cp.body() == octets
 
 
+def test_cp_attributes_give_their_addresses_prefix_lengths_and_types() -> None:
+    four, six = ipaddress.ip_address("192.0.2.9"), ipaddress.ip_address("2001:db8:0:1:2:3:4:5")
+    dns = CpAttribute.of_address(CpAttributeType.INTERNAL_IP4_DNS, four)
+    assert (dns.value, dns.address, dns.prefix_length) == (four.packed, four, None)
+    # the example of section 3.15.3: INTERNAL_IP6_ADDRESS(2001:DB8:0:1:2:3:4:5/64)
+    address = CpAttribute.of_address(CpAttributeType.INTERNAL_IP6_ADDRESS, six, 64)
+    assert address.value == bytes.fromhex("20010db8000000010002000300040005 40")
+    assert (address.address, address.prefix_length) == (six, 64)
+    subnet = CpAttribute(CpAttributeType.INTERNAL_IP4_SUBNET, four.packed + b"\xff\xff\xff\x00")
+    assert (subnet.address, subnet.prefix_length) == (four, None)
+    empty = CpAttribute(CpAttributeType.INTERNAL_IP6_ADDRESS)
+    assert (empty.address, empty.prefix_length) == (None, None)
+    listing = CpAttribute(CpAttributeType.SUPPORTED_ATTRIBUTES, b"\x00\x01\x00\x08")
+    assert listing.supported == (CpAttributeType.INTERNAL_IP4_ADDRESS, CpAttributeType.INTERNAL_IP6_ADDRESS)
+    assert listing.address is None
+    assert dns.supported == ()
+
+
 @pytest.mark.req("rfc7296-s3.15.1-04")
 def test_a_netmask_with_a_value_is_not_sent_in_a_request_but_read() -> None:
     mask = CpAttribute(CpAttributeType.INTERNAL_IP4_NETMASK, b"\xff\xff\xff\x00")
@@ -487,3 +508,13 @@ def test_the_largest_payload_fits() -> None:
     octets = encode_payload(VendorId(b"x" * 65531), PayloadType.NO_NEXT_PAYLOAD)
     assert octets[2:4] == b"\xff\xff"
     assert parse_payloads(PayloadType.V, octets) == (VendorId(b"x" * 65531),)
+
+
+@pytest.mark.req("rfc7296-s3.2-05")
+def test_every_payload_type_of_the_rfc_has_a_class() -> None:
+    assert set(range(33, 49)) | {53} == set(PAYLOAD_CLASSES)
+
+
+def test_an_unknown_payload_is_made_from_its_type_not_from_a_body() -> None:
+    with pytest.raises(LocalProtocolError):
+        Unknown.parse_body(b"")
