@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.hmac import HMAC
 
+from ikev2.crypto.integ import INTEGS, Integ
 from ikev2.errors import IntegrityError, LocalProtocolError
 from ikev2.iana import EncrId, IntegId
 
@@ -100,8 +101,14 @@ class AeadEspCipher(EspCipher):
             raise IntegrityError("the ICV of an ESP packet does not verify") from None
 
 
-class _Mac:
-    """HMAC with its key prepared once; `tag` is over header, body, and the high sequence bits with ESN."""
+class _Mac(Protocol):
+    icv_octets: int
+
+    def tag(self, *parts: Buffer) -> bytes: ...
+
+
+class _Hmac:
+    """HMAC with its key prepared once, truncated. RFC 2404, RFC 4868 section 2.6."""
 
     def __init__(self, algorithm: HashAlgorithm, key: bytes, icv_octets: int) -> None:
         self._keyed = HMAC(key, algorithm)
@@ -114,22 +121,29 @@ class _Mac:
         return mac.finalize()[: self.icv_octets]
 
 
-class CbcHmacEspCipher(EspCipher):
-    """AES-CBC (RFC 3602) with a truncated HMAC (RFC 2404, RFC 4868), encrypt then MAC."""
+class _AesMac:
+    """AES-XCBC-MAC-96 and AES-CMAC-96, one call per packet. RFC 3566, RFC 4494."""
+
+    def __init__(self, algorithm: Integ, key: bytes) -> None:
+        self._algorithm = algorithm
+        self._key = key
+        self.icv_octets = algorithm.icv_octets
+
+    def tag(self, *parts: Buffer) -> bytes:
+        return self._algorithm.tag(self._key, b"".join(parts))
+
+
+class _Cbc:
+    """AES-CBC on one chained context per direction of use. RFC 3602."""
 
     iv_octets = _BLOCK_OCTETS
     alignment = _BLOCK_OCTETS
 
-    def __init__(
-        self, key: bytes, mac: _Mac, *, esn: bool = False, random_octets: Callable[[int], bytes] = os.urandom
-    ) -> None:
-        # One chained context per direction of use: its own first IV never leaves this process.
+    def __init__(self, key: bytes, random_octets: Callable[[int], bytes] = os.urandom) -> None:
+        # The context's own first IV never leaves this process.
         cipher = Cipher(algorithms.AES(key), modes.CBC(bytes(_BLOCK_OCTETS)))
         self._encrypt = cipher.encryptor().update
         self._decrypt = cipher.decryptor().update
-        self._mac = mac
-        self.icv_octets = mac.icv_octets
-        self._esn = esn
         self._random_octets = random_octets
         self._pool = b""
         self._pool_at = 0
@@ -142,88 +156,141 @@ class CbcHmacEspCipher(EspCipher):
         self._pool_at = at + _BLOCK_OCTETS
         return self._pool[at : at + _BLOCK_OCTETS]
 
-    def seal(self, header: bytes, sequence: int, plaintext: Buffer) -> bytes:
+    def encrypt(self, sequence: int, plaintext: Buffer) -> bytes:
         # The random block comes out as the IV, and what follows is chained to it.
-        signed = header + self._encrypt(self._random_block() + plaintext)
-        if self._esn:
-            return signed + self._mac.tag(signed, _pack_u32(sequence >> 32))
-        return signed + self._mac.tag(signed)
+        return self._encrypt(self._random_block() + plaintext)
 
-    def open(self, packet: Buffer, sequence_high: int) -> bytes:
-        end = len(packet) - self.icv_octets
-        signed = packet[:end]
-        tag = self._mac.tag(signed, _pack_u32(sequence_high)) if self._esn else self._mac.tag(signed)
-        if not hmac.compare_digest(tag, packet[end:]):
-            raise IntegrityError("the ICV of an ESP packet does not verify")
+    def decrypt(self, body: Buffer) -> bytes:
         # The block that the IV decrypts to hangs on the packet before, and is thrown away.
-        return self._decrypt(packet[ESP_HEADER_OCTETS:end])[_BLOCK_OCTETS:]
+        return self._decrypt(body)[_BLOCK_OCTETS:]
 
 
-class NullHmacEspCipher(EspCipher):
-    """No encryption (RFC 2410) with a truncated HMAC: for looking at packets."""
+class _Ctr:
+    """AES-CTR; the counter block is nonce, IV and a count that begins at 1. RFC 3686 section 4."""
+
+    iv_octets = 8
+    alignment = 4
+
+    def __init__(self, key: bytes, nonce: bytes) -> None:
+        self._key = algorithms.AES(key)
+        self._nonce = nonce
+
+    def _apply(self, iv: bytes, data: Buffer) -> bytes:
+        block = self._nonce + iv + b"\0\0\0\x01"
+        return Cipher(self._key, modes.CTR(block)).encryptor().update(data)
+
+    def encrypt(self, sequence: int, plaintext: Buffer) -> bytes:
+        iv = _pack_u64(sequence)
+        return iv + self._apply(iv, plaintext)
+
+    def decrypt(self, body: Buffer) -> bytes:
+        return self._apply(bytes(body[: self.iv_octets]), body[self.iv_octets :])
+
+
+class _Null:
+    """No encryption, for looking at packets. RFC 2410."""
 
     iv_octets = 0
     alignment = 4
 
-    def __init__(self, mac: _Mac, *, esn: bool = False) -> None:
-        self._mac = mac
+    def encrypt(self, sequence: int, plaintext: Buffer) -> bytes:
+        return bytes(plaintext)
+
+    def decrypt(self, body: Buffer) -> bytes:
+        return bytes(body)
+
+
+class MacEspCipher(EspCipher):
+    """An encryption (`_Cbc`, `_Ctr`, `_Null`) with an integrity algorithm of its own: encrypt, then MAC."""
+
+    def __init__(self, cipher: _Cbc | _Ctr | _Null, mac: _Mac, *, esn: bool = False) -> None:
+        self.iv_octets = cipher.iv_octets
+        self.alignment = cipher.alignment
         self.icv_octets = mac.icv_octets
+        self._encrypt = cipher.encrypt
+        self._decrypt = cipher.decrypt
+        self._tag = mac.tag
         self._esn = esn
 
     def seal(self, header: bytes, sequence: int, plaintext: Buffer) -> bytes:
-        signed = header + plaintext
+        signed = header + self._encrypt(sequence, plaintext)
         if self._esn:
-            return signed + self._mac.tag(signed, _pack_u32(sequence >> 32))
-        return signed + self._mac.tag(signed)
+            return signed + self._tag(signed, _pack_u32(sequence >> 32))
+        return signed + self._tag(signed)
 
     def open(self, packet: Buffer, sequence_high: int) -> bytes:
         end = len(packet) - self.icv_octets
         signed = packet[:end]
-        tag = self._mac.tag(signed, _pack_u32(sequence_high)) if self._esn else self._mac.tag(signed)
+        tag = self._tag(signed, _pack_u32(sequence_high)) if self._esn else self._tag(signed)
         if not hmac.compare_digest(tag, packet[end:]):
             raise IntegrityError("the ICV of an ESP packet does not verify")
-        return bytes(signed[ESP_HEADER_OCTETS:])
+        return self._decrypt(packet[ESP_HEADER_OCTETS:end])
 
 
-_HMACS: dict[IntegId, tuple[type[HashAlgorithm], int, int]] = {
-    # hash, key octets, ICV octets: RFC 2404 and RFC 4868 section 2.6
-    IntegId.HMAC_SHA1_96: (SHA1, 20, 12),
-    IntegId.HMAC_SHA2_256_128: (SHA256, 32, 16),
-    IntegId.HMAC_SHA2_384_192: (SHA384, 48, 24),
-    IntegId.HMAC_SHA2_512_256: (SHA512, 64, 32),
-}
+class _ShortGcm:
+    """AES-GCM with an ICV of 8 or 12 octets, one context per packet. RFC 4106 section 6."""
 
+    def __init__(self, key: bytes, icv_octets: int) -> None:
+        self._key = algorithms.AES(key)
+        self._sealer = AESGCM(key)
+        self._icv_octets = icv_octets
+
+    def encrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None) -> bytes:
+        sealed = self._sealer.encrypt(nonce, data, associated_data)
+        return sealed[: len(sealed) - _GCM_TAG_OCTETS + self._icv_octets]
+
+    def decrypt(self, nonce: Buffer, data: Buffer, associated_data: Buffer | None) -> bytes:
+        end = len(data) - self._icv_octets
+        mode = modes.GCM(bytes(nonce), bytes(data[end:]), min_tag_length=self._icv_octets)
+        opener = Cipher(self._key, mode).decryptor()
+        opener.authenticate_additional_data(associated_data or b"")
+        return opener.update(data[:end]) + opener.finalize()
+
+
+_HASHES: dict[str, type[HashAlgorithm]] = {"sha1": SHA1, "sha256": SHA256, "sha384": SHA384, "sha512": SHA512}
+_GCM_TAG_OCTETS = 16
 _GCM_SALT_OCTETS = 4
 _CCM_SALT_OCTETS = 3
+_CTR_NONCE_OCTETS = 4
+_GCM_ICV_OCTETS = {EncrId.AES_GCM_8: 8, EncrId.AES_GCM_12: 12, EncrId.AES_GCM_16: 16}
 _CCM_ICV_OCTETS = {EncrId.AES_CCM_8: 8, EncrId.AES_CCM_12: 12, EncrId.AES_CCM_16: 16}
 _AES_KEY_OCTETS = (16, 24, 32)
 
 
 def esp_cipher(
-    encr: EncrId, key: bytes, integ: IntegId | None = None, integ_key: bytes = b"", *, esn: bool = False
+    encr: EncrId, key: bytes, integ_id: IntegId | None = None, integ_key: bytes = b"", *, esn: bool = False
 ) -> EspCipher:
     """The packet cipher of one direction.
 
-    `key` is the keying material of the direction with the salt of an AEAD at its end, as RFC 7296 section 2.17 and
-    RFC 4106 section 8.1 take it. Raises LocalProtocolError when ESP here does not know the algorithms, or a key has
-    another length than theirs; the text never holds a key.
+    `key` is the keying material of the direction with the salt of an AEAD, or the nonce of AES-CTR, at its end, as
+    RFC 7296 section 2.17 and RFC 4106 section 8.1 take it. Raises LocalProtocolError when ESP here does not know
+    the algorithms, or a key has another length than theirs; the text never holds a key.
     """
-    if encr in (EncrId.AES_GCM_16, EncrId.CHACHA20_POLY1305) or encr in _CCM_ICV_OCTETS:
-        if integ not in (None, IntegId.NONE):
-            raise LocalProtocolError(f"ESP with {encr} takes no integrity algorithm, {integ} was given")
+    if encr == EncrId.CHACHA20_POLY1305 or encr in _GCM_ICV_OCTETS or encr in _CCM_ICV_OCTETS:
+        if integ_id not in (None, IntegId.NONE):
+            raise LocalProtocolError(f"ESP with {encr} takes no integrity algorithm, {integ_id} was given")
         return _aead_cipher(encr, key, esn=esn)
-    if integ is None or integ not in _HMACS:
-        raise LocalProtocolError(f"ESP with {encr} needs an HMAC, {integ} was given")
-    algorithm, key_octets, icv_octets = _HMACS[integ]
-    if len(integ_key) != key_octets:
-        raise LocalProtocolError(f"the key of {integ} is {key_octets} octets, not {len(integ_key)}")
-    mac = _Mac(algorithm(), integ_key, icv_octets)
+    if encr == EncrId.AES_CBC:
+        _check_aes_key(encr, len(key))
+        return MacEspCipher(_Cbc(key), _mac(integ_id, integ_key), esn=esn)
+    if encr == EncrId.AES_CTR:
+        _check_aes_key(encr, len(key) - _CTR_NONCE_OCTETS)
+        ctr = _Ctr(key[:-_CTR_NONCE_OCTETS], key[-_CTR_NONCE_OCTETS:])
+        return MacEspCipher(ctr, _mac(integ_id, integ_key), esn=esn)
     if encr == EncrId.NULL:
-        return NullHmacEspCipher(mac, esn=esn)
-    if encr != EncrId.AES_CBC:
-        raise LocalProtocolError(f"ESP with {encr} is not implemented")
-    _check_aes_key(encr, len(key))
-    return CbcHmacEspCipher(key, mac, esn=esn)
+        return MacEspCipher(_Null(), _mac(integ_id, integ_key), esn=esn)
+    raise LocalProtocolError(f"ESP with {encr} is not implemented")
+
+
+def _mac(integ_id: IntegId | None, key: bytes) -> _Mac:
+    if integ_id is None or integ_id not in INTEGS:
+        raise LocalProtocolError(f"ESP needs an integrity algorithm here, {integ_id} was given")
+    algorithm = INTEGS[integ_id]
+    if len(key) != algorithm.key_octets:
+        raise LocalProtocolError(f"the key of {integ_id} is {algorithm.key_octets} octets, not {len(key)}")
+    if algorithm.digest is None:
+        return _AesMac(algorithm, key)
+    return _Hmac(_HASHES[algorithm.digest](), key, algorithm.icv_octets)
 
 
 def _aead_cipher(encr: EncrId, key: bytes, *, esn: bool) -> EspCipher:
@@ -232,12 +299,14 @@ def _aead_cipher(encr: EncrId, key: bytes, *, esn: bool) -> EspCipher:
     if encr == EncrId.CHACHA20_POLY1305:
         if len(secret) != 32:
             raise LocalProtocolError(f"the key of {encr} with its salt is 36 octets, not {len(key)}")
-        return AeadEspCipher(ChaCha20Poly1305(secret), salt, 16, esn=esn)
+        return AeadEspCipher(ChaCha20Poly1305(secret), salt, _GCM_TAG_OCTETS, esn=esn)
     _check_aes_key(encr, len(secret))
-    if encr == EncrId.AES_GCM_16:
-        return AeadEspCipher(AESGCM(secret), salt, 16, esn=esn)
-    icv_octets = _CCM_ICV_OCTETS[encr]
-    return AeadEspCipher(AESCCM(secret, tag_length=icv_octets), salt, icv_octets, esn=esn)
+    if encr in _CCM_ICV_OCTETS:
+        icv_octets = _CCM_ICV_OCTETS[encr]
+        return AeadEspCipher(AESCCM(secret, tag_length=icv_octets), salt, icv_octets, esn=esn)
+    icv_octets = _GCM_ICV_OCTETS[encr]
+    aead: _Aead = AESGCM(secret) if icv_octets == _GCM_TAG_OCTETS else _ShortGcm(secret, icv_octets)
+    return AeadEspCipher(aead, salt, icv_octets, esn=esn)
 
 
 def _check_aes_key(encr: EncrId, octets: int) -> None:

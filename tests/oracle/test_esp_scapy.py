@@ -28,6 +28,8 @@ ORACLE = {
     "aes256-sha384": ("AES-CBC", "SHA2-384-192"),
     "aes256-sha512": ("AES-CBC", "SHA2-512-256"),
     "aes128-sha1": ("AES-CBC", "HMAC-SHA1-96"),
+    "aes128ctr-sha256": ("AES-CTR", "SHA2-256-128"),
+    "aes256-aescmac": ("AES-CBC", "AES-CMAC-96"),
     "null-sha256": ("NULL", "SHA2-256-128"),
 }
 SIZES = (0, 1, 2, 3, 13, 16, 100, 1200)

@@ -25,6 +25,11 @@ SUITES: dict[str, tuple[EncrId, int | None, IntegId | None]] = {
     "aes256-sha384": (EncrId.AES_CBC, 256, IntegId.HMAC_SHA2_384_192),
     "aes256-sha512": (EncrId.AES_CBC, 256, IntegId.HMAC_SHA2_512_256),
     "aes128-sha1": (EncrId.AES_CBC, 128, IntegId.HMAC_SHA1_96),
+    "aes192gcm12": (EncrId.AES_GCM_12, 192, None),
+    "aes128gcm8": (EncrId.AES_GCM_8, 128, None),
+    "aes128ctr-sha256": (EncrId.AES_CTR, 128, IntegId.HMAC_SHA2_256_128),
+    "aes128-aesxcbc": (EncrId.AES_CBC, 128, IntegId.AES_XCBC_96),
+    "aes256-aescmac": (EncrId.AES_CBC, 256, IntegId.AES_CMAC_96),
     "null-sha256": (EncrId.NULL, None, IntegId.HMAC_SHA2_256_128),
 }
 
