@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ippm.core.schedule import FixedSchedule, Schedule
 from ippm.crypto_packet import Octets, PacketKeys, ReflectorFields, TestProtection
-from ippm.errors import IntegrityError, InvalidMessage
+from ippm.errors import IntegrityError, InvalidMessage, LocalProtocolError
 from ippm.timestamps import ntp_difference_ns
 from ippm.wire.test_packet import PacketMode
 
@@ -136,6 +136,8 @@ class SessionSender:
     """
 
     def __init__(self, plan: SenderPlan, padding_source: bytes = b"") -> None:
+        if not 0 <= plan.count <= 1 << 32 or plan.padding_octets < 0:
+            raise LocalProtocolError("a session has 0 to 2**32 packets and no negative padding")
         self.plan = plan
         self.records = SenderRecords(plan.count)
         self._protection = TestProtection.of(plan.mode, plan.keys)

@@ -5,6 +5,7 @@ T2 is the kernel's receive stamp; T3 is read last, just before the reply is hand
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import socket
@@ -19,6 +20,8 @@ from ippm.io.clock import SystemClock, now_ntp
 
 _BATCH = 64
 _IDLE_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 ClosedCallback = Callable[[bytes, dict[str, int]], None]
 
@@ -190,7 +193,11 @@ class Reflector:
                 del self._finished[next(iter(self._finished))]
         channel.sock.close()
         if self._on_closed is not None:
-            self._on_closed(sid, dict(counters))
+            try:
+                self._on_closed(sid, dict(counters))
+            except Exception:
+                # The other sessions go on whatever the owner of this one does.
+                _log.exception("the callback of session %s failed", sid.hex())
 
     def _serve(self, channel: _Channel) -> None:
         """Answers what has arrived on one socket, a batch at most so that others get their turn."""

@@ -31,6 +31,9 @@ RECEIVE_COST_NS = 6_000
 STOP_CHECK_NS = 100_000_000
 """How often a stop that cannot wake us up is asked for."""
 
+NO_COLLECTIONS_NS = 600_000_000_000
+"""Garbage collection is off during sessions up to this long; beyond it, the rest of the process needs it."""
+
 _TRANSIENT = frozenset(
     {
         errno.ECONNREFUSED,
@@ -67,7 +70,8 @@ def run_sender(
     """
     padding = b"" if plan.zero_padding or not plan.padding_octets else os.urandom(plan.padding_octets + 4096)
     loop = _SenderLoop(SessionSender(plan, padding), sock, stop, clock or SystemClock(), io)
-    with exact_timers(), no_collections():
+    lasts_ns = plan.schedule.offset_ns(plan.count - 1) if plan.count else 0
+    with exact_timers(), no_collections() if lasts_ns <= NO_COLLECTIONS_NS else contextlib.nullcontext():
         loop.run()
     return loop.session.records
 

@@ -28,7 +28,8 @@ NOTE_REFLECTOR_STAMPS = "the reflector's receive and transmit stamps are equal i
 class RunResult:
     """What a session measured. `mode` is a word; `path` is the caller's word for the way (tunnel, bypass), or None.
 
-    `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent.
+    `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent. `receive_stamps` says
+    who took T4: `kernel`, `user`, or `mixed`; T1 is always taken by the program (`user`), just before it sends.
     """
 
     sid: bytes
@@ -49,6 +50,7 @@ class RunResult:
     late: int = 0
     send_failed: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+    receive_stamps: str = "kernel"
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -84,6 +86,7 @@ class RunResult:
             late=records.late,
             send_failed=records.send_failed,
             rejected=dict(records.rejected),
+            receive_stamps=_receive_stamps(records),
             notes=tuple(_notes(packet_mode, metrics, records, local_clock)),
         )
 
@@ -172,6 +175,7 @@ class RunResult:
                 "both_synchronized": self.clocks_synchronized,
                 "error_ns": self.clock_error_ns,
             },
+            "stamps": {"local_transmit": "user", "local_receive": self.receive_stamps},
             "mode": self.mode,
             "path": self.path,
             "sid": self.sid.hex(),
@@ -188,6 +192,12 @@ class RunResult:
             "registry_names": self.registry_names,
             "notes": list(self.notes),
         }
+
+
+def _receive_stamps(records: SenderRecords) -> str:
+    if not records.user_stamps:
+        return "kernel"
+    return "user" if records.user_stamps >= len(records.arrivals) else "mixed"
 
 
 def _statistics(statistics: DelayStatistics | None) -> dict[str, int] | None:

@@ -219,6 +219,14 @@ def test_a_capture_that_ends_early() -> None:
     ]
 
 
+def test_a_server_that_refuses_says_so_in_the_clear() -> None:
+    client, server = conversation(mode=2 | 128)
+    refusal = server[:64] + bytes(15) + b"\x06" + bytes(32)
+    control = decode_control(client[:164], refusal, PASSPHRASE)
+    assert control.server[-1].fields["accept"] == 6
+    assert control.sids == []
+
+
 def test_test_keys_are_the_control_keys_under_the_sid() -> None:
     aes, mac = rfc4656_test_keys(AES_KEY, HMAC_KEY, SID)
     assert aes == Cipher(algorithms.AES(SID), modes.ECB()).encryptor().update(AES_KEY)

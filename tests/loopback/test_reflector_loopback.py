@@ -212,6 +212,28 @@ def test_a_stopped_session_closes_by_itself_and_tells_its_counters(make: Callabl
         session.reflector.start(SID)
 
 
+def test_a_callback_that_fails_does_not_end_the_reflector(
+    make: Callable[..., Session], caplog: pytest.LogCaptureFixture
+) -> None:
+    session = make(1)
+    failed = threading.Event()
+
+    def fail(sid: bytes, counters: dict[str, int]) -> None:
+        failed.set()
+        raise RuntimeError("not today")
+
+    session.reflector._on_closed = fail
+    other = replace(session.reflector_plan, sid=bytes(16), remote=session.local)
+    sock = open_test_socket("127.0.0.1")
+    target = sock.getsockname()
+    session.reflector.add_session(other, sock)
+    session.reflector.abort(SID)
+    assert failed.wait(10)
+    session.reflector.start(bytes(16))
+    assert run_sender(replace(session.plan, remote=target), session.socket).received == 20
+    assert "not today" in caplog.text
+
+
 def test_an_abort_closes_at_once(make: Callable[..., Session]) -> None:
     session = make(1)
     session.reflector.start(SID)

@@ -228,6 +228,7 @@ def test_the_json_has_integers_with_units_and_every_count() -> None:
     made.rejected["too_short"] = 4
     made.skipped.append(9)
     made.stopped = True
+    made.user_stamps = 2
     result = RunResult.of(plan(2, dscp=46, padding_octets=64), made, SYNCHRONIZED, path="bypass")
     as_dict = json.loads(json.dumps(result.to_dict()))
     assert (as_dict["sent"], as_dict["lost"], as_dict["duplicates"], as_dict["reordered"]) == (10, 6, 3, 1)
@@ -235,6 +236,7 @@ def test_the_json_has_integers_with_units_and_every_count() -> None:
     assert all(isinstance(value, int) for value in as_dict["delay"].values())
     assert (as_dict["path"], as_dict["mode"], as_dict["dscp"]) == ("bypass", "authenticated", 46)
     assert as_dict["payload_octets"] == 112
+    assert as_dict["stamps"] == {"local_transmit": "user", "local_receive": "mixed"}
     assert as_dict["rejected"] == {"too_short": 4}
     assert as_dict["first_sent_unix_ns"] == (0xE0000000 - 2_208_988_800) * 10**9
     text = format_result(result)

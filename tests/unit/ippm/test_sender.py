@@ -9,6 +9,7 @@ import pytest
 from ippm.core.session_sender import SenderPlan, SessionSender
 from ippm.crypto import SessionKeys
 from ippm.crypto_packet import open_sender, seal_reflector
+from ippm.errors import LocalProtocolError
 from ippm.timestamps import ntp_add_ns
 from ippm.wire.test_packet import ReflectorPacket
 
@@ -175,3 +176,6 @@ def test_a_padding_source_that_is_too_short_is_refused() -> None:
     with pytest.raises(ValueError, match="padding_source"):
         SessionSender(plan(padding_octets=40), bytes(50))
     assert "keys" not in repr(plan(2))
+    for wrong in ({"count": -1}, {"padding_octets": -1}):
+        with pytest.raises(LocalProtocolError):
+            SessionSender(plan(**wrong))  # type: ignore[arg-type]
