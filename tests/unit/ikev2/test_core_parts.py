@@ -1,0 +1,349 @@
+"""The small parts of the core: identities, connections, cookies, NAT digests, windows, limits, impairments."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sim.network import (
+    A,
+    B,
+    Network,
+    SeededEntropy,
+    assert_joined,
+    assert_nothing_left,
+    connection,
+    pair,
+    up,
+)
+
+from ikev2.core import nat
+from ikev2.core.child_sa import ChildSaParameters
+from ikev2.core.config import Identity, Limits, Retransmission
+from ikev2.core.cookie import CookieJar
+from ikev2.core.halfopen import HalfOpenTable, TokenBucket
+from ikev2.core.impair import Knob
+from ikev2.core.info import IkeSaInfo
+from ikev2.core.types import Address
+from ikev2.core.window import Requests, Responses
+from ikev2.crypto.keymat import IkeKeys
+from ikev2.crypto.suites import IkeSuite
+from ikev2.errors import ConfigurationError
+from ikev2.iana import ExchangeType, IdType, NotifyType
+from ikev2.wire.payloads import Notify
+
+SPI_I, SPI_R = bytes(range(8)), bytes(range(8, 16))
+
+# --- configuration ---
+
+
+@pytest.mark.parametrize(
+    ("text", "id_type", "data"),
+    [
+        ("192.0.2.1", IdType.ID_IPV4_ADDR, b"\xc0\0\2\1"),
+        ("2001:db8::1", IdType.ID_IPV6_ADDR, bytes.fromhex("20010db8" + "0" * 23 + "1")),
+        ("a.example", IdType.ID_FQDN, b"a.example"),
+        ("@a.example", IdType.ID_FQDN, b"a.example"),
+        ("carol@a.example", IdType.ID_RFC822_ADDR, b"carol@a.example"),
+        ("keyid:00ff", IdType.ID_KEY_ID, b"\0\xff"),
+    ],
+)
+def test_identity_is_read_as_strongswan_does(text: str, id_type: IdType, data: bytes) -> None:
+    identity = Identity.parse(text)
+    assert (identity.id_type, identity.data) == (id_type, data)
+    assert Identity.parse(str(identity)) == identity
+
+
+@pytest.mark.parametrize("text", ["", "keyid:xyz"])
+def test_identity_that_is_none_says_what_would_be(text: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Identity.parse(text)
+
+
+def test_names_match_without_case_and_other_types_octet_for_octet() -> None:
+    assert Identity.parse("A.Example").matches(Identity.parse("a.example"))
+    assert not Identity.parse("a.example").matches(Identity.parse("b.example"))
+    assert not Identity.parse("a.example").matches(Identity(IdType.ID_KEY_ID, b"a.example"))
+    assert not Identity(IdType.ID_KEY_ID, b"a").matches(Identity(IdType.ID_KEY_ID, b"A"))
+
+
+@given(st.sampled_from(list(IdType)), st.binary(max_size=40))
+def test_any_identity_of_a_peer_can_be_printed(id_type: IdType, data: bytes) -> None:
+    assert "\n" not in str(Identity(id_type, data)) or b"\n" in data
+
+
+@pytest.mark.parametrize(
+    ("remote_addrs", "host", "wanted"),
+    [
+        (("192.0.2.2",), "192.0.2.2", True),
+        (("192.0.2.2",), "192.0.2.3", False),
+        (("%any",), "2001:db8::9", True),
+        (("198.51.100.0/24", "192.0.2.2"), "198.51.100.77", True),
+        (("peer.example",), "192.0.2.2", False),
+    ],
+)
+def test_connection_serves_its_addresses(remote_addrs: tuple[str, ...], host: str, wanted: bool) -> None:
+    assert connection(A, B, remote_addrs=remote_addrs).serves(A, host) is wanted
+
+
+# --- cookies ---
+
+
+def test_cookie_is_known_again_until_the_secret_has_changed_twice() -> None:
+    jar = CookieJar(SeededEntropy(1), secret_s=60.0)
+    cookie = jar.bake(b"n" * 32, A, SPI_I, 10.0)
+    assert jar.holds(cookie, b"n" * 32, A, SPI_I, 10.0)
+    assert jar.holds(cookie, b"n" * 32, A, SPI_I, 75.0)
+    younger = jar.bake(b"n" * 32, A, SPI_I, 75.0)
+    assert younger != cookie
+    assert younger[0] != cookie[0]
+    assert jar.holds(cookie, b"n" * 32, A, SPI_I, 100.0)
+    assert not jar.holds(cookie, b"n" * 32, A, SPI_I, 140.0)
+    assert not jar.holds(younger, b"n" * 32, A, SPI_I, 500.0)
+
+
+@pytest.mark.parametrize("change", range(4))
+def test_cookie_is_for_one_nonce_address_and_spi(change: int) -> None:
+    jar = CookieJar(SeededEntropy(1), secret_s=60.0)
+    args: list[tuple[bytes, str, bytes]] = [(b"n" * 32, A, SPI_I), (b"m" * 32, A, SPI_I), (b"n" * 32, B, SPI_I)]
+    args.append((b"n" * 32, A, SPI_R))
+    cookie = jar.bake(*args[0], now=1.0)
+    assert jar.holds(cookie, *args[change], now=1.0) is (change == 0)
+
+
+@given(st.binary(max_size=64))
+def test_octets_that_are_no_cookie_are_none(cookie: bytes) -> None:
+    jar = CookieJar(SeededEntropy(2), secret_s=60.0)
+    jar.bake(b"n" * 32, A, SPI_I, 1.0)
+    assert not jar.holds(cookie, b"n" * 32, A, SPI_I, 1.0)
+
+
+# --- NAT detection ---
+
+
+def test_detection_digest_is_sha1_of_spis_address_and_port() -> None:
+    wanted = hashlib.sha1(SPI_I + SPI_R + bytes([192, 0, 2, 1]) + (500).to_bytes(2, "big")).digest()
+    assert nat.detection_digest(SPI_I, SPI_R, Address("192.0.2.1", 500)) == wanted
+    six = hashlib.sha1(SPI_I + SPI_R + bytes.fromhex("fe80" + "0" * 27 + "1") + b"\x11\x94").digest()
+    assert nat.detection_digest(SPI_I, SPI_R, Address("fe80::1%eth0", 4500)) == six
+
+
+def test_one_of_several_source_digests_suffices_and_both_kinds_are_needed() -> None:
+    local, remote = Address(A, 500), Address(B, 500)
+    source, destination = nat.detection_notifies(SPI_I, SPI_R, remote, local, fake=False)
+    other = Notify(NotifyType.NAT_DETECTION_SOURCE_IP, bytes(20))
+    assert nat.detect([other, source, destination], SPI_I, SPI_R, local, remote) == nat.NatState(True, False, False)
+    assert nat.detect([other, destination], SPI_I, SPI_R, local, remote) == nat.NatState(True, False, True)
+    assert nat.detect([source], SPI_I, SPI_R, local, remote) == nat.NatState()
+    moved = Address("203.0.113.1", 500)
+    assert nat.detect([source, destination], SPI_I, SPI_R, moved, remote) == nat.NatState(True, True, False)
+
+
+# --- windows ---
+
+
+@pytest.mark.req("rfc7296-s2.1-03", "rfc7296-s2.3-06")
+def test_request_is_kept_until_it_is_answered_or_given_up() -> None:
+    requests = Requests(Retransmission(timeout_s=1.0, base=2.0, tries=2), SeededEntropy(1))
+    requests.start(ExchangeType.INFORMATIONAL, b"octets", "why", 0.0)
+    assert requests.in_flight is not None
+    assert requests.in_flight.again_at == 1.0
+    assert requests.due(1.0, 2) == b"octets"
+    assert requests.in_flight.again_at == 3.0
+    assert requests.due(3.0, 2) == b"octets"
+    assert requests.due(7.0, 2) is None
+    assert requests.answered() == "why"
+    assert (requests.in_flight, requests.next_id) == (None, 1)
+
+
+def test_jitter_shortens_by_at_most_its_share_and_comes_from_entropy() -> None:
+    def first(seed: int) -> float:
+        requests = Requests(Retransmission(timeout_s=1.0, jitter=0.25), SeededEntropy(seed))
+        requests.start(ExchangeType.INFORMATIONAL, b"", None, 0.0)
+        assert requests.in_flight is not None
+        return requests.in_flight.again_at
+
+    times = [first(seed) for seed in range(50)]
+    assert all(0.75 <= at <= 1.0 for at in times)
+    assert len(set(times)) == 50
+    assert first(7) == first(7)
+
+
+def test_only_the_last_request_repeats_and_only_octet_for_octet() -> None:
+    responses = Responses()
+    assert not responses.repeats(0xFFFF_FFFF, b"")
+    responses.remember(b"request", b"response")
+    assert responses.repeats(0, b"request")
+    assert not responses.repeats(0, b"Request")
+    assert not responses.repeats(1, b"request")
+
+
+def test_total_time_of_a_request() -> None:
+    assert Retransmission(timeout_s=1.0, base=2.0, tries=2).total_s == 7.0
+
+
+# --- limits ---
+
+
+def test_half_open_table_counts_each_sa_once() -> None:
+    table = HalfOpenTable(Limits(cookie_threshold=2, half_open_limit=3, half_open_per_address=2))
+    for _ in range(2):
+        table.set(b"1", A, half_open=True)
+    assert (len(table), table.wants_cookies, table.has_room(A)) == (1, False, True)
+    table.set(b"2", A, half_open=True)
+    assert (table.wants_cookies, table.has_room(A), table.has_room(B)) == (True, False, True)
+    table.set(b"3", B, half_open=True)
+    assert not table.has_room("192.0.2.9")
+    for spi in (b"1", b"2", b"3", b"4"):
+        table.set(spi, "", half_open=False)
+    assert (len(table), table.has_room(A)) == (0, True)
+
+
+def test_bucket_gives_its_rate() -> None:
+    bucket = TokenBucket(2.0)
+    assert [bucket.take(0.0) for _ in range(3)] == [True, True, False]
+    assert bucket.take(0.5)
+    assert not bucket.take(0.5)
+    assert [bucket.take(100.0) for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.req("rfc7296-s2.6-02")
+def test_flood_of_first_requests_is_bounded_in_memory_and_in_key_exchanges() -> None:
+    limits = Limits(cookie_threshold=5, half_open_limit=8, half_open_per_address=3)
+    network, _, b = pair(limits=limits, b={"remote_addrs": ("%any",)})
+    for number in range(300):
+        one = Network(number).add("x", A, [connection(A, B)])
+        one.manager.initiate("lab", None, one.address, 0.0)
+        (request,) = one.manager.datagrams_to_send()
+        source = Address(f"198.51.100.{number % 100}", 500)
+        b.manager.receive_datagram(request.data, b.address, source, network.now)
+        (reply,) = b.manager.datagrams_to_send() or [None]
+        if number >= 5 and reply is not None:
+            assert len(reply.data) < len(request.data)
+    assert b.manager.half_open_count == b.manager.remembered == 5
+    network.run()
+    assert_nothing_left(b)
+
+
+def test_one_address_has_no_more_than_its_share() -> None:
+    limits = Limits(cookie_threshold=100, half_open_per_address=3)
+    network, _, b = pair(limits=limits, b={"remote_addrs": ("%any",)})
+    for number in range(10):
+        one = Network(number).add("x", A, [connection(A, B)])
+        one.manager.initiate("lab", None, one.address, 0.0)
+        (request,) = one.manager.datagrams_to_send()
+        b.manager.receive_datagram(request.data, b.address, Address(A, 500 + number), network.now)
+    assert b.manager.half_open_count == 3
+    network.run()
+    assert_nothing_left(b)
+
+
+# --- impairments ---
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "drop",
+        "lose:IKE_AUTH:request:1",
+        "drop:IKE:request:1",
+        "drop:IKE_AUTH:both:1",
+        "drop:IKE_AUTH:request:0",
+        "drop:IKE_AUTH:request:x",
+        "delay:IKE_AUTH:request:1:-3",
+        "drop:IKE_AUTH:request:1:2:3",
+    ],
+)
+def test_knob_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(ConfigurationError, match="impairment"):
+        Knob.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("knob", "datagrams"),
+    [
+        ("drop:IKE_AUTH:request:1", 1),
+        ("duplicate:IKE_SA_INIT:request:*", 2),
+        ("delay:IKE_AUTH:request:1:0.5", 1),
+        ("corrupt:IKE_AUTH:request:1:40", 2),
+    ],
+)
+def test_knob_acts_on_its_message_and_the_sa_comes_up_all_the_same(knob: str, datagrams: int) -> None:
+    network = Network()
+    a = network.add("a", A, [connection(A, B)], impairments=[Knob.parse(knob)])
+    b = network.add("b", B, [connection(B, A)])
+    up(network, a)
+    assert_joined(a, b)
+    kind = 34 if "INIT" in knob else 35
+    assert len([sent for sent in network.sent if sent.sender is a and sent.datagram.data[18] == kind]) == datagrams
+
+
+# --- the manager ---
+
+
+class Log:
+    """A key log that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.ike: list[tuple[IkeSaInfo, IkeSuite, IkeKeys]] = []
+        self.children: list[ChildSaParameters] = []
+
+    def ike_sa(self, info: IkeSaInfo, suite: IkeSuite, keys: IkeKeys) -> None:
+        self.ike.append((info, suite, keys))
+
+    def child_sa(self, params: ChildSaParameters) -> None:
+        self.children.append(params)
+
+
+def test_key_log_hears_of_both_kinds_of_keys_once() -> None:
+    logs = {A: Log(), B: Log()}
+    network = Network()
+    a = network.add("a", A, [connection(A, B)], keylog=logs[A])
+    network.add("b", B, [connection(B, A)], keylog=logs[B])
+    up(network, a)
+    for log in logs.values():
+        ((info, suite, keys),) = log.ike
+        assert info.spi_r != bytes(8)
+        assert suite.keyword == "aes256gcm16-prfsha256-curve25519"
+        assert keys.sk_d == a.sa.need_keys()[1].sk_d
+        assert len(log.children) == 1
+
+
+def test_find_is_for_established_sas_and_in_the_order_of_the_header() -> None:
+    network, a, b = pair()
+    up(network, a)
+    sa = a.sa
+    assert a.manager.find(sa.spi_i, sa.spi_r) is sa
+    assert a.manager.find(sa.spi_r, sa.spi_i) is None
+    assert b.manager.find(sa.spi_i, sa.spi_r) is b.sa
+    assert b.manager.find(sa.spi_i, bytes(8)) is None
+    assert a.manager.find_by_peer(B) == [sa]
+    assert a.manager.find_by_peer("192.0.2.99") == []
+    assert a.manager.find_by_peer("no address") == []
+
+
+def test_info_has_what_a_listing_needs_and_no_key() -> None:
+    network, a, _ = pair()
+    up(network, a)
+    listing = a.sa.info().to_dict(network.now)
+    assert listing["state"] == "ESTABLISHED"
+    assert listing["local_id"] == f"host-{A}"
+    (child,) = listing["children"]  # type: ignore[misc]
+    assert child["suite"] == "aes256gcm16"
+    assert child["ts_local"] == [f"{A}/32"]
+    assert "sk_" not in str(listing)
+
+
+def test_internal_error_costs_one_datagram_and_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, a, b = pair()
+    up(network, a)
+
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(b.sa, "receive_datagram", broken)
+    b.manager.receive_datagram(network.sent[2].datagram.data, b.address, a.address, network.now)
+    assert b.manager.internal_errors == 1
+    assert_joined(a, b)
