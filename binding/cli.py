@@ -145,7 +145,6 @@ def _measurement_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--ike-peer", metavar="ID", help="Take the keys of the newest IKE SA with this identity."),
         click.option("--token-key", type=click.Choice(["pbkdf2", "truncate16"])),
         click.option("--secret-encoding", type=click.Choice(["raw", "hex"])),
-        click.option("--prf", metavar="negotiated|NAME"),
         click.option("--key-count", type=click.Choice(["4", "2"])),
         click.option("--no-sa", type=click.Choice(["initiate", "fail", "fallback"])),
         click.option("--require-ikev2/--no-require-ikev2", default=None),

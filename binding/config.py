@@ -18,7 +18,7 @@ from ikev2 import ConfigurationError
 Path = Literal["tunnel", "bypass", "both"]
 
 NOT_YET = frozenset(
-    {"end_on_ike_delete", "id_map", "allow_null_auth", "offer", "prefer", "owamp_ikev2_bit", "stamp_ikev2"}
+    {"end_on_ike_delete", "id_map", "allow_null_auth", "offer", "prefer", "owamp_ikev2_bit", "stamp_ikev2", "prf"}
 )
 """Switches of docs/rfc7717.md that later versions will have."""
 
@@ -48,7 +48,7 @@ class MeasurementConfig(BaseModel):
     mode: Literal["authenticated", "encrypted", "open"] = "encrypted"
     token_key: Literal["pbkdf2", "truncate16", "auto"] = "pbkdf2"
     secret_encoding: Literal["raw", "hex"] = "raw"
-    prf: str = "negotiated"
+    prf: Literal["negotiated"] = "negotiated"
     label: str = Field("IPPM", min_length=1, max_length=16)
     key_count: Literal[2, 4] = 4
     strict_modes: bool = True
@@ -107,7 +107,6 @@ class MeasurementConfig(BaseModel):
             token_key=self.token_key,
             secret_encoding=self.secret_encoding,
             key_count=self.key_count,
-            prf=None if self.prf == "negotiated" else self.prf,
             accept_no_sa=self.accept_no_sa,
             peer_binding=self.peer_binding,
             count=self.count,
@@ -118,7 +117,7 @@ def parse_measurement(section: Mapping[str, Any]) -> MeasurementConfig:
     """Validate the section. Raises ConfigurationError: each fault in one line with its full path."""
     faults: list[str] = []
     for word in section:
-        if word in NOT_YET:
+        if word in NOT_YET and section[word] != "negotiated":
             faults.append(f"measurement.{word}: this version does not have that switch yet")
         elif word not in MeasurementConfig.model_fields:
             near = difflib.get_close_matches(word, MeasurementConfig.model_fields, 1)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from binding.init import host_toml, write_psk
-from ikev2 import ConfigurationError, IkeError, TwoHosts, can_unshare, probe_namespaces
+from ikev2 import ConfigurationError, IkeError, TwoHosts, probe_namespaces, probe_unshare
 
 UNSHARED = "IPPM_IPSEC_UNSHARED"
 """Set in the environment of the copy of this process that runs inside `unshare`."""
@@ -121,15 +121,16 @@ def run_demo(options: DemoOptions) -> int:
     """The whole demo; 0 when all of it showed what it should, 1 when not."""
     prepare_report(options.report)
     namespaces = probe_namespaces() if options.backend != "memory" else None
-    if namespaces is not None and not namespaces.ok and UNSHARED not in os.environ and can_unshare():
-        say(f"demo: {namespaces.reason}; going on inside an unprivileged user namespace")
-        _enter_user_namespace(options)
     if namespaces is None:
         result = _memory(options, "the memory backend was asked for")
-    elif not namespaces.ok:
-        result = _memory(options, f"network namespaces cannot be made here: {namespaces.reason}")
-    else:
+    elif namespaces.ok:
         result = _two_namespaces(options)
+    else:
+        unprivileged = namespaces if UNSHARED in os.environ else probe_unshare()
+        if unprivileged.ok:
+            say(f"demo: {namespaces.reason}; going on inside an unprivileged user namespace")
+            _enter_user_namespace(options)
+        result = _memory(options, f"{namespaces.reason}; {unprivileged.reason}")
     result.compare_keys()
     document = result.to_dict()
     (options.report / MARK).write_text(json.dumps(document, indent=2) + "\n")

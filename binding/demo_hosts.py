@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -141,6 +143,7 @@ async def measure_all(
     address: str,
     count: int,
     say: Say,
+    report: Path,
     measure: Callable[[MeasureRequest], Coroutine[Any, Any, Measurement]],
 ) -> None:
     """A's part once the IKE SA is up: the three runs and the refusal."""
@@ -151,8 +154,21 @@ async def measure_all(
         document["title"] = run.title
         record = None if measurement.record is None else asdict(measurement.record)
         say({"event": "run", "run": document, "record": record})
+        if host.backend.name == "xfrm":
+            note_kernel_state(report)
     say({"event": "step", "text": "d. the refusal: SPIs that B does not know"})
     say({"event": "refusal", "refusal": await refusal(host, address, host.config.measurement)})
+
+
+def note_kernel_state(report: Path) -> None:
+    """What `ip` says of the kernel's SAs and policies, beside our own counters; nothing without `ip`."""
+    ip = shutil.which("ip")
+    if ip is None:
+        return
+    with (report / "xfrm-state.txt").open("w") as file:
+        # nokeys: the key log has the keys, in files that only their owner can read.
+        for what in (("state", "list", "nokeys"), ("policy",)):
+            subprocess.run([ip, "-s", "xfrm", *what], stdout=file, check=False, timeout=10)
 
 
 def print_line(document: dict[str, Any]) -> None:
@@ -216,7 +232,7 @@ async def _host_a(
         print_line({"event": "step", "text": f"IKE_SA_INIT and IKE_AUTH with {address}, pre-shared key"})
         info = await host.sa_for(address)
         print_line({"event": "sa", "ike_sa": info.to_dict(host.endpoint.now())})
-        await measure_all(host, address, count, print_line, host.measure)
+        await measure_all(host, address, count, print_line, directory, host.measure)
     print_line({"event": "done"})
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -28,11 +29,13 @@ __all__ = ["run_in_memory"]
 
 ADDRESS_A, ADDRESS_B = "127.0.0.1", "127.0.0.2"
 REFLECTOR_PORT = 18760
-CONTROL_PORT_TUNNEL = 40862
-SENDER_PORT_TUNNEL = 40863
+TUNNEL_PORTS = 40862
+"""Where the client's ports begin in the tunnel; each session takes two, as it does in the bypass range."""
 
 LINKTYPE_RAW = 101
 """Raw IP, in the registry of link-layer types of pcap files."""
+
+_numbers = itertools.count()
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -125,7 +128,8 @@ def _session(
     a: Host, b: Host, options: TwpingOptions, client: IkeKeyProvider | None, server: IkeKeyProvider
 ) -> PacketSession:
     """A session whose client-side ports are in the bypass range, or not, as its path says."""
-    low = options.local_port_range[0] if options.local_port_range else CONTROL_PORT_TUNNEL
+    number = next(_numbers) % 16
+    low = (options.local_port_range[0] if options.local_port_range else TUNNEL_PORTS) + 2 * number
     if not isinstance(a.backend, MemoryBackend) or not isinstance(b.backend, MemoryBackend):
         raise IkeError("the memory demo runs over memory backends")
     return PacketSession(
@@ -135,7 +139,7 @@ def _session(
         client=PacketEndpoint(ADDRESS_A, low),
         server=PacketEndpoint(ADDRESS_B, options.port),
         sender_port=low + 1,
-        reflector_port=REFLECTOR_PORT,
+        reflector_port=REFLECTOR_PORT + number,
         client_keys=client,
         server_keys=server,
     )

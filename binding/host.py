@@ -2,7 +2,7 @@
 
 The [measurement] section makes one TWAMP server; each `[[measurement.servers]]` table makes one more, with the words
 that it changes (another port, another derivation). Under `path = "bypass"` or `"both"` the traffic whose client side
-has a port of `bypass_ports` stays outside the tunnel (policies of both hosts); everything else between the hosts goes in.
+has a port of `bypass_ports` stays outside the tunnel (policies of both hosts); everything else goes into it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 from binding.config import MeasurementConfig, parse_measurement
 from binding.policy import SaChoice, connection_for
 from binding.provider import IkeKeyProvider, KeyChainRecord, KeyOptions
+from binding.secret_log import SecretLog
 from ikev2 import (
     Backend,
     Bypass,
@@ -146,6 +147,7 @@ class Host:
         self.config = config
         self.backend = backend
         self._keylog = KeyLogWriter(keylog) if keylog is not None else None
+        self._secret_log = SecretLog(keylog) if keylog is not None else None
         if self._keylog is not None:
             log.warning("%s", self._keylog.warning)
         self.endpoint = Endpoint(config.file.endpoint, backend, keylog=self._keylog, pcap=pcap)
@@ -172,12 +174,18 @@ class Host:
             await server.stop()
         self._servers.clear()
         await self.endpoint.stop()
-        if self._keylog is not None:
-            self._keylog.close()
+        for channel in (self._keylog, self._secret_log):
+            if channel is not None:
+                channel.close()
 
     def provider(self, options: KeyOptions, choice: SaChoice = BY_ADDRESS) -> IkeKeyProvider:
         """A key provider over this host's IKE SAs."""
-        return IkeKeyProvider(self.endpoint.exporter, options, select=choice.selector(self.endpoint.sa_infos))
+        return IkeKeyProvider(
+            self.endpoint.exporter,
+            options,
+            select=choice.selector(self.endpoint.sa_infos),
+            secret_log=self._secret_log,
+        )
 
     async def sa_for(self, server: str, no_sa: str = "initiate") -> IkeSaInfo:
         """The established IKE SA with a server; brought up when there is none and `no_sa` says so (reading A10).
@@ -220,7 +228,7 @@ class Host:
         return self.endpoint.child_counters(sa.children[-1].spi_in) if sa.children else None
 
     async def _start_server(self, measurement: MeasurementConfig) -> None:
-        provider = IkeKeyProvider(self.endpoint.exporter, measurement.key_options())
+        provider = IkeKeyProvider(self.endpoint.exporter, measurement.key_options(), secret_log=self._secret_log)
         self.providers.append(provider)
         addresses: Sequence[str | None] = measurement.listen or sorted(
             {

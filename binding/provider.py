@@ -25,6 +25,7 @@ from binding.derivation import (
     split_key_id,
     token_key,
 )
+from binding.secret_log import SecretLog
 from ikev2 import IkeError, KeyHandle, prf_by_name
 from ippm import ControlSecret, KeyProvider, NoSecret, SessionKeys, test_session_keys
 
@@ -58,7 +59,6 @@ class KeyOptions:
     token_key: Literal["pbkdf2", "truncate16", "auto"] = "pbkdf2"
     secret_encoding: SecretEncoding = "raw"
     key_count: int = 4
-    prf: str | None = None
     accept_no_sa: int = ACCEPT_NO_SA
     peer_binding: Literal["off", "warn", "enforce"] = "warn"
     count: int = 1024
@@ -86,11 +86,17 @@ class IkeControlSecret:
     ikev2_derived = True
 
     def __init__(
-        self, handle: KeyHandle, options: KeyOptions, key_id_octets: bytes, record: KeyChainRecord
+        self,
+        handle: KeyHandle,
+        options: KeyOptions,
+        key_id_octets: bytes,
+        record: KeyChainRecord,
+        secret_log: SecretLog | None = None,
     ) -> None:
         self._handle = handle
         self._options = options
         self._record = record
+        self._log = secret_log
         self.key_id = key_id_octets
         self.derivation: str | None = options.derivation.value
         self.peer_identity: str | None = handle.peer_identity
@@ -110,6 +116,8 @@ class IkeControlSecret:
         context = control_context(self._options.derivation, self.key_id, self._handle.label)
         # rfc7717-s5.1-02: the shared secret key is prf(SK_d, "IPPM"), computed inside ikev2.
         secret = self._handle.secret(context)
+        if self._log is not None:
+            self._log.control(self.key_id, self._options.derivation.value, self._handle.prf_name, secret)
         rules: tuple[TokenKeyRule, ...]
         rules = ("pbkdf2", "truncate16") if self._options.token_key == "auto" else (self._options.token_key,)
         keys = [token_key(secret, salt, count, rule=rule, encoding=self._options.secret_encoding) for rule in rules]
@@ -123,8 +131,10 @@ class IkeControlSecret:
         if self._options.key_count == 2:
             keys = control_keys
         elif self._options.derivation.per_session:
-            prf = prf_by_name(self._options.prf or self._handle.prf_name)
+            prf = prf_by_name(self._handle.prf_name)
             secret = self._handle.secret(sid)
+            if self._log is not None:
+                self._log.test(sid, self._options.derivation.value, self._handle.prf_name, secret)
             self._record.fingerprints[f"test_secret {sid.hex()}"] = fingerprint("test_secret", secret)
             keys = session_test_keys(prf, secret, sid, protocol)
         used = keys or test_session_keys(control_keys, sid)
@@ -152,11 +162,13 @@ class IkeKeyProvider:
         *,
         fallback: KeyProvider | None = None,
         select: Callable[[str], tuple[bytes, bytes] | str] | None = None,
+        secret_log: SecretLog | None = None,
     ) -> None:
         self._exporter = exporter
         self._options = options or KeyOptions()
         self._fallback = fallback
         self._select = select
+        self._secret_log = secret_log
         self.records: list[KeyChainRecord] = []
 
     @property
@@ -214,4 +226,4 @@ class IkeKeyProvider:
             role, self._options.derivation.value, handle.prf_name, handle.spi_i.hex(), handle.spi_r.hex()
         )
         self.records.append(record)
-        return IkeControlSecret(handle, self._options, key_id_octets, record)
+        return IkeControlSecret(handle, self._options, key_id_octets, record, self._secret_log)

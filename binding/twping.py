@@ -27,7 +27,7 @@ SECURITY = {"O": "open", "A": "authenticated", "E": "encrypted"}
 DEFAULT_PORT = 862
 
 SWITCHES = (
-    "derivation", "token_key", "secret_encoding", "prf", "key_count", "no_sa", "require_ikev2", "tw_auth_pad", "label",
+    "derivation", "token_key", "secret_encoding", "key_count", "no_sa", "require_ikev2", "tw_auth_pad", "label",
 )  # fmt: skip
 """Options that change a word of [measurement] for this run."""
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ikev2.io.key_agent import KeyAgentClient
     from ikev2.io.keylog import KeyLogWriter
     from ikev2.io.log import LogRing
-    from ikev2.io.netns import TwoHosts, can_unshare, probe_namespaces
+    from ikev2.io.netns import TwoHosts, probe_namespaces, probe_unshare
     from ikev2.io.pcap import InterfaceCapture, PcapWriter
     from ikev2.ipsec.backend import Backend, Bypass
     from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork
@@ -61,11 +61,11 @@ __all__ = [
     "PcapWriter",
     "SecretOctets",
     "TwoHosts",
-    "can_unshare",
     "choose_backend",
     "load_configuration",
     "prf_by_name",
     "probe_namespaces",
+    "probe_unshare",
 ]
 
 _MODULES = {
@@ -84,7 +84,7 @@ _MODULES = {
     "ikev2.io.key_agent": ("KeyAgentClient",),
     "ikev2.io.keylog": ("KeyLogWriter",),
     "ikev2.io.log": ("LogRing",),
-    "ikev2.io.netns": ("TwoHosts", "can_unshare", "probe_namespaces"),
+    "ikev2.io.netns": ("TwoHosts", "probe_namespaces", "probe_unshare"),
     "ikev2.io.pcap": ("InterfaceCapture", "PcapWriter"),
     "ikev2.ipsec.backend": ("Backend", "Bypass"),
     "ikev2.ipsec.memory": ("MemoryBackend", "MemoryNetwork"),

@@ -41,7 +41,10 @@ def collect() -> dict[str, list[str]]:
         out = Path(directory) / "req.json"
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "--collect-only", "-q", "--req-json", str(out), "tests"],
-            cwd=ROOT, capture_output=True, text=True, check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if not out.exists():
             sys.stderr.write(done.stdout + done.stderr)
@@ -63,9 +66,12 @@ def render(rows: dict[str, dict[str, str]], tests: dict[str, list[str]], stated:
         else:
             by_rfc[row["rfc"]].append((row, "open", ""))
     lines = [
-        "# Requirements and the tests that prove them", "",
-        "Made by `make compliance` from tests/requirements and the `req` markers of the tests.", "",
-        "| RFC | requirements | covered | superseded | not testable | open |", "| --- | --- | --- | --- | --- | --- |",
+        "# Requirements and the tests that prove them",
+        "",
+        "Made by `make compliance` from tests/requirements and the `req` markers of the tests.",
+        "",
+        "| RFC | requirements | covered | superseded | not testable | open |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for rfc, entries in sorted(by_rfc.items()):
         count = Counter(standing for _, standing, _ in entries)
@@ -98,8 +104,11 @@ def main() -> int:
     report = render(rows, tests, stated)
     if arguments.write:
         arguments.write.write_text(report)
-    print("\n".join(line for line in report.splitlines()[4:] if line.startswith("|")) if arguments.rfc
-          else report.split("\n## ")[0].split("\n\n", 2)[2])
+    print(
+        "\n".join(line for line in report.splitlines()[4:] if line.startswith("|"))
+        if arguments.rfc
+        else report.split("\n## ")[0].split("\n\n", 2)[2]
+    )
     for identifier in unknown:
         print(f"no table has {identifier}")
     for identifier in both:

@@ -1,0 +1,43 @@
+"""The O/TWAMP key log: what lets a second decoder read protected Control and Test traffic, only when asked for.
+
+One line per secret, words apart by one space, octets in hex:
+
+    control KEYID(80) DERIVATION PRF SECRET       what took the passphrase's place on a Control connection
+    test SID(16) DERIVATION PRF SECRET            S_t of a Test session, for the derivations that have one
+
+The file has mode 0600. Whoever reads it reads the traffic.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+FILE_NAME = "o_twamp_secrets"
+
+
+class SecretLog:
+    """Appends to DIRECTORY/o_twamp_secrets. Raises OSError when it cannot be written."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory / FILE_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.fchmod(descriptor, 0o600)
+        self._file = os.fdopen(descriptor, "w", encoding="ascii")
+
+    def control(self, key_id: bytes, derivation: str, prf: str, secret: bytes) -> None:
+        """The secret of a Control connection."""
+        self._write("control", key_id, derivation, prf, secret)
+
+    def test(self, sid: bytes, derivation: str, prf: str, secret: bytes) -> None:
+        """The secret of a Test session."""
+        self._write("test", sid, derivation, prf, secret)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _write(self, kind: str, identifier: bytes, derivation: str, prf: str, secret: bytes) -> None:
+        if not self._file.closed:
+            self._file.write(f"{kind} {identifier.hex()} {derivation} {prf} {secret.hex()}\n")
+            self._file.flush()
