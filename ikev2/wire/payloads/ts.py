@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import ClassVar, Self
 
+from ikev2.errors import LocalProtocolError
 from ikev2.iana import PayloadType, TsType
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
@@ -57,8 +58,16 @@ class TrafficSelector:
         start_port: int = 0,
         end_port: int = MAX_PORT,
     ) -> Self:
-        """All addresses of a network (or of its text form, `192.0.2.0/24`)."""
+        """All addresses of a network (or of its text form, `192.0.2.0/24`).
+
+        Errors: LocalProtocolError for a range of ports without a protocol, or one that runs backwards.
+        """
         network = ipaddress.ip_network(ip_network)
+        # rfc7296-s3.13.1-01, rfc7296-s3.13.1-02, rfc7296-s3.13.1-03
+        if ip_protocol == 0 and (start_port, end_port) != (0, MAX_PORT):
+            raise LocalProtocolError(f"ports {start_port}-{end_port} need a protocol")
+        if start_port > end_port and (start_port, end_port) != (MAX_PORT, 0):
+            raise LocalProtocolError(f"ports {start_port}-{end_port} run backwards")
         ts_type = TsType.TS_IPV4_ADDR_RANGE if network.version == 4 else TsType.TS_IPV6_ADDR_RANGE
         return cls(ts_type, ip_protocol, start_port, end_port, network[0].packed, network[-1].packed)
 
@@ -111,8 +120,13 @@ class TrafficSelector:
         rest = ports + self.start_address + self.end_address
         return struct.pack("!BBH", self.ts_type, self.ip_protocol, SELECTOR_HEADER_OCTETS + len(rest)) + rest
 
-    def problem(self, *, sending: bool) -> str | None:
-        """Addresses of the type's length, ranges that begin before they end."""
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it, or None: addresses of the type's length, ranges that begin before they end.
+
+        Ports for protocol 0, which the RFC forbids the sender, are no problem here: there are peers that mean "this
+        port of any protocol", and what they offered has to be answered in kind.
+        """
         octets = ADDRESS_OCTETS.get(self.ts_type)
         if octets is None:
             return None
@@ -123,9 +137,6 @@ class TrafficSelector:
         # rfc7296-s3.13.1-04: OPAQUE is the one range that runs backwards
         if self.start_port > self.end_port and not self.is_opaque:
             return f"a range of ports from {self.start_port} to {self.end_port}"
-        # rfc7296-s3.13.1-01, rfc7296-s3.13.1-02
-        if sending and self.ip_protocol == 0 and not self.any_port:
-            return f"ports {self.start_port}-{self.end_port} for any protocol"
         return None
 
     def __str__(self) -> str:
@@ -197,7 +208,7 @@ class Ts(PlainPayload):
         """One selector at least, each of them sound."""
         if not self.selectors:
             return "no traffic selector"
-        return next((found for selector in self.selectors if (found := selector.problem(sending=sending))), None)
+        return next((found for selector in self.selectors if (found := selector.problem)), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,6 +260,17 @@ def test_the_first_fragment_alone_names_the_first_inner_payload() -> None:
     assert (second[16], second[28], second[32:36]) == (53, 0, b"\x00\x02\x00\x02")
 
 
+@pytest.mark.req("rfc7383-s2.5-07")
+def test_the_header_of_a_fragment_is_the_messages_but_for_next_payload_and_length() -> None:
+    header = Header.to_send(SPI_I, b"r" * 8, ExchangeType.IKE_AUTH, 77, is_initiator=True, is_response=True)
+    whole = sealed_prefix(header, Encrypted(PayloadType.IDi, b""), 1000)
+    for number in (1, 2, 3):
+        first = PayloadType.IDi if number == 1 else PayloadType.NO_NEXT_PAYLOAD
+        fragment = sealed_prefix(header, EncryptedFragment(first, number, 3, b""), 400)
+        assert fragment[:16] + fragment[17:24] == whole[:16] + whole[17:24]
+        assert int.from_bytes(fragment[24:28], "big") == len(fragment) + 400
+
+
 def test_a_sealed_payload_too_long_for_its_length_field_is_our_callers_mistake() -> None:
     sealed_prefix(HEADER, Encrypted(PayloadType.IDi, b""), 65531)
     with pytest.raises(LocalProtocolError):

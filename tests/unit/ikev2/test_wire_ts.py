@@ -58,18 +58,21 @@ def test_reserved_octets_are_ignored() -> None:
 
 
 @pytest.mark.req("rfc7296-s3.13.1-01", "rfc7296-s3.13.1-02", "rfc7296-s3.13.1-03")
-def test_any_port_is_0_to_65535_and_nothing_else_is_sent_for_any_protocol() -> None:
+def test_any_port_is_0_to_65535_and_nothing_else_is_made_for_any_protocol() -> None:
     everything = TrafficSelector.from_network("192.0.2.0/24")
     assert (everything.start_port, everything.end_port, everything.any_port) == (0, 65535, True)
     for ports in ((0, 0), (1, 65535), (0, 65534), (500, 500), (65535, 0)):
         with pytest.raises(LocalProtocolError):
-            encode_payload(TsI((selector("192.0.2.1", "192.0.2.1", 0, *ports),)), PayloadType.NO_NEXT_PAYLOAD)
+            TrafficSelector.from_network("192.0.2.0/24", 0, *ports)
+    with pytest.raises(LocalProtocolError):
+        TrafficSelector.from_network("192.0.2.0/24", 6, 2, 1)
 
 
-def test_ports_for_any_protocol_are_read_all_the_same() -> None:
+def test_ports_for_any_protocol_are_read_and_answered_in_kind() -> None:
     (payload,) = parse_payloads(PayloadType.TSi, ts_octets(1, "07 00 0010 01f4 01f4 c0000201 c0000201"))
     assert isinstance(payload, TsI)
     assert payload.selectors[0].start_port == 500
+    assert encode_payload(payload, PayloadType.NO_NEXT_PAYLOAD)[4:] == payload.body()
 
 
 @pytest.mark.req("rfc7296-s3.13.1-04")
