@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from ikev2.core.types import Address
 from ikev2.errors import BackendError
 from ikev2.ipsec.backend import NON_ESP_MARKER, DropReason, OnIke
+from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, NO_ADDRESS, fragmentation_needed
 from ikev2.ipsec.routing import SOCKET_MARK
 from ikev2.ipsec.sad import Engine, Pair
@@ -75,6 +76,7 @@ class DataPlane:
         self._attached: list[_EncapSocket] = []
         self._encaps: dict[tuple[str, int], _EncapSocket] = {}
         self._calls: deque[Callable[[], None]] = deque()
+        self._identification = int.from_bytes(os.urandom(2), "big")
         self._running = False
         self._thread: threading.Thread | None = None
         self._buffer = bytearray(_RECEIVE_OCTETS)
@@ -191,7 +193,7 @@ class DataPlane:
             result = protect(packet)
             if result is None:
                 continue
-            pair, esp = result
+            pair, esp, packet = result
             try:
                 if pair.child.encap is None:
                     self._send_raw(pair, esp, packet)
@@ -201,6 +203,7 @@ class DataPlane:
                 self._not_sent(pair, packet, len(esp), error)
 
     def _send_raw(self, pair: Pair, esp: bytes, inner: bytes) -> None:
+        """Raises OSError; EMSGSIZE only for what must not be fragmented."""
         sender = self._senders.get(pair.remote) or self._sender(pair.remote)
         if pair.tunnel:
             # DS, ECN and DF come from inside (RFC 4301 section 5.1.2.1); the kernel fills the checksum and, for
@@ -215,10 +218,30 @@ class DataPlane:
                 socket.IPPROTO_ESP,
                 0,
             )
-            sender.send(head + pair.local + pair.remote + esp)
+            outer = head + pair.local + pair.remote + esp
         else:
-            octets = (inner[0] & 0x0F) * 4
-            sender.send(b"%b%c%b%b" % (inner[:9], socket.IPPROTO_ESP, inner[10:octets], esp))
+            outer = b"%b%c%b%b" % (inner[:9], socket.IPPROTO_ESP, inner[10 : (inner[0] & 0x0F) * 4], esp)
+        try:
+            sender.send(outer)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE or inner[6] << 8 & FLAG_DF:
+                raise
+            self._send_in_fragments(sender, outer)
+
+    def _send_in_fragments(self, sender: socket.socket, outer: bytes) -> None:
+        """The kernel does not cut packets whose header is made here."""
+        octets = len(outer)
+        if octets > _RECEIVE_OCTETS - 1:
+            raise OSError(errno.EMSGSIZE, "an ESP packet longer than an IPv4 packet can be")
+        self._identification = self._identification + 1 & 0xFFFF or 1
+        whole = b"%b%b%b%b" % (
+            outer[:2],
+            octets.to_bytes(2, "big"),
+            self._identification.to_bytes(2, "big"),
+            outer[6:],
+        )
+        for piece in fragments(whole, sender.getsockopt(socket.IPPROTO_IP, _IP_MTU)):
+            sender.send(piece)
 
     def _send_encapsulated(self, pair: Pair, esp: bytes, inner: bytes) -> None:
         child = pair.child

@@ -177,6 +177,11 @@ class MemoryBackend(Backend):
         Raises BackendError for octets that are no IPv4 packet; drops are counted.
         """
         try:
+            header_octets(packet)
+            whole = self._engine.whole_datagram(packet)
+            if whole is None:
+                return
+            packet = whole
             pair = self._engine.pair_for_flow_of(packet)
             if pair is None or self._engine.passes_outside(packet) or is_ike(flow_of(packet)):
                 self.network.send(packet, self)
@@ -185,8 +190,7 @@ class MemoryBackend(Backend):
             raise BackendError(f"what is to be sent is no IPv4 packet: {error}") from error
         result = self._engine.protect(packet)
         if result is not None:
-            pair, esp = result
-            self.network.send(outer_packet(pair, esp, packet), self)
+            self.network.send(outer_packet(*result), self)
 
     def knows(self, packet: bytes) -> bool:
         """Whether a packet is ESP for one of the SAs here."""

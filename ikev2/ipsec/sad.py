@@ -1,9 +1,10 @@
 """The SAD and SPD of the backends that do ESP themselves: IP packets in, ESP packets out, and back. No I/O.
 
-`Engine.protect` takes a packet that the host wants to send and gives the pair it belongs to and its ESP octets;
-`Engine.unprotect` takes ESP octets as they came and gives the IP packet to hand to the host. Both give None for a
-packet that is dropped, after counting it. They belong to one thread (the data plane); `install`, `replace`,
-`delete` and the bypass methods may be called from another: each builds new tables and swaps them in whole.
+`Engine.protect` takes a packet that the host wants to send and gives the pair it belongs to and its ESP octets
+(with the packet itself, which may have been put together from fragments); `Engine.unprotect` takes ESP octets as
+they came and gives the IP packet to hand to the host. Both give None for a packet that is dropped, after counting
+it. They belong to one thread (the data plane); `install`, `replace`, `delete` and the bypass methods may be called
+from another: each builds new tables and swaps them in whole.
 RFC 4301 sections 5.1 and 5.2, RFC 4303 section 3.
 """
 
@@ -21,6 +22,7 @@ from ikev2.errors import BackendError, IkeError
 from ikev2.iana import IntegId
 from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire
 from ikev2.ipsec.esp import NEXT_HEADER_IPV4, EspDrop, InboundEspSa, OutboundEspSa
+from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
     HEADER_OCTETS,
     MalformedPacket,
@@ -125,6 +127,8 @@ class Engine:
         self._bypasses: tuple[Bypass, ...] = ()
         self._reserved: set[int] = set()
         self._flows: dict[bytes, Pair] = {}
+        self._reassembler = Reassembler()
+        self._whole_datagrams = False
 
     # --- the tables -------------------------------------------------------------------------------------------
 
@@ -214,16 +218,24 @@ class Engine:
     def _swap(self, pairs: tuple[Pair, ...]) -> None:
         self._by_spi = {pair.inbound.spi: pair for pair in pairs}
         self._pairs = pairs
+        self._whole_datagrams = any(not pair.tunnel or pair.policy.looks_at_ports for pair in pairs)
         self._flows = {}
 
     # --- outbound: RFC 4301 section 5.1 -----------------------------------------------------------------------
 
-    def protect(self, packet: bytes) -> tuple[Pair, bytes] | None:
-        """The pair and the ESP packet of an IPv4 packet on its way out; None when it is dropped and counted."""
+    def protect(self, packet: bytes) -> tuple[Pair, bytes, bytes] | None:
+        """The pair, the ESP packet and the packet inside, for an IPv4 packet on its way out.
+
+        None when it is dropped and counted, or when it is a fragment that waits for others.
+        """
         try:
             if len(packet) < HEADER_OCTETS or total_length(packet) != len(packet):
                 header_octets(packet)
                 packet = packet[: total_length(packet)]
+            whole = self.whole_datagram(packet)
+            if whole is None:
+                return None
+            packet = whole
             # A header without options, of a whole datagram, is its own key; all others are looked up each time.
             plain = packet[0] == 0x45 and not packet[6] & 0x3F and not packet[7]
             pair = self._flows.get(packet[9:10] + packet[12:24]) if plain else None
@@ -239,16 +251,22 @@ class Engine:
         try:
             if pair.tunnel:
                 # The host counted the TTL down when it routed the packet here: RFC 4301 section 5.1.2.1, note 3.
-                return pair, outbound.seal(packet, NEXT_HEADER_IPV4)
+                return pair, outbound.seal(packet, NEXT_HEADER_IPV4), packet
             if not plain and is_fragment(packet):
                 raise EspDrop(DropReason.FRAGMENT, "transport mode takes whole datagrams: RFC 4303 section 3.3.4")
-            return pair, outbound.seal(packet[(packet[0] & 0x0F) * 4 :], packet[9])
+            return pair, outbound.seal(packet[(packet[0] & 0x0F) * 4 :], packet[9]), packet
         except EspDrop as drop:
             outbound.errors[drop.reason] += 1
             return None
         finally:
             if outbound.soft_limit_reached and not pair.soft_limit_told:
                 self._tell_soft_limit(pair)
+
+    def whole_datagram(self, packet: bytes) -> bytes | None:
+        """The packet, or the datagram that it completes, where policies need whole ones; None while it waits."""
+        if self._whole_datagrams and is_fragment(packet):
+            return self._reassembler.add(packet)
+        return packet
 
     def _pair_for(self, packet: bytes, plain: bool) -> Pair | None:
         # Taken before the look-up: if the tables are swapped meanwhile, the result goes into a cache that is gone.

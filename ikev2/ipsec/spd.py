@@ -100,6 +100,11 @@ class Policy:
         """The policy that a Child SA's negotiated selectors make."""
         return cls(selectors_of(child.ts_local), selectors_of(child.ts_remote))
 
+    @property
+    def looks_at_ports(self) -> bool:
+        """Whether fragments have to be put together before it can be asked."""
+        return not all(selector.any_port for selector in (*self.local, *self.remote))
+
     def protects(self, flow: Flow) -> bool:
         """Whether a packet on its way out belongs to it."""
         return _both(self.local, self.remote, flow)

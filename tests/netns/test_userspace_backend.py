@@ -173,12 +173,17 @@ def test_full_packets_fit_the_outer_mtu(hosts: Hosts, name: str, mode: str, udp:
     assert 1500 - block < sizes.pop() <= 1500
 
 
-def test_a_datagram_over_the_mtu_goes_through_the_tunnel_in_fragments(hosts: Hosts) -> None:
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+@pytest.mark.parametrize(("mode", "packets"), [("tunnel", 5), ("transport", 1)])
+def test_a_datagram_over_the_mtu_arrives(hosts: Hosts, mode: str, packets: int, udp: bool) -> None:
     a, b = hosts
-    install(hosts)
+    if udp:
+        a.attach(host=A)
+        b.attach(host=B)
+    install(hosts, mode=mode, udp=udp)
     b.udp_echo(host=B, port=7)
     assert a.udp_ask(to=B, port=7, octets=6000) == [B, 6000, A]
-    assert a.query()["packets_out"] == 5
+    assert (a.query()["packets_out"], a.query()["packets_in"]) == (packets, packets)
 
 
 @pytest.mark.req("rfc7296-s2.23-06")

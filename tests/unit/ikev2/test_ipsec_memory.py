@@ -17,6 +17,7 @@ from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import BackendError
 from ikev2.ipsec.backend import Bypass, DropReason, Expire
 from ikev2.ipsec.esp import OutboundEspSa
+from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
 from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork, esp_of, outer_packet
 from ikev2.ipsec.sad import Engine
@@ -96,9 +97,8 @@ def test_a_transport_header_stays_but_for_protocol_length_and_checksum(world: Wo
     assert world.at_b == [packet]
 
 
-def test_transport_mode_takes_options_along_and_refuses_fragments(world: World) -> None:
-    of_a, of_b = child_pair(mode=Mode.TRANSPORT)
-    world.install((of_a, of_b))
+def test_transport_mode_takes_options_along(world: World) -> None:
+    world.install(child_pair(mode=Mode.TRANSPORT))
     plain = udp_packet()
     head = bytearray(b"\x46" + plain[1:20] + b"\x01\x01\x01\x00")
     head[2:4] = (len(plain) + 4).to_bytes(2, "big")
@@ -107,9 +107,24 @@ def test_transport_mode_takes_options_along_and_refuses_fragments(world: World) 
     packet = bytes(head) + plain[20:]
     world.a.send_packet(packet)
     assert world.at_b == [packet]
-    world.a.send_packet(udp_packet(flags=0x2000))
-    assert world.a.query(of_a).errors == {DropReason.FRAGMENT: 1}
-    assert len(world.seen) == 1
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_fragments_pass_a_tunnel_as_they_are_and_transport_mode_put_together(world: World, mode: Mode) -> None:
+    world.install(child_pair(mode=mode))
+    packet = udp_packet(data=bytes(3000))
+    pieces = fragments(packet, 1500)
+    for piece in pieces:
+        world.a.send_packet(piece)
+    assert world.at_b == (pieces if mode is Mode.TUNNEL else [packet])
+
+
+def test_a_selector_with_ports_gets_fragments_put_together(world: World) -> None:
+    world.install(child_pair(ts_b=(TrafficSelector.from_network("192.0.2.2/32", UDP, 7, 7),)))
+    packet = udp_packet(data=bytes(3000))
+    for piece in reversed(fragments(packet, 576)):
+        world.a.send_packet(piece)
+    assert world.at_b == [packet]
 
 
 @pytest.mark.parametrize(
@@ -359,7 +374,7 @@ def test_transport_mode_through_a_nat_puts_the_checksum_right(world: World) -> N
     result = engine_a.protect(packet)
     assert result is not None
     translated = build_header(bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2)), UDP, 8)
-    found = esp_of(outer_packet(*result, packet))
+    found = esp_of(outer_packet(*result))
     assert found is not None
     arrived = engine_b.unprotect(found[0], header=translated)
     assert arrived is not None

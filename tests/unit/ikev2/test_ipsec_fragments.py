@@ -1,0 +1,68 @@
+"""Fragments: cut, put together in any order, and what does not fit together."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from esp_support import udp_packet
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ikev2.ipsec.fragments import Reassembler, fragments
+from ikev2.ipsec.ipv4 import MalformedPacket, ones_complement_sum
+
+
+@given(st.integers(1, 5000), st.integers(28, 1600), st.randoms(use_true_random=False))
+def test_what_is_cut_is_put_together_in_any_order(octets: int, mtu: int, rng: random.Random) -> None:
+    packet = udp_packet(data=rng.randbytes(octets))
+    pieces = fragments(packet, mtu)
+    assert all(len(piece) <= mtu and ones_complement_sum(piece[:20]) == 0xFFFF for piece in pieces)
+    rng.shuffle(pieces)
+    reassembler = Reassembler()
+    assert [reassembler.add(piece) for piece in pieces] == [None] * (len(pieces) - 1) + [packet]
+
+
+def test_fragments_are_cut_again() -> None:
+    packet = udp_packet(data=bytes(range(256)) * 10)
+    twice = [small for large in fragments(packet, 1000) for small in fragments(large, 300)]
+    reassembler = Reassembler()
+    assert [reassembler.add(piece) for piece in twice][-1] == packet
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 40), st.booleans()), max_size=12))
+def test_pieces_that_overlap_make_no_datagram(pieces: list[tuple[int, int, bool]]) -> None:
+    reassembler = Reassembler()
+    covered: set[int] = set()
+    for offset, octets, more in pieces:
+        field = offset | (0x2000 if more else 0)
+        packet = udp_packet(data=bytes(40), flags=field)[: 20 + octets]
+        packet = packet[:2] + len(packet).to_bytes(2, "big") + packet[4:]
+        span = set(range(8 * offset, 8 * offset + octets))
+        try:
+            whole = reassembler.add(packet)
+        except MalformedPacket:
+            covered.clear()
+            continue
+        if whole is not None:
+            assert not span & covered
+            assert covered | span == set(range(len(whole) - 20))
+            covered.clear()
+        else:
+            covered |= span
+
+
+def test_only_so_many_unfinished_datagrams_are_kept() -> None:
+    reassembler = Reassembler(limit=4)
+    pieces = [fragments(udp_packet(source=f"192.0.2.{n}", data=bytes(112)), 76) for n in range(1, 6)]
+    for first, _, _ in pieces:
+        assert reassembler.add(first) is None
+    assert reassembler.given_up == 1
+    assert reassembler.add(pieces[4][1]) is None
+    assert reassembler.add(pieces[4][2]) is not None
+    assert [reassembler.add(piece) for piece in pieces[0][1:]] == [None, None]
+
+
+def test_an_mtu_without_room_is_refused() -> None:
+    with pytest.raises(MalformedPacket):
+        fragments(udp_packet(), 27)
