@@ -93,7 +93,7 @@ def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) ->
     )
 
 
-def ones_complement_sum(octets: bytes | memoryview) -> int:
+def ones_complement_sum(octets: bytes | bytearray | memoryview) -> int:
     """The 16-bit one's complement sum, an odd octet padded with zero. RFC 1071."""
     if len(octets) & 1:
         octets = bytes(octets) + b"\0"
