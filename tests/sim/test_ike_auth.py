@@ -446,6 +446,17 @@ def test_both_ends_begin_at_once_and_neither_drops_what_the_other_keeps() -> Non
     assert len(a.installed) == len(b.installed) == 2
 
 
+def test_initial_contact_that_arrives_late_spares_what_came_up_meanwhile() -> None:
+    """A says INITIAL_CONTACT, the network holds it back, B brings up another SA before it arrives."""
+    network, a, b = pair(link=lambda sent: (3.0,) if sent.number == 2 else (0.01,))
+    a.manager.initiate("lab", None, a.address, 0.0)
+    network.run(0.025)
+    b.manager.initiate("lab", None, b.address, network.now)
+    network.run()
+    assert {sa.spi_i for sa in a.manager.sas} == {sa.spi_i for sa in b.manager.sas}
+    assert len(a.manager.sas) == 2
+
+
 # --- suites ---------------------------------------------------------------------------------------------------------
 
 

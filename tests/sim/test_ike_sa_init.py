@@ -213,7 +213,7 @@ def test_retransmission_times_grow_exponentially() -> None:
 FORGED_RESPONSES = [
     (
         "group that was not proposed",
-        (Notify(NotifyType.INVALID_KE_PAYLOAD, int(KeId.MODP_1024).to_bytes(2, "big")),),
+        (Notify(NotifyType.INVALID_KE_PAYLOAD, int(KeId.MODP_2048).to_bytes(2, "big")),),
     ),
     ("group in hand", (Notify(NotifyType.INVALID_KE_PAYLOAD, int(KeId.CURVE25519).to_bytes(2, "big")),)),
     ("empty", ()),
@@ -438,3 +438,29 @@ def test_established_event_only_comes_after_both_proofs() -> None:
     network, a, b = pair(b={"psk": SecretOctets("PSK", b"another")})
     up(network, a)
     assert a.of(IkeSaEstablished) == b.of(IkeSaEstablished) == []
+
+
+def test_cookie_that_comes_twice_makes_one_more_request() -> None:
+    """The network doubles every datagram: each IKE_SA_INIT request still goes out once."""
+    network, a, b = pair(limits=ALWAYS_COOKIES, link=lambda sent: (0.01, 0.011))
+    up(network, a)
+    assert_joined(a, b)
+    of_a = [sent for sent in network.sent if sent.sender is a and sent.datagram.data[18] == INIT]
+    assert len(of_a) == 2
+
+
+@pytest.mark.parametrize("change", [-1, 1])
+def test_public_value_of_a_wrong_length_is_invalid_syntax_and_leaves_nothing(change: int) -> None:
+    network, a, b = pair()
+    a.manager.initiate("lab", None, a.address, 0.0)
+    (datagram,) = a.manager.datagrams_to_send()
+    message = parse(datagram)
+    payloads = tuple(
+        Ke(payload.group, (payload.data + b"x")[: len(payload.data) + change])
+        if isinstance(payload, Ke)
+        else payload
+        for payload in message.payloads
+    )
+    give(network, b, Message(message.header, payloads).encode(), a.address)
+    assert notify_types(parse(last_sent(network)).payloads) == [NotifyType.INVALID_SYNTAX]
+    assert b.manager.remembered == 0

@@ -472,3 +472,34 @@ def test_ke_payload_out_of_place_in_informational_is_malformed() -> None:
 
     network, a, b = connected()
     assert notify_types(ask(network, a, b, Ke(KeId.CURVE25519, bytes(32)))) == [NotifyType.INVALID_SYNTAX]
+
+
+def test_old_response_is_no_answer_to_a_new_request() -> None:
+    network, a, b = connected()
+    a.manager.check_liveness(a.sa, network.now)
+    network.run(network.now + 1)
+    old = last_sent(network)
+    network.link = lambda sent: ()
+    (child,) = a.installed.values()
+    a.manager.delete_child(child, network.now)
+    network.flush(a)
+    in_flight = a.sa.requests.in_flight
+    give(network, a, old.data, b.address)
+    assert a.sa.requests.in_flight is in_flight
+    assert child.spi_in in a.installed
+
+
+@pytest.mark.req("rfc7296-s3.1-17", "rfc7296-s3.1-18")
+def test_messages_that_are_reflected_are_not_taken() -> None:
+    """The Initiator flag says whose they are: our own come back and change nothing."""
+    network, a, b = connected()
+    for host in (a, b):
+        host.manager.check_liveness(host.sa, network.now)
+        (request,) = host.manager.datagrams_to_send()
+        before = snapshot(host)
+        assert bool(request.data[19] & 0x08) is (host is a)
+        host.sa.responses.expected_id = request.data[23]
+        host.sa.receive_datagram(request.data, host.address, request.remote, network.now)
+        assert host.sa.dropped == 1
+        host.sa.responses.expected_id = before[4]  # type: ignore[assignment]
+        assert snapshot(host) == before

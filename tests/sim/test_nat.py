@@ -184,3 +184,15 @@ def test_transport_mode_with_more_than_one_address_is_unacceptable() -> None:
     up(network, a)
     assert a.installed == b.installed == {}
     assert_joined(a, b)
+
+
+@pytest.mark.req("rfc7296-s2.23-19")
+def test_with_a_nat_on_both_sides_nobody_follows() -> None:
+    network, a, b, nat = behind_nat()
+    up(network, a, until=5.0)
+    b.sa.nat = replace(b.sa.nat, local=True)
+    nat.offset = 30000
+    a.manager.check_liveness(a.sa, network.now)
+    network.run(10.0)
+    assert b.sa.remote == Address(PUBLIC, 24500)
+    assert b.of(ChildSaMoved) == []
