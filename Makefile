@@ -13,12 +13,16 @@ help:
 setup: $(VENV)/.ready ## the virtual environment with everything the commands and tests need
 
 $(VENV)/.ready: pyproject.toml tools/setup.sh
+	@sh tools/setup.sh venv "$(VENV)" "$(PYTHON)" --group dev
+	@touch $@ $(VENV)/.ready-run
+
+$(VENV)/.ready-run: pyproject.toml tools/setup.sh
 	@sh tools/setup.sh venv "$(VENV)" "$(PYTHON)"
 	@touch $@
 
 demo: ## two hosts, an IKE SA, three measurements and a refusal (DEMO_OPTIONS="--mode transport")
 	@sh tools/setup.sh demo
-	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory $(VENV)/.ready-run
 	@$(BIN)/ippm-ipsec demo --report "$(DEMO_REPORT)" $(DEMO_OPTIONS)
 
 test: ## everything that proves it (installs Debian packages only as root and only if missing)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # What `make` needs before it can run: Debian packages (only as root, only missing ones) and a virtual environment.
 #   setup.sh demo | test          the Debian packages of that target
-#   setup.sh venv DIR PYTHON      the virtual environment
+#   setup.sh venv DIR PYTHON [PIP OPTION...]      the virtual environment
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -40,17 +40,22 @@ packages() {
 
 venv() {
     directory=$1 python=$2
+    shift 2
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
         || { echo "setup: $python is older than Python 3.11; give another with make PYTHON=..." >&2; exit 1; }
     echo "setup: virtual environment in $directory"
-    [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
+    if [ ! -x "$directory/bin/python" ] && ! "$python" -m venv "$directory" >/dev/null; then
+        rm -rf "$directory"
+        echo "setup: $python cannot make a virtual environment; as root: apt-get install python3-venv" >&2
+        exit 1
+    fi
     "$directory/bin/python" -m pip install -q --disable-pip-version-check -U "pip>=25.1"
-    "$directory/bin/python" -m pip install -q --disable-pip-version-check -e . --group dev
+    "$directory/bin/python" -m pip install -q --disable-pip-version-check -e . "$@"
 }
 
 case ${1:-} in
     demo) packages $DEMO_PACKAGES ;;
     test) packages $TEST_PACKAGES ;;
-    venv) venv "$2" "$3" ;;
-    *) echo "usage: setup.sh demo | test | venv DIR PYTHON" >&2; exit 2 ;;
+    venv) shift; venv "$@" ;;
+    *) echo "usage: setup.sh demo | test | venv DIR PYTHON [PIP OPTION...]" >&2; exit 2 ;;
 esac
