@@ -97,7 +97,7 @@ def ones_complement_sum(octets: bytes | bytearray | memoryview) -> int:
     """The 16-bit one's complement sum, an odd octet padded with zero. RFC 1071."""
     if len(octets) & 1:
         octets = bytes(octets) + b"\0"
-    total = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
+    total: int = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
