@@ -30,8 +30,8 @@ def test_unpack_reads_a_whole_layout_or_nothing() -> None:
 
 
 def test_unpack_stops_at_the_end_of_a_restriction() -> None:
-    cursor = Cursor(bytes(8))
-    with pytest.raises(InvalidSyntax), cursor.restrict_to(2) as inner:
+    inner = Cursor(bytes(8)).restrict_to(2).__enter__()
+    with pytest.raises(InvalidSyntax):
         inner.unpack(struct.Struct("!BH"))
 
 

@@ -264,6 +264,7 @@ def test_the_first_fragment_alone_names_the_first_inner_payload() -> None:
 def test_the_header_of_a_fragment_is_the_messages_but_for_next_payload_and_length() -> None:
     header = Header.to_send(SPI_I, b"r" * 8, ExchangeType.IKE_AUTH, 77, is_initiator=True, is_response=True)
     whole = sealed_prefix(header, Encrypted(PayloadType.IDi, b""), 1000)
+    assert whole[:16] + whole[17:24] == header.encode()[:16] + header.encode()[17:24]
     for number in (1, 2, 3):
         first = PayloadType.IDi if number == 1 else PayloadType.NO_NEXT_PAYLOAD
         fragment = sealed_prefix(header, EncryptedFragment(first, number, 3, b""), 400)

@@ -219,6 +219,7 @@ INCONSISTENT = {
     "the last transform says that more follow": sa_octets("00000010 01010001", "03000008 01000003"),
     "a transform that says a proposal follows": sa_octets("00000018 01010002", "02000008 01000003", ENCR_ONLY),
     "a transform of seven octets": sa_octets("0000000f 01010001", "00000007 010000"),
+    "a transform length below its header": sa_octets("00000010 01010001", "00000007 01000003"),
     "a transform longer than its proposal": sa_octets("00000010 01010001", "00000009 01000003"),
     "an attribute that ends in its type": sa_octets("00000012 01010001", "0000000a 0100000c 800e"),
     "an attribute that ends in its value": sa_octets("00000013 01010001", "0000000b 0100000c 800e 00"),
@@ -232,6 +233,17 @@ INCONSISTENT = {
 def test_lengths_counts_and_markers_have_to_agree(name: str) -> None:
     assert parse(CONSISTENT).proposals[0].number == 1
     refused(INCONSISTENT[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a proposal length below its header", "a proposal of 4 octets in SA at octet 6"),
+        ("a transform length below its header", "a transform of 7 octets in SA at octet 14"),
+    ],
+)
+def test_a_length_below_its_own_header_is_named(name: str, text: str) -> None:
+    assert str(refused(INCONSISTENT[name])) == text
 
 
 def test_an_error_names_the_octet_of_the_message() -> None:
