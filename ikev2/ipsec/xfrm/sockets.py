@@ -20,7 +20,7 @@ from ikev2.ipsec.xfrm.uapi import (
 def accept_esp_in_udp(sock: socket.socket) -> None:
     """ESP in the socket's datagrams goes to the kernel's SAs; what has the non-ESP marker stays ours.
 
-    RFC 3948 sections 2.2 and 3.1. rfc7296-s2.23-06
+    RFC 3948 sections 2.2 and 3.1.
     """
     try:
         sock.setsockopt(socket.IPPROTO_UDP, UDP_ENCAP, UDP_ENCAP_ESPINUDP)

@@ -1,0 +1,239 @@
+"""The xfrm backend against this machine's own kernel, in a namespace; without ESP it has SPIs and policies only."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ikev2.errors import BackendError
+from ikev2.io.netns import Namespace
+from ikev2.ipsec.backend import Bypass
+from ikev2.ipsec.dry_run import DryRunBackend
+from ikev2.ipsec.xfrm import plan, words
+from ikev2.ipsec.xfrm.backend import XfrmBackend
+from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
+from ikev2.ipsec.xfrm.messages import Policy
+from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
+from ikev2.ipsec.xfrm.structs import SaId
+from ikev2.ipsec.xfrm.uapi import UDP_ENCAP
+from interop.lab.netns import why_no_namespaces
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests/unit/ikev2"))
+
+from xfrm_support import ADDRESS_A, ADDRESS_B, child_pair  # noqa: E402
+
+
+def why_no_xfrm() -> str | None:
+    if (reason := why_no_namespaces()) is not None:
+        return reason
+    try:
+        with Namespace("probe") as namespace:
+            namespace.call(XfrmSocket).close()
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+pytestmark = [pytest.mark.netns, pytest.mark.skipif(why_no_xfrm() is not None, reason=f"{why_no_xfrm()}")]
+BYPASS = Bypass(17, (18688, 18751), ADDRESS_A, ADDRESS_B)
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    with Namespace("xfrm") as made:
+        yield made
+
+
+@pytest.fixture
+def kernel(namespace: Namespace) -> Iterator[XfrmSocket]:
+    with namespace.call(XfrmSocket) as opened:
+        yield opened
+
+
+@pytest.fixture
+def backend(namespace: Namespace, kernel: XfrmSocket, tmp_path: Path) -> Iterator[XfrmBackend]:
+    opened = XfrmBackend(tmp_path)
+    namespace.call(opened.open)
+    yield opened
+    namespace.call(opened.close)
+    assert kernel.dump_sas() == []
+    assert kernel.dump_policies() == []
+    assert not list(tmp_path.iterdir())
+
+
+def bare(policy: Policy) -> tuple[object, ...]:
+    info = policy.info
+    return info.selector, info.direction, info.priority, info.action, policy.templates
+
+
+def test_the_kernel_gives_an_spi_and_a_larval_sa(backend: XfrmBackend, kernel: XfrmSocket) -> None:
+    spi = backend.allocate_spi(ADDRESS_A, ADDRESS_B)
+    assert spi > 255
+    (larval,) = kernel.dump_sas()
+    assert (larval.info.spi, str(larval.info.source), str(larval.info.destination)) == (spi, ADDRESS_B, ADDRESS_A)
+    assert plan.instance_of_reqid(larval.info.reqid) == backend.instance
+    assert kernel.get_sa(larval.info.id) == larval
+    assert backend.allocate_spi("2001:db8::1", "2001:db8::2") != spi
+
+
+def test_bypass_policies_come_back_from_the_kernel_as_they_went(backend: XfrmBackend, kernel: XfrmSocket) -> None:
+    backend.add_bypass(BYPASS)
+    wanted = plan.measurement_bypass(BYPASS, plan.bypass_priority(backend.instance))
+    assert {bare(policy) for policy in kernel.dump_policies()} == {bare(policy) for policy in wanted}
+    backend.remove_bypass(BYPASS)
+    assert kernel.dump_policies() == []
+
+
+def test_child_policies_come_back_from_the_kernel_as_they_went(namespace: Namespace, kernel: XfrmSocket) -> None:
+    policies = plan.plan_child(child_pair()[0], plan.kernel_reqid(0, 1)).policies
+    for policy in policies:
+        kernel.new_policy(policy)
+    assert {bare(policy) for policy in kernel.dump_policies()} == {bare(policy) for policy in policies}
+    with pytest.raises(XfrmError, match="somebody else"):
+        kernel.new_policy(policies[0])
+    moved = replace(policies[2], templates=(replace(policies[2].templates[0], spi=0x999),))
+    kernel.update_policy(moved)
+    assert bare(kernel.get_policy(moved.id)) == bare(moved)
+    kernel.flush_policies()
+    assert kernel.dump_policies() == []
+
+
+def test_ip_xfrm_makes_the_same_policies_of_our_words(namespace: Namespace, kernel: XfrmSocket) -> None:
+    policies = plan.plan_child(child_pair()[0], plan.kernel_reqid(0, 1)).policies
+    policies += plan.ike_bypass(ADDRESS_A, ADDRESS_B, (500, 4500), 0x7700)
+    policies += plan.ike_bypass("2001:db8::1", "2001:db8::2", (500,), 0x7700)
+    for policy in policies:
+        namespace.run(["sh", "-c", words.policy_words(policy)], check=True)
+    assert {bare(policy) for policy in kernel.dump_policies()} == {bare(policy) for policy in policies}
+    for policy in policies:
+        namespace.run(["sh", "-c", words.policy_id_words(policy.id)], check=True)
+    assert kernel.dump_policies() == []
+
+
+def test_the_kernel_takes_the_octets_of_a_dry_run(namespace: Namespace, kernel: XfrmSocket) -> None:
+    said: list[str] = []
+    dry = DryRunBackend(said.append)
+    dry.add_bypass(BYPASS)
+
+    def send() -> None:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_XFRM) as raw:
+            for line in "".join(said).splitlines():
+                if line.startswith("  netlink "):
+                    raw.send(bytes.fromhex(line.split()[1]))
+                    raw.recv(4096)
+
+    namespace.call(send)
+    wanted = plan.measurement_bypass(BYPASS, plan.bypass_priority(0))
+    assert {bare(policy) for policy in kernel.dump_policies()} == {bare(policy) for policy in wanted}
+
+
+def test_a_kernel_without_esp_says_so_and_keeps_nothing(backend: XfrmBackend, kernel: XfrmSocket) -> None:
+    child = replace(child_pair("aes128-sha256")[0], spi_in=backend.allocate_spi(ADDRESS_A, ADDRESS_B))
+    refusal = None
+    try:
+        backend.install(child)
+    except BackendError as error:
+        refusal = str(error)
+    if refusal is None:
+        pytest.skip("this kernel has ESP: see tests/uml for what it does with it")
+    assert "no ESP" in refusal
+    assert kernel.dump_sas() == []
+    assert kernel.dump_policies() == []
+
+
+def test_the_probe_says_what_an_install_would_say_and_leaves_nothing(
+    namespace: Namespace, kernel: XfrmSocket, backend: XfrmBackend
+) -> None:
+    found = namespace.call(XfrmBackend.probe)
+    try:
+        backend.install(child_pair("aes128-sha256")[0])
+    except BackendError:
+        assert not found.ok
+        assert "no ESP" in found.reason
+    else:
+        assert found.ok
+        backend.delete(child_pair("aes128-sha256")[0])
+    assert kernel.dump_sas() == []
+
+
+def test_absent_things_are_refused_in_sentences(namespace: Namespace, kernel: XfrmSocket) -> None:
+    absent = plan.plan_child(child_pair()[0], 1)
+    with pytest.raises(XfrmError, match="no such SA"):
+        kernel.get_sa(absent.inbound.info.id)
+    with pytest.raises(XfrmError, match="no such SA"):
+        kernel.delete_sa(SaId(absent.inbound.info.destination, 0x777))
+    with pytest.raises(XfrmError, match="no such policy"):
+        kernel.delete_policy(absent.policies[0].id)
+    kernel.flush_sas()
+
+
+def test_ike_sockets_are_exempt_and_the_second_takes_esp_in_udp(namespace: Namespace, kernel: XfrmSocket) -> None:
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+
+        def make(family: socket.AddressFamily = family, address: str = address) -> socket.socket:
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+            sock.bind((address, 0))
+            return sock
+
+        with namespace.call(make) as sock:
+            exempt_from_policies(sock)
+            accept_esp_in_udp(sock)
+            assert sock.getsockopt(socket.IPPROTO_UDP, UDP_ENCAP) == 2
+        assert kernel.dump_policies() == [], "policies of sockets are not listed"
+
+
+CRASHING = """
+import sys
+from pathlib import Path
+from ikev2.ipsec.backend import Bypass
+from ikev2.ipsec.xfrm.backend import XfrmBackend
+backend = XfrmBackend(Path(sys.argv[1]))
+backend.open()
+backend.allocate_spi("192.0.2.1", "192.0.2.2")
+backend.add_bypass(Bypass(17, (18688, 18751), "192.0.2.1", "192.0.2.2"))
+print(backend.instance, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_process_is_cleaned_after_but_not_while_it_lives(
+    namespace: Namespace, kernel: XfrmSocket, tmp_path: Path
+) -> None:
+    process = namespace.popen(
+        [sys.executable, "-c", CRASHING, str(tmp_path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "0\n"
+    backend = XfrmBackend(tmp_path)
+    namespace.call(backend.open)
+    assert backend.instance == 1
+    assert (len(kernel.dump_sas()), len(kernel.dump_policies())) == (1, 4)
+    namespace.call(backend.close)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (len(kernel.dump_sas()), len(kernel.dump_policies())) == (1, 4)
+    namespace.call(backend.open)
+    assert (kernel.dump_sas(), kernel.dump_policies(), backend.instance) == ([], [], 0)
+    namespace.call(backend.close)
+
+
+def test_without_the_capability_the_sentence_says_so() -> None:
+    argv = [
+        sys.executable,
+        "-c",
+        "from ikev2.ipsec.xfrm.backend import XfrmBackend; print(XfrmBackend.probe().reason)",
+    ]
+    drop = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    done = subprocess.run([*drop, *argv], capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode != 0 and "setpriv" in done.stderr:
+        pytest.skip(f"capabilities cannot be dropped here: {done.stderr.strip()}")
+    assert "CAP_NET_ADMIN" in done.stdout

@@ -1,0 +1,437 @@
+"""The xfrm backend over a kernel made of dictionaries: what is left when any single request fails, above all."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from xfrm_support import child_pair
+
+from ikev2.core.types import Mode
+from ikev2.errors import BackendError, ConfigurationError, LocalProtocolError
+from ikev2.ipsec import probe
+from ikev2.ipsec.backend import Bypass, ProbeResult
+from ikev2.ipsec.dry_run import DryRunBackend
+from ikev2.ipsec.memory import MemoryBackend
+from ikev2.ipsec.xfrm import backend as backend_module
+from ikev2.ipsec.xfrm import plan
+from ikev2.ipsec.xfrm.backend import XfrmBackend
+from ikev2.ipsec.xfrm.cleaner import remove_leftovers
+from ikev2.ipsec.xfrm.kernel import XfrmError, sentence
+from ikev2.ipsec.xfrm.messages import NetlinkMessage, Policy, Sa, SpiRequest, parse_messages
+from ikev2.ipsec.xfrm.state import InstanceLock, StateFile
+from ikev2.ipsec.xfrm.structs import PolicyId, SaId
+from ikev2.ipsec.xfrm.uapi import PolicyDirection, XfrmMsg
+
+BYPASS = Bypass(17, (18688, 18751), "192.0.2.1", "192.0.2.2")
+
+
+class FakeKernel:
+    """Behaves as the kernel does where the backend depends on it. `fail_at` refuses the n-th change."""
+
+    def __init__(self) -> None:
+        self.sas: dict[SaId, Sa] = {}
+        self.larval: set[SaId] = set()
+        self.policies: dict[PolicyId, Policy] = {}
+        self.changes = 0
+        self.fail_at: int | None = None
+
+    def __call__(self, groups: int = 0) -> FakeKernel:
+        return self
+
+    def close(self) -> None:
+        pass
+
+    def fileno(self) -> int:
+        return -1
+
+    def receive_notices(self) -> list[NetlinkMessage]:
+        return []
+
+    def _change(self, operation: XfrmMsg, number: int = 0) -> None:
+        self.changes += 1
+        if self.changes == self.fail_at:
+            number = errno.ENOBUFS
+        if number:
+            raise XfrmError(sentence(operation, number), number)
+
+    def allocate_spi(self, request: SpiRequest) -> Sa:
+        self._change(XfrmMsg.ALLOCSPI)
+        sa = Sa(replace(request.info, spi=0xABC000 + self.changes))
+        self.sas[sa.info.id] = sa
+        self.larval.add(sa.info.id)
+        return sa
+
+    def new_sa(self, sa: Sa) -> None:
+        self._change(XfrmMsg.NEWSA, errno.EEXIST if sa.info.id in self.sas else 0)
+        self.sas[sa.info.id] = sa
+
+    def update_sa(self, sa: Sa) -> None:
+        self._change(XfrmMsg.UPDSA, 0 if sa.info.id in self.sas else errno.ESRCH)
+        self.sas[sa.info.id] = sa
+        self.larval.discard(sa.info.id)
+
+    def delete_sa(self, sa_id: SaId) -> None:
+        if self.sas.pop(sa_id, None) is None:
+            raise XfrmError("", errno.ESRCH)
+
+    def get_sa(self, sa_id: SaId) -> Sa:
+        if sa_id not in self.sas:
+            raise XfrmError("", errno.ESRCH)
+        return self.sas[sa_id]
+
+    def dump_sas(self) -> list[Sa]:
+        return list(self.sas.values())
+
+    def new_policy(self, policy: Policy) -> None:
+        self._change(XfrmMsg.NEWPOLICY, errno.EEXIST if policy.id in self.policies else 0)
+        self.policies[policy.id] = policy
+
+    def update_policy(self, policy: Policy) -> None:
+        self._change(XfrmMsg.UPDPOLICY)
+        self.policies[policy.id] = policy
+
+    def delete_policy(self, policy_id: PolicyId) -> None:
+        if self.policies.pop(policy_id, None) is None:
+            raise XfrmError("", errno.ENOENT)
+
+    def get_policy(self, policy_id: PolicyId) -> Policy:
+        if policy_id not in self.policies:
+            raise XfrmError("", errno.ENOENT)
+        return self.policies[policy_id]
+
+    def dump_policies(self) -> list[Policy]:
+        return list(self.policies.values())
+
+    @property
+    def everything(self) -> tuple[dict[SaId, Sa], dict[PolicyId, Policy]]:
+        return dict(self.sas), dict(self.policies)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> FakeKernel:
+    fake = FakeKernel()
+    monkeypatch.setattr(backend_module, "XfrmSocket", fake)
+    return fake
+
+
+@pytest.fixture
+def backend(kernel: FakeKernel, tmp_path: Path) -> Iterator[XfrmBackend]:
+    opened = XfrmBackend(tmp_path)
+    opened.open()
+    yield opened
+    opened.close()
+    assert kernel.everything == ({}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def outbound_spi(kernel: FakeKernel) -> int:
+    (policy,) = (p for p in kernel.policies.values() if p.info.direction is PolicyDirection.OUT and not p.is_bypass)
+    return policy.templates[0].spi
+
+
+def test_a_larval_sa_is_completed(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    spi = backend.allocate_spi("192.0.2.1", "192.0.2.2")
+    child = replace(child_pair()[0], spi_in=spi)
+    (larval,) = kernel.larval
+    backend.install(child)
+    assert not kernel.larval
+    assert kernel.sas[larval].aead is not None
+
+
+def test_a_larval_sa_that_timed_out_is_made_anew(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    child = replace(child_pair()[0], spi_in=backend.allocate_spi("192.0.2.1", "192.0.2.2"))
+    kernel.sas.clear()
+    backend.install(child)
+    assert {sa.info.spi for sa in kernel.sas.values()} == {child.spi_in, child.spi_out}
+
+
+def test_deleting_a_child_that_was_never_installed_gives_its_spi_back(
+    backend: XfrmBackend, kernel: FakeKernel
+) -> None:
+    child = replace(child_pair()[0], spi_in=backend.allocate_spi("192.0.2.1", "192.0.2.2"))
+    backend.delete(child)
+    assert kernel.everything == ({}, {})
+    backend.delete(child)
+
+
+def test_a_failed_install_leaves_nothing_whichever_request_fails(kernel: FakeKernel, backend: XfrmBackend) -> None:
+    first = child_pair()[0]
+    backend.install(first)
+    before, start = kernel.everything, kernel.changes
+    other = replace(child_pair(seed=5)[0], spi_out=0x2000B, reqid=2)
+    failures = 0
+    while True:
+        child = replace(other, spi_in=backend.allocate_spi(other.local, other.remote))
+        kernel.fail_at = kernel.changes + 1 + failures
+        try:
+            backend.install(child)
+        except BackendError:
+            assert kernel.everything == before, f"after the failure of request {failures + 1}"
+            failures += 1
+            continue
+        break
+    kernel.fail_at = None
+    assert failures >= 5, "two SAs and three policies can fail"
+    assert kernel.changes > start
+    backend.delete(child)
+    assert kernel.everything == before
+
+
+def test_somebody_elses_policy_is_left_alone(backend: XfrmBackend, kernel: FakeKernel, tmp_path: Path) -> None:
+    child = child_pair()[0]
+    foreign = plan.plan_child(child, 12345).policies[1]
+    kernel.policies[foreign.id] = foreign
+    with pytest.raises(BackendError, match="somebody else"):
+        backend.install(child)
+    assert kernel.everything == ({}, {foreign.id: foreign})
+    assert not StateFile(next(tmp_path.iterdir())).entries
+    del kernel.policies[foreign.id]
+
+
+def test_policies_follow_the_newest_pair_and_fall_back_to_the_one_before(
+    backend: XfrmBackend, kernel: FakeKernel
+) -> None:
+    old = child_pair()[0]
+    new = replace(child_pair(seed=3)[0], spi_in=0x2000A, spi_out=0x2000B)
+    backend.install(old)
+    policies = set(kernel.policies)
+    backend.install(new)
+    assert set(kernel.policies) == policies
+    assert outbound_spi(kernel) == new.spi_out
+    backend.delete(new)
+    assert outbound_spi(kernel) == old.spi_out
+    backend.install(new)
+    backend.delete(old)
+    assert outbound_spi(kernel) == new.spi_out
+    backend.delete(new)
+    assert kernel.everything == ({}, {})
+
+
+def test_ike_passes_as_long_as_one_child_needs_it(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    one = child_pair()[0]
+    two = replace(child_pair(mode=Mode.TRANSPORT)[0], spi_in=0x2000A, spi_out=0x2000B)
+    backend.install(one)
+    bypasses = {policy.id for policy in kernel.policies.values() if policy.is_bypass}
+    assert len(bypasses) == 8
+    backend.install(two)
+    backend.delete(one)
+    assert bypasses <= set(kernel.policies)
+    backend.delete(two)
+    assert not kernel.policies
+
+
+def test_a_bypass_comes_once_and_goes_once(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    backend.add_bypass(BYPASS)
+    backend.add_bypass(BYPASS)
+    assert len(kernel.policies) == 4
+    backend.remove_bypass(BYPASS)
+    assert not kernel.policies
+    backend.remove_bypass(BYPASS)
+
+
+def test_a_pair_that_cannot_move_is_gone_and_nothing_of_it_is_left(
+    backend: XfrmBackend, kernel: FakeKernel
+) -> None:
+    child = child_pair()[0]
+    backend.install(child)
+    kernel.fail_at = kernel.changes + 2
+    with pytest.raises(BackendError):
+        backend.update_address(child, replace(child, local="192.0.2.11"))
+    assert kernel.everything == ({}, {})
+
+
+def test_using_it_wrongly_is_the_callers_mistake(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    child = child_pair()[0]
+    backend.install(child)
+    with pytest.raises(LocalProtocolError, match="already"):
+        backend.install(child)
+    with pytest.raises(LocalProtocolError, match="not installed"):
+        backend.update_address(replace(child, spi_in=9), child)
+    with pytest.raises(BackendError, match="not installed"):
+        backend.query(replace(child, spi_in=9))
+    with pytest.raises(LocalProtocolError, match="not open"):
+        XfrmBackend().allocate_spi("192.0.2.1", "192.0.2.2")
+    XfrmBackend().close()
+
+
+# -- crashes
+
+
+def crash(backend: XfrmBackend) -> None:
+    """What kill -9 does: descriptors close, nothing else happens."""
+    assert backend._lock is not None
+    backend._lock.release()
+
+
+def test_the_next_start_cleans_what_a_killed_one_left(kernel: FakeKernel, tmp_path: Path) -> None:
+    killed = XfrmBackend(tmp_path)
+    killed.open()
+    killed.allocate_spi("192.0.2.1", "192.0.2.2")
+    killed.install(child_pair()[0])
+    killed.add_bypass(BYPASS)
+    crash(killed)
+    assert kernel.sas
+    fresh = XfrmBackend(tmp_path)
+    fresh.open()
+    assert kernel.everything == ({}, {})
+    fresh.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_it_cleans_without_a_state_file_too(kernel: FakeKernel, tmp_path: Path) -> None:
+    killed = XfrmBackend(tmp_path)
+    killed.open()
+    killed.install(child_pair()[0])
+    killed.add_bypass(BYPASS)
+    number = killed.instance
+    crash(killed)
+    next(tmp_path.iterdir()).unlink()
+    assert remove_leftovers(kernel, tmp_path) == [number]  # type: ignore[arg-type]
+    assert kernel.everything == ({}, {})
+
+
+def test_a_living_one_is_not_cleaned_away(kernel: FakeKernel, tmp_path: Path) -> None:
+    living, second = XfrmBackend(tmp_path), XfrmBackend(tmp_path)
+    living.open()
+    living.install(child_pair()[0])
+    before = kernel.everything
+    second.open()
+    assert living.instance < second.instance
+    second.close()
+    assert kernel.everything == before
+    living.close()
+    assert kernel.everything == ({}, {})
+
+
+def test_a_state_file_does_not_condemn_what_another_daemon_took_over(kernel: FakeKernel, tmp_path: Path) -> None:
+    child = child_pair()[0]
+    killed = XfrmBackend(tmp_path)
+    killed.open()
+    killed.install(child)
+    crash(killed)
+    theirs = plan.plan_child(child, 12345)
+    kernel.sas[theirs.inbound.info.id] = theirs.inbound
+    kernel.policies[theirs.policies[0].id] = theirs.policies[0]
+    remove_leftovers(kernel, tmp_path)  # type: ignore[arg-type]
+    assert kernel.everything == (
+        {theirs.inbound.info.id: theirs.inbound},
+        {theirs.policies[0].id: theirs.policies[0]},
+    )
+
+
+def test_the_state_file_knows_at_least_what_the_kernel_has(
+    backend: XfrmBackend, kernel: FakeKernel, tmp_path: Path
+) -> None:
+    backend.install(child_pair()[0])
+    backend.add_bypass(BYPASS)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
+    text = path.read_text()
+    assert child_pair()[0].encr_key_in.octets.hex() not in text
+    known = {next(iter(json.loads(line)["add"].values())) for line in text.splitlines()}
+    assert {entry.encode().hex() for entry in (*kernel.sas, *kernel.policies)} <= known
+
+
+def test_a_torn_line_of_the_state_file_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "x.state"
+    sa_id = child_sa_id(7)
+    state = StateFile(path)
+    state.add(sa_id, child_sa_id(8))
+    state.drop(child_sa_id(8))
+    state.close(remove=False)
+    with path.open("a") as file:
+        file.write('{"add": {"sa": "c000\n{"add": {"sa": "zz"}}\n[]\n{"add": {"sa": "00"}}\n{"dro')
+    assert StateFile(path).entries == [sa_id]
+
+
+def child_sa_id(spi: int) -> SaId:
+    return replace(plan.plan_child(child_pair()[0], 1).inbound.info.id, spi=spi)
+
+
+def test_the_state_file_stays_small(tmp_path: Path) -> None:
+    state = StateFile(tmp_path / "x.state")
+    for spi in range(256, 3256):
+        state.add(child_sa_id(spi))
+        state.drop(child_sa_id(spi))
+    assert len(state.path.read_bytes().splitlines()) <= 520
+
+
+def test_an_instance_is_held_until_it_is_released() -> None:
+    first = InstanceLock.take_lowest()
+    assert InstanceLock.take(first.number) is None
+    second = InstanceLock.take_lowest()
+    assert second.number > first.number
+    number = first.number
+    first.release()
+    again = InstanceLock.take(number)
+    assert again is not None
+    again.release()
+    second.release()
+
+
+# -- dry run and choice
+
+
+def test_a_dry_run_says_what_the_kernel_would_get_without_the_keys() -> None:
+    said: list[str] = []
+    dry = DryRunBackend(said.append)
+    dry.open()
+    child = replace(child_pair(encap=True)[0], spi_in=dry.allocate_spi("192.0.2.1", "192.0.2.2"))
+    dry.install(child)
+    dry.add_bypass(BYPASS)
+    text = "".join(said)
+    assert "ip xfrm state allocspi src 192.0.2.2 dst 192.0.2.1 proto esp" in text
+    assert f"ip xfrm state update src 192.0.2.2 dst 192.0.2.1 proto esp spi {child.spi_in:#010x}" in text
+    assert "aead 'rfc4106(gcm(aes))' 0x" + "00" * 20 + " 128 encap espinudp 4500 4500" in text
+    assert "proto udp sport 18688 dir in priority 30464  # sport mask 0xffc0" in text
+    assert child.encr_key_in.octets.hex() not in text
+    lines = [line.split()[1] for line in text.splitlines() if line.startswith("  netlink")]
+    messages = [next(parse_messages(bytes.fromhex(line))) for line in lines]
+    assert [XfrmMsg(message.type).name for message in messages[:3]] == ["ALLOCSPI", "UPDSA", "NEWSA"]
+    assert {XfrmMsg(message.type).name for message in messages[3:]} == {"NEWPOLICY"}
+    assert Sa.parse(messages[1].body).info.spi == child.spi_in
+    said.clear()
+    dry.close()
+    gone = "".join(said)
+    assert gone.count("policy delete") == text.count("policy add")
+    assert gone.count("state delete") == 2
+
+
+def test_keys_are_shown_when_asked_for() -> None:
+    said: list[str] = []
+    child = child_pair()[0]
+    DryRunBackend(said.append, show_keys=True).install(child)
+    assert child.encr_key_in.octets.hex() in "".join(said)
+
+
+def results(**ok: bool) -> dict[str, ProbeResult]:
+    return {name: ProbeResult(name, good, f"because of {name}") for name, good in ok.items()}
+
+
+def test_auto_takes_the_first_that_serves_and_says_why() -> None:
+    found = results(xfrm=False, userspace=False, memory=True)
+    chosen, reason = probe.choose_backend(probe=found.__getitem__)
+    assert chosen is MemoryBackend
+    assert reason == "memory: because of memory; not xfrm: because of xfrm; not userspace: because of userspace"
+    chosen, reason = probe.choose_backend(probe=results(xfrm=True).__getitem__)
+    assert chosen is XfrmBackend
+    assert reason == "xfrm: because of xfrm"
+
+
+def test_a_named_backend_is_taken_or_refused_never_replaced() -> None:
+    with pytest.raises(BackendError, match="backend xfrm: because of xfrm"):
+        probe.choose_backend("xfrm", probe=results(xfrm=False, memory=True).__getitem__)
+    chosen, _ = probe.choose_backend("dry-run")
+    assert chosen is DryRunBackend
+    with pytest.raises(ConfigurationError, match="backend 'foo' does not exist: one of auto, xfrm"):
+        probe.choose_backend("foo")
+
+
+def test_no_backend_at_all_names_every_reason() -> None:
+    with pytest.raises(BackendError, match=r"because of xfrm.*because of userspace.*because of memory"):
+        probe.choose_backend(probe=results(xfrm=False, userspace=False, memory=False).__getitem__)
