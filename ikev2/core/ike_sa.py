@@ -41,7 +41,7 @@ from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
 from ikev2.core.observer import LoneObserver, Observer
 from ikev2.core.tracer import NullTracer, Tracer
-from ikev2.core.transitions import State
+from ikev2.core.transitions import TRANSITIONS, State
 from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
 from ikev2.core.window import MESSAGE_ID_LIMIT, Requests, Responses
 from ikev2.crypto.entropy import Entropy
@@ -359,7 +359,7 @@ class IkeSa:
         """The peer is authenticated."""
         self.established_at = now
         self.deadline = None
-        self.go(State.ESTABLISHED, "both ends are authenticated")
+        self.go(State.ESTABLISHED, TRANSITIONS[self.state, ExchangeType.IKE_AUTH, self.role].story)
         self.add_event(IkeSaEstablished(self.info()))
         self.observer.established(self, now, initial_contact=initial_contact)
 

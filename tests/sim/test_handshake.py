@@ -8,7 +8,6 @@ from sim.network import assert_joined, assert_nothing_left, connected, pair, up
 from ikev2.core.events import ChildSaDeleted, ChildSaReady, IkeSaDeleted, IkeSaEstablished, PeerAlive
 
 
-@pytest.mark.req("rfc7296-s1-01")
 def test_four_messages_make_an_ike_sa_and_a_child_sa() -> None:
     """HDR, SAi1, KEi, Ni --> <-- HDR, SAr1, KEr, Nr; HDR, SK {IDi, AUTH, SAi2, TSi, TSr} --> <-- ..."""
     network, a, b = pair()

@@ -200,7 +200,7 @@ def test_malformed_ike_auth_gets_invalid_syntax_alone_and_no_ike_sa(missing: typ
     assert b.manager.sas == []
 
 
-@pytest.mark.req("rfc7296-s1-02", "rfc7296-s1.4-01")
+@pytest.mark.req("rfc7296-s1-01", "rfc7296-s1-02", "rfc7296-s1.4-01")
 @pytest.mark.parametrize("exchange", [ExchangeType.INFORMATIONAL, ExchangeType.CREATE_CHILD_SA, ExchangeType(99)])
 def test_no_other_exchange_before_ike_auth_is_complete(exchange: ExchangeType) -> None:
     network, a, b, _ = half_open()
@@ -494,3 +494,21 @@ def test_one_of_several_proposals_is_chosen_with_one_transform_of_each_type() ->
     (chosen,) = sa.proposals
     assert chosen.number == 2
     assert len({transform.type for transform in chosen.transforms}) == len(chosen.transforms)
+
+
+@pytest.mark.req("rfc7296-s1-01")
+def test_no_other_exchange_before_ike_sa_init_is_complete() -> None:
+    network, a, b = pair(link=lambda sent: ())
+    sa = a.manager.initiate("lab", None, a.address, 0.0)
+    network.flush(a)
+    before = sa.requests.in_flight
+    for exchange in (ExchangeType.IKE_AUTH, ExchangeType.INFORMATIONAL, ExchangeType.CREATE_CHILD_SA):
+        for response in (False, True):
+            give(
+                network,
+                a,
+                clear_of(a, exchange, (Delete.ike(),), is_initiator=False, is_response=response),
+                b.address,
+            )
+    assert (sa.state, sa.requests.in_flight) == (State.INIT_SENT, before)
+    assert len(network.sent) == 1

@@ -101,7 +101,8 @@ def test_cookie_is_known_again_until_the_secret_has_changed_twice() -> None:
     assert younger[0] != cookie[0]
     assert jar.holds(cookie, b"n" * 32, A, SPI_I, 100.0)
     assert not jar.holds(cookie, b"n" * 32, A, SPI_I, 140.0)
-    assert not jar.holds(younger, b"n" * 32, A, SPI_I, 500.0)
+    idle = jar.bake(b"n" * 32, A, SPI_I, 1000.0)
+    assert not jar.holds(idle, b"n" * 32, A, SPI_I, 1121.0)
 
 
 @pytest.mark.parametrize("change", range(4))
