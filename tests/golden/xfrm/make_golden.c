@@ -24,99 +24,148 @@ static void address(xfrm_address_t *to, int family, const char *text)
 		exit(1);
 }
 
-static struct xfrm_lifetime_cfg forever(void)
+/* Everything below is static, thus zero with its padding, and filled field by field: a copied or initialized
+ * structure may have anything in its padding. */
+
+static void forever(struct xfrm_lifetime_cfg *lft)
 {
-	return (struct xfrm_lifetime_cfg){
-		.soft_byte_limit = XFRM_INF, .hard_byte_limit = XFRM_INF,
-		.soft_packet_limit = XFRM_INF, .hard_packet_limit = XFRM_INF,
-	};
+	lft->soft_byte_limit = lft->hard_byte_limit = XFRM_INF;
+	lft->soft_packet_limit = lft->hard_packet_limit = XFRM_INF;
 }
 
 /* UDP from 192.0.2.0/24, ports 18688-18751, to 198.51.100.7 port 862 */
-static struct xfrm_selector selector4(void)
+static void selector4(struct xfrm_selector *sel)
 {
-	struct xfrm_selector sel = {
-		.dport = htons(862), .dport_mask = htons(0xffff), .sport = htons(18688), .sport_mask = htons(0xffc0),
-		.family = AF_INET, .prefixlen_d = 32, .prefixlen_s = 24, .proto = 17,
-	};
-	address(&sel.daddr, AF_INET, "198.51.100.7");
-	address(&sel.saddr, AF_INET, "192.0.2.0");
-	return sel;
+	sel->dport = htons(862);
+	sel->dport_mask = htons(0xffff);
+	sel->sport = htons(18688);
+	sel->sport_mask = htons(0xffc0);
+	sel->family = AF_INET;
+	sel->prefixlen_d = 32;
+	sel->prefixlen_s = 24;
+	sel->proto = 17;
+	address(&sel->daddr, AF_INET, "198.51.100.7");
+	address(&sel->saddr, AF_INET, "192.0.2.0");
 }
 
-static struct xfrm_selector selector6(void)
+static void selector6(struct xfrm_selector *sel)
 {
-	struct xfrm_selector sel = { .family = AF_INET6, .prefixlen_d = 128, .prefixlen_s = 48 };
-	address(&sel.daddr, AF_INET6, "2001:db8::2");
-	address(&sel.saddr, AF_INET6, "2001:db8:1::");
-	return sel;
+	sel->family = AF_INET6;
+	sel->prefixlen_d = 128;
+	sel->prefixlen_s = 48;
+	address(&sel->daddr, AF_INET6, "2001:db8::2");
+	address(&sel->saddr, AF_INET6, "2001:db8:1::");
 }
 
-static struct xfrm_usersa_info sa4(void)
+static void sa4(struct xfrm_usersa_info *sa)
 {
-	struct xfrm_usersa_info sa = {
-		.lft = forever(), .reqid = 0x77050009, .family = AF_INET, .mode = XFRM_MODE_TUNNEL,
-		.flags = XFRM_STATE_AF_UNSPEC | XFRM_STATE_ESN, .seq = 5,
-		.curlft = { .bytes = 1000, .packets = 10, .add_time = 1700000000, .use_time = 1700000001 },
-		.stats = { .replay_window = 1, .replay = 2, .integrity_failed = 3 },
-	};
-	sa.id.spi = htonl(0xc0ffee01);
-	sa.id.proto = 50;
-	address(&sa.id.daddr, AF_INET, "192.0.2.2");
-	address(&sa.saddr, AF_INET, "192.0.2.1");
-	return sa;
+	forever(&sa->lft);
+	sa->reqid = 0x77050009;
+	sa->family = AF_INET;
+	sa->mode = XFRM_MODE_TUNNEL;
+	sa->flags = XFRM_STATE_AF_UNSPEC | XFRM_STATE_ESN;
+	sa->seq = 5;
+	sa->curlft.bytes = 1000;
+	sa->curlft.packets = 10;
+	sa->curlft.add_time = 1700000000;
+	sa->curlft.use_time = 1700000001;
+	sa->stats.replay_window = 1;
+	sa->stats.replay = 2;
+	sa->stats.integrity_failed = 3;
+	sa->id.spi = htonl(0xc0ffee01);
+	sa->id.proto = 50;
+	address(&sa->id.daddr, AF_INET, "192.0.2.2");
+	address(&sa->saddr, AF_INET, "192.0.2.1");
+}
+
+static void policy4(struct xfrm_userpolicy_info *policy)
+{
+	selector4(&policy->sel);
+	forever(&policy->lft);
+	policy->priority = 0x7705;
+	policy->index = 9;
+	policy->dir = XFRM_POLICY_OUT;
+	policy->action = XFRM_POLICY_ALLOW;
 }
 
 static void messages(void)
 {
-	struct xfrm_usersa_info sa = sa4();
+	static struct xfrm_usersa_info sa, sa6;
+	sa4(&sa);
 	show("usersa_info", &sa, sizeof sa);
-	struct xfrm_usersa_info sa6 = { .lft = forever(), .sel = selector6(), .reqid = 7, .family = AF_INET6,
-		.mode = XFRM_MODE_TRANSPORT, .replay_window = 32 };
+	forever(&sa6.lft);
+	selector6(&sa6.sel);
+	sa6.reqid = 7;
+	sa6.family = AF_INET6;
+	sa6.mode = XFRM_MODE_TRANSPORT;
+	sa6.replay_window = 32;
 	sa6.id.spi = htonl(0x100);
 	sa6.id.proto = 50;
 	address(&sa6.id.daddr, AF_INET6, "2001:db8::2");
 	address(&sa6.saddr, AF_INET6, "2001:db8::1");
 	show("usersa_info6", &sa6, sizeof sa6);
-	struct xfrm_usersa_id id = { .spi = htonl(0xc0ffee01), .family = AF_INET, .proto = 50 };
+	static struct xfrm_usersa_id id;
+	id.spi = htonl(0xc0ffee01);
+	id.family = AF_INET;
+	id.proto = 50;
 	address(&id.daddr, AF_INET, "192.0.2.2");
 	show("usersa_id", &id, sizeof id);
-	struct xfrm_userspi_info spi = { .info = sa4(), .min = 0x100, .max = 0xffffffff };
+	static struct xfrm_userspi_info spi;
+	sa4(&spi.info);
+	spi.min = 0x100;
+	spi.max = 0xffffffff;
 	show("userspi_info", &spi, sizeof spi);
-	struct xfrm_user_expire expire = { .state = sa4(), .hard = 1 };
+	static struct xfrm_user_expire expire;
+	sa4(&expire.state);
+	expire.hard = 1;
 	show("user_expire", &expire, sizeof expire);
-	struct xfrm_userpolicy_info policy = { .sel = selector4(), .lft = forever(), .priority = 0x7705, .index = 9,
-		.dir = XFRM_POLICY_OUT, .action = XFRM_POLICY_ALLOW };
+	static struct xfrm_userpolicy_info policy;
+	policy4(&policy);
 	show("userpolicy_info", &policy, sizeof policy);
-	struct xfrm_userpolicy_id policy_id = { .sel = selector4(), .index = 9, .dir = XFRM_POLICY_FWD };
+	static struct xfrm_userpolicy_id policy_id;
+	selector4(&policy_id.sel);
+	policy_id.index = 9;
+	policy_id.dir = XFRM_POLICY_FWD;
 	show("userpolicy_id", &policy_id, sizeof policy_id);
-	struct xfrm_user_acquire acquire = { .sel = selector4(), .policy = policy, .aalgos = ~0, .ealgos = ~0,
-		.calgos = ~0, .seq = 4 };
+	static struct xfrm_user_acquire acquire;
+	selector4(&acquire.sel);
+	policy4(&acquire.policy);
+	acquire.aalgos = acquire.ealgos = acquire.calgos = ~0;
+	acquire.seq = 4;
 	acquire.id.proto = 50;
 	address(&acquire.id.daddr, AF_INET, "192.0.2.2");
 	address(&acquire.saddr, AF_INET, "192.0.2.1");
 	show("user_acquire", &acquire, sizeof acquire);
-	struct xfrm_usersa_flush flush = { .proto = 255 };
+	static struct xfrm_usersa_flush flush;
+	flush.proto = 255;
 	show("usersa_flush", &flush, sizeof flush);
 }
 
 static void parts(void)
 {
-	struct xfrm_selector four = selector4(), six = selector6();
+	static struct xfrm_selector four, six;
+	selector4(&four);
+	selector6(&six);
 	show("selector", &four, sizeof four);
 	show("selector6", &six, sizeof six);
-	struct xfrm_lifetime_cfg lft = { 1, 2, 3, 4, 5, 6, 7, 8 };
+	static struct xfrm_lifetime_cfg lft = { 1, 2, 3, 4, 5, 6, 7, 8 };
 	show("lifetime_cfg", &lft, sizeof lft);
-	struct xfrm_user_tmpl tmpl = { .family = AF_INET, .reqid = 0x77050009, .mode = XFRM_MODE_TUNNEL,
-		.aalgos = ~0, .ealgos = ~0, .calgos = ~0 };
+	static struct xfrm_user_tmpl tmpl;
+	tmpl.family = AF_INET;
+	tmpl.reqid = 0x77050009;
+	tmpl.mode = XFRM_MODE_TUNNEL;
+	tmpl.aalgos = tmpl.ealgos = tmpl.calgos = ~0;
 	tmpl.id.spi = htonl(0xc0ffee01);
 	tmpl.id.proto = 50;
 	address(&tmpl.id.daddr, AF_INET, "192.0.2.2");
 	address(&tmpl.saddr, AF_INET, "192.0.2.1");
 	show("user_tmpl", &tmpl, sizeof tmpl);
-	struct xfrm_encap_tmpl encap = { .encap_type = 2, .encap_sport = htons(4500), .encap_dport = htons(40001) };
+	static struct xfrm_encap_tmpl encap;
+	encap.encap_type = 2;
+	encap.encap_sport = htons(4500);
+	encap.encap_dport = htons(40001);
 	show("encap_tmpl", &encap, sizeof encap);
-	struct xfrm_replay_state legacy = { .oseq = 1, .seq = 2, .bitmap = 3 };
+	static struct xfrm_replay_state legacy = { .oseq = 1, .seq = 2, .bitmap = 3 };
 	show("replay_state", &legacy, sizeof legacy);
 }
 
