@@ -1,0 +1,1 @@
+"""One module per foreign implementation that the project is proved against."""

@@ -1,0 +1,196 @@
+"""Runs the scenarios against strongSwan and writes what happened: report.md, report.json, a capture for each case.
+
+    python -m interop.runner --list
+    python -m interop.runner --report interop-report 'psk-tunnel/*'
+
+`interop/scenarios/cases.py` says what a scenario is. Host a is ours, host b is strongSwan. Both have 192.0.2.x,
+2001:db8::x and an inner address 10.x.0.1; one charon serves all cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ikev2.errors import IkeError
+from ikev2.io.netns import TwoHosts
+from interop.lab.netns import interrupted_by_signals, why_no_namespaces
+from interop.peers.ours import Capture, Ours
+from interop.peers.strongswan import PeerError, Section, StrongSwan, why_not
+from interop.scenarios.cases import (
+    OUR_ID,
+    PEER_ID,
+    Case,
+    expectation,
+    load_cases,
+    our_document,
+    peer_connections,
+)
+from interop.scenarios.run import Mismatch, Run
+
+OUR_ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64", "10.1.0.1/24")
+PEER_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64", "10.2.0.1/24")
+CHARON: Section = {
+    # With one half-open IKE SA it asks for cookies: the scenario "cookie" makes one.
+    "cookie_threshold": 1,
+    "retransmit_timeout": 0.5,
+    "retransmit_base": 1.4,
+    "retransmit_tries": 4,
+}
+
+
+def why_not_here() -> str | None:
+    """Why no scenario can run on this machine; None when they can."""
+    return why_not() or why_no_namespaces()
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a case. `failure` is None when all was as expected."""
+
+    case: Case
+    failure: str | None
+    checks: list[str]
+    figures: dict[str, Any]
+    elapsed_s: float
+    directory: Path
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of report.json."""
+        return {
+            "name": self.case.name,
+            "summary": self.case.summary,
+            "requirements": list(self.case.requirements),
+            "ok": self.failure is None,
+            "failure": self.failure,
+            "checks": self.checks,
+            "figures": self.figures,
+            "elapsed_ms": round(1000 * self.elapsed_s),
+            "capture": str(Path(*self.case.name.split("/")) / "host.pcapng"),
+        }
+
+
+class StrongSwanLab:
+    """Two hosts, and strongSwan on host b: a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self.hosts = self._stack.enter_context(TwoHosts(OUR_ADDRESSES, PEER_ADDRESSES))
+            self.peer = self._stack.enter_context(StrongSwan(self.hosts.host("b"), self._directory, CHARON))
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def run(self, case: Case, directory: Path) -> Result:
+        """One case; its files are in `directory`: capture, key log, both logs. Failures are in the result."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        psk = f"0x{secrets.token_hex(32)}"
+        other = f"0x{secrets.token_hex(32)}" if case.settings.get("peer", {}).get("other_psk") else psk
+        start = self.peer.log_position()
+        self.peer.load(peer_connections(case), {"ike-lab": {"id-a": OUR_ID, "id-b": PEER_ID, "secret": other}})
+        capture = Capture(self.hosts.interface("a"), directory / "host.pcapng")
+        impairments = case.settings.get("ours", {}).get("impair", ())
+        ours = Ours(
+            self.hosts.host("a"), directory, our_document(case), psk, impairments=impairments, capture=capture
+        )
+        run = Run(case, self.hosts, ours, self.peer, start)
+        started, failure = time.monotonic(), None
+        try:
+            with ours:
+                expectation(case.scenario)(run)
+            run.look_at_capture(capture.path.read_bytes())
+        except (Mismatch, PeerError, IkeError, OSError) as error:
+            failure = f"{type(error).__name__}: {error}"
+        finally:
+            elapsed_s = time.monotonic() - started
+            self._clean()
+            (directory / "strongswan.log").write_text(self.peer.story(start))
+        return Result(case, failure, run.checks, run.figures, elapsed_s, directory)
+
+    def _clean(self) -> None:
+        """No SA of one case is there in the next."""
+        for sa in self.peer.list_sas():
+            with contextlib.suppress(PeerError):
+                self.peer.swanctl("--terminate", "--ike-id", str(sa.unique_id), "--force")
+        self.peer.wait_sas(lambda sas: not sas)
+
+
+def write_report(results: Sequence[Result], directory: Path) -> None:
+    """report.md for people, report.json for programs."""
+    failed = sum(result.failure is not None for result in results)
+    document = {"peer": "strongSwan", "failed": failed, "cases": [result.to_dict() for result in results]}
+    (directory / "report.json").write_text(json.dumps(document, indent=2) + "\n")
+    lines = [
+        "# Interworking with strongSwan\n",
+        f"{len(results)} cases, {failed} failed. Host a (192.0.2.1) is ours, host b (192.0.2.2) strongSwan.\n",
+        "| case | result | checks | s |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for result in results:
+        word = "ok" if result.failure is None else "**failed**"
+        lines.append(f"| {result.case.name} | {word} | {len(result.checks)} | {result.elapsed_s:.1f} |")
+    for result in results:
+        lines += [f"\n## {result.case.name}\n", f"{result.case.summary}\n"]
+        if result.failure is not None:
+            lines.append(f"**Failed.** {result.failure}\n")
+        lines += [f"- {check}" for check in result.checks]
+    (directory / "report.md").write_text("\n".join(lines) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 all as expected, 1 a case failed or none can run here, 2 usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m interop.runner", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="names of cases, as 'psk-tunnel/*'")
+    parser.add_argument("--list", action="store_true", help="the cases, and nothing else")
+    parser.add_argument("--report", type=Path, default=Path("interop-report"), metavar="DIR")
+    options = parser.parse_args(arguments)
+    cases = load_cases(options.patterns)
+    if not cases:
+        parser.error("no case has such a name; --list shows them")
+    if options.list:
+        for case in cases:
+            print(f"{case.name:<50} {case.summary}")
+        return 0
+    if (reason := why_not_here()) is not None:
+        print(f"nothing can run here: {reason}", file=sys.stderr)
+        return 1
+    options.report.mkdir(parents=True, exist_ok=True)
+    results = []
+    with (
+        interrupted_by_signals(),
+        tempfile.TemporaryDirectory() as temporary,
+        StrongSwanLab(Path(temporary)) as lab,
+    ):
+        for case in cases:
+            result = lab.run(case, options.report.joinpath(*case.name.split("/")))
+            results.append(result)
+            print(
+                f"{'ok    ' if result.failure is None else 'FAILED'} {case.name} {result.failure or ''}", flush=True
+            )
+    write_report(results, options.report)
+    print(f"{len(results)} cases; see {options.report / 'report.md'}")
+    return 1 if any(result.failure is not None for result in results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

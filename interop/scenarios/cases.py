@@ -1,0 +1,151 @@
+"""The catalogue: scenario folders, and the cases into which they unfold.
+
+A scenario is a folder here with two files. `scenario.toml` says what both ends are configured for; `expect.py` has
+`expect(run)`, which makes it happen and checks it. It unfolds into cases, one for each variant and for each role of
+ours: `psk-tunnel/aes128gcm-curve25519/initiator`.
+
+    summary = "..."                       one sentence
+    roles = ["initiator", "responder"]    ours
+    requirements = ["rfc7717-s5.1-02"]    what the cases prove
+    ike, esp                              proposals of both ends
+    ours.connection, ours.child, ours.endpoint, ours.impair     words of our configuration file
+    peer.connection, peer.child, peer.other_psk                 words of swanctl.conf
+    variants.NAME                         any of these again, merged over the others
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interop.peers.strongswan import Section
+
+if TYPE_CHECKING:
+    from interop.scenarios.run import Run
+
+SCENARIOS = Path(__file__).parent
+ROLES = ("initiator", "responder")
+CONNECTION, CHILD = "lab", "net"
+OUR_ID, PEER_ID = "a.example", "b.example"
+_KEYS = {"summary", "roles", "requirements", "ike", "esp", "ours", "peer", "variants"}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of a scenario: a variant in a role of ours."""
+
+    scenario: str
+    variant: str
+    role: str
+    summary: str
+    requirements: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """As `psk-tunnel/aes128gcm-curve25519/initiator`."""
+        return "/".join(part for part in (self.scenario, self.variant, self.role) if part)
+
+    @property
+    def we_initiate(self) -> bool:
+        """True when the first IKE_SA_INIT request is ours."""
+        return self.role == "initiator"
+
+    def part(self, side: str, name: str) -> dict[str, Any]:
+        """A table of `ours` or `peer`, empty when the scenario has none."""
+        found: dict[str, Any] = self.settings.get(side, {}).get(name, {})
+        return found
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        before = merged.get(key)
+        merged[key] = _merge(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
+    return merged
+
+
+def load_scenario(path: Path) -> list[Case]:
+    """The cases of a scenario folder. ValueError when its scenario.toml has words that nobody knows."""
+    document = tomllib.loads((path / "scenario.toml").read_text("utf-8"))
+    variants = document.pop("variants", {"": {}})
+    cases = []
+    for variant, over in variants.items():
+        settings = _merge(document, over)
+        if unknown := set(settings) - _KEYS:
+            raise ValueError(f"{path / 'scenario.toml'}: unknown: {', '.join(sorted(unknown))}")
+        cases += [
+            Case(path.name, variant, role, settings["summary"], tuple(settings.get("requirements", ())), settings)
+            for role in settings.get("roles", ROLES)
+        ]
+    return cases
+
+
+def load_cases(patterns: Sequence[str] = ()) -> list[Case]:
+    """All cases, or those whose name or scenario matches one of the patterns."""
+    paths = sorted(path.parent for path in SCENARIOS.glob("*/scenario.toml"))
+    cases = [case for path in paths for case in load_scenario(path)]
+    if not patterns:
+        return cases
+    return [
+        case
+        for case in cases
+        if any(fnmatch.fnmatch(name, p) for p in patterns for name in (case.name, case.scenario))
+    ]
+
+
+@cache
+def expectation(scenario: str) -> Callable[[Run], None]:
+    """`expect` of a scenario's expect.py."""
+    path = SCENARIOS / scenario / "expect.py"
+    spec = importlib.util.spec_from_file_location(f"scenario_{scenario.replace('-', '_')}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be read")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[[Run], None] = module.expect
+    return function
+
+
+def our_document(case: Case) -> dict[str, Any]:
+    """Our configuration for a case, without secrets."""
+    child = {"esp_proposals": [case.settings["esp"]]} | case.part("ours", "child")
+    connection = {
+        "local_addrs": ["192.0.2.1"],
+        "remote_addrs": ["192.0.2.2"],
+        "proposals": [case.settings["ike"]],
+        "local": {"auth": "psk", "id": OUR_ID},
+        "remote": {"auth": "psk", "id": PEER_ID},
+        "retransmit_timeout": "500ms",
+        "retransmit_base": 1.4,
+        "retransmit_tries": 4,
+    }
+    connection = _merge(connection, case.part("ours", "connection")) | {"children": {CHILD: child}}
+    endpoint = {"backend": "userspace"} | case.part("ours", "endpoint")
+    return {"connections": {CONNECTION: connection}, "endpoint": endpoint}
+
+
+def peer_connections(case: Case) -> Section:
+    """The `connections` of swanctl.conf for a case."""
+    child = {
+        "esp_proposals": case.settings["esp"],
+        "local_ts": "dynamic",
+        "remote_ts": "dynamic",
+        "mode": "tunnel",
+    } | case.part("peer", "child")
+    connection: dict[str, Any] = {
+        "version": 2,
+        "local_addrs": "192.0.2.2",
+        "remote_addrs": "192.0.2.1",
+        "proposals": case.settings["ike"],
+        "local": {"auth": "psk", "id": PEER_ID},
+        "remote": {"auth": "psk", "id": OUR_ID},
+    }
+    connection = _merge(connection, case.part("peer", "connection"))
+    return {CONNECTION: connection | {"children": {CHILD: child}}}
