@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ikev2.crypto.secret import SecretOctets
     from ikev2.errors import BackendError, ConfigurationError, IkeError, LocalProtocolError
     from ikev2.io.configuration import Configuration, EndpointConfig
+    from ikev2.io.control import call as control_call
     from ikev2.io.daemon import Daemon, DaemonOptions
     from ikev2.io.endpoint import Endpoint
     from ikev2.io.key_agent import KeyAgentClient
@@ -62,6 +63,7 @@ __all__ = [
     "SecretOctets",
     "TwoHosts",
     "choose_backend",
+    "control_call",
     "load_configuration",
     "prf_by_name",
     "probe_namespaces",
@@ -79,6 +81,7 @@ _MODULES = {
     "ikev2.crypto.secret": ("SecretOctets",),
     "ikev2.errors": ("BackendError", "ConfigurationError", "IkeError", "LocalProtocolError"),
     "ikev2.io.configuration": ("Configuration", "EndpointConfig"),
+    "ikev2.io.control": ("control_call",),
     "ikev2.io.daemon": ("Daemon", "DaemonOptions"),
     "ikev2.io.endpoint": ("Endpoint",),
     "ikev2.io.key_agent": ("KeyAgentClient",),
@@ -91,7 +94,7 @@ _MODULES = {
     "ikev2.ipsec.probe": ("choose_backend",),
 }
 _WHERE = {name: module for module, names in _MODULES.items() for name in names}
-_RENAMED = {"load_configuration": "load"}
+_RENAMED = {"control_call": "call", "load_configuration": "load"}
 
 
 def __getattr__(name: str) -> object:

@@ -18,6 +18,7 @@ from ippm.errors import (
 from ippm.iana import Accept, Mode
 
 if TYPE_CHECKING:
+    from ippm.core.control_events import ClientSetUp
     from ippm.core.control_events import Endpoint as PacketEndpoint
     from ippm.crypto import (
         ControlSecret,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Accept",
+    "ClientSetUp",
     "ConfigurationError",
     "ConnectionFailed",
     "ControlSecret",
@@ -66,6 +68,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "ClientSetUp": "ippm.core.control_events",
     "ControlSecret": "ippm.crypto",
     "Entropy": "ippm.crypto",
     "KeyProvider": "ippm.crypto",
