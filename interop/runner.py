@@ -129,7 +129,7 @@ class StrongSwanLab:
         """No SA of one case is there in the next."""
         for sa in self.peer.list_sas():
             with contextlib.suppress(PeerError):
-                self.peer.swanctl("--terminate", "--ike-id", str(sa.unique_id), "--force")
+                self.peer.terminate_id(sa.unique_id)
         self.peer.wait_sas(lambda sas: not sas)
 
 

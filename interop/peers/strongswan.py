@@ -22,7 +22,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,8 @@ from typing import Any, Self, TypeAlias, TypeVar
 from ikev2.io.netns import Namespace
 from interop.lab.packages import skip_reason
 
-Section: TypeAlias = Mapping[str, "Section | str | int | bool | list[str]"]
+Section: TypeAlias = Mapping[str, Any]
+"""Sections, texts, numbers, booleans and lists of texts by name."""
 T = TypeVar("T")
 
 LIBIPSEC = "/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so"
@@ -245,6 +246,18 @@ class StrongSwan:
             process.kill()
             process.wait()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """charon stands still: alive for the kernel, dead for its peers."""
+        process = self._process
+        if process is None:
+            raise PeerError("charon does not run")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
     def __enter__(self) -> Self:
         try:
             self.start()
@@ -279,6 +292,10 @@ class StrongSwan:
         which = ("--child", child) if child is not None else ("--ike", ike or "")
         options = ("--force",) if force else ()
         return self.swanctl("--terminate", *which, *options, "--timeout", str(int(timeout_s)))
+
+    def terminate_id(self, unique_id: int) -> None:
+        """Forget an IKE SA, also a half-open one, without waiting for the peer."""
+        self.swanctl("--terminate", "--ike-id", str(unique_id), "--force")
 
     def rekey(self, *, ike: str | None = None, child: str | None = None) -> str:
         """Start a rekeying; returns at once."""
