@@ -1,0 +1,338 @@
+"""What the Control-Clients of OWAMP and TWAMP share of one Control connection, sans-IO.
+
+From the Greeting to Server-Start, and answers read from the protected stream.
+
+The server speaks first. The client takes the mode that its user wants or none: the Greeting is not authenticated,
+so a weaker mode is never chosen because of it. What goes wrong is a ConnectionClosed event with the error in it; only
+our own caller's mistakes are raised.
+RFC 4656 section 3, RFC 5357 section 3, RFC 7717 section 5.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Generic, TypeVar
+
+from ippm.core.control_events import Connected, ConnectionClosed, Endpoint
+from ippm.core.inbox import Inbox
+from ippm.crypto import (
+    HMAC_OCTETS,
+    CbcReceiver,
+    CbcSender,
+    ControlSecret,
+    Entropy,
+    KeyProvider,
+    OpenReceiver,
+    OpenSender,
+    ReceiveStream,
+    SendStream,
+    SessionKeys,
+    seal_token,
+    test_session_keys,
+)
+from ippm.errors import (
+    ConfigurationError,
+    ConnectionFailed,
+    IppmError,
+    LocalProtocolError,
+    ServerRefused,
+    UnacceptableCount,
+)
+from ippm.iana import DEFAULT_MAXIMUM_COUNT, MINIMUM_COUNT, SECURITY_BITS, Accept, Mode
+from ippm.wire.server_greeting import ServerGreeting
+from ippm.wire.server_start import ServerStart
+from ippm.wire.set_up_response import SetUpResponse
+
+
+@dataclass(frozen=True, slots=True)
+class ControlClientConfig:
+    """What the Control-Client wants. `mode` is one security mode, or several of which the strictest offered is taken.
+
+    `require_ikev2`: no passphrase, and no server that does not offer IKEv2-derived keys. `response_wait_s` bounds
+    the wait for each of the server's messages. Raises ConfigurationError. RFC 4656 section 3.1, RFC 5357 section 6.
+    """
+
+    mode: Mode = Mode.OPEN
+    require_ikev2: bool = False
+    maximum_count: int = DEFAULT_MAXIMUM_COUNT
+    response_wait_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if self.mode.security != self.mode or not self.mode:
+            raise ConfigurationError(f"mode = {self.mode!r}: a security mode is wanted, and nothing else")
+        if self.require_ikev2 and not self.mode.keyed:
+            raise ConfigurationError("open mode has no keys, so none that could come from IKEv2")
+        if self.maximum_count < MINIMUM_COUNT:
+            raise ConfigurationError(f"maximum_count = {self.maximum_count}: at least {MINIMUM_COUNT}")
+
+
+class ClientState(Enum):
+    """Where a Control connection stands, seen by the client."""
+
+    GREETING = "waiting for the Server Greeting"
+    SERVER_START = "waiting for Server-Start"
+    READY = "ready"
+    STARTING = "waiting for Start-Ack"
+    ACTIVE = "active"
+    CLOSED = "closed"
+
+
+Event = TypeVar("Event")
+ConnectionEvent = Connected | ConnectionClosed
+
+
+class ClientConnection(ABC, Generic[Event]):
+    """One Control connection of a Control-Client.
+
+    `PROTOCOL` is `owamp` or `twamp`; `SECURITY` are its security modes, `derived_bit` its bit for IKEv2-derived keys.
+    RFC 4656 section 3.1, RFC 5357 section 3.1.
+    """
+
+    PROTOCOL: ClassVar[str]
+    SECURITY: ClassVar[Mode] = SECURITY_BITS
+    derived_bit: int = Mode.IKEV2_DERIVED
+
+    def __init__(
+        self,
+        config: ControlClientConfig,
+        provider: KeyProvider,
+        entropy: Entropy,
+        *,
+        local: Endpoint,
+        remote: Endpoint,
+        now: float,
+    ) -> None:
+        self.config = config
+        self.local = local
+        self.remote = remote
+        self.state = ClientState.GREETING
+        self.mode = config.mode
+        self._provider = provider
+        self._entropy = entropy
+        self._inbox = Inbox()
+        self._outbox = bytearray()
+        self._events: deque[Event | ConnectionEvent] = deque()
+        self._secret: ControlSecret | None = None
+        self._keys: SessionKeys | None = None
+        self._count = 0
+        self._offered = Mode(0)
+        self._send: SendStream = OpenSender()
+        self._receive: ReceiveStream = OpenReceiver()
+        self._server_start_clear: bytes | None = None
+        self._deadline: float | None = now + config.response_wait_s
+
+    # The five methods of a sans-IO role.
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Octets from the server; acts on every whole message among them."""
+        if self.closed:
+            return
+        self._inbox.add(data)
+        try:
+            while not self.closed and self._step(now):
+                pass
+        except IppmError as error:
+            self._close(error)
+
+    def receive_eof(self, now: float) -> None:
+        """The server closed the connection."""
+        if not self.closed:
+            self._close(ConnectionFailed(f"the server closed the connection while we were {self._doing()}"))
+
+    def data_to_send(self) -> bytes:
+        """What is to go to the server now; empty when there is nothing."""
+        data = bytes(self._outbox)
+        self._outbox.clear()
+        return data
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is to be called, or None."""
+        return self._deadline
+
+    def handle_timer(self, now: float) -> None:
+        """Give up when the server's answer has not come in time."""
+        if self._deadline is not None and now >= self._deadline and not self.closed:
+            self._close(ConnectionFailed(f"no answer in {self.config.response_wait_s:g} s, while {self._doing()}"))
+
+    def next_event(self) -> Event | ConnectionEvent | None:
+        """The oldest event that was not taken yet, or None."""
+        return self._events.popleft() if self._events else None
+
+    @property
+    def closed(self) -> bool:
+        """True when the connection is to be closed after `data_to_send` has gone out."""
+        return self.state is ClientState.CLOSED
+
+    def close(self) -> None:
+        """Our side ends the connection; the secret is let go. Call when the last session has ended."""
+        if not self.closed:
+            self._close(None)
+
+    # What a protocol adds.
+
+    @abstractmethod
+    def _read_answer(self, now: float) -> bool:
+        """Read what the server sent after set-up; False when more octets are needed. Raises IppmError."""
+
+    @abstractmethod
+    def _open_sids(self) -> tuple[bytes, ...]:
+        """The sessions that were not stopped."""
+
+    # Connection setup.
+
+    def _step(self, now: float) -> bool:
+        """One message or part of one; False when more octets are needed."""
+        if self.state is ClientState.GREETING:
+            data = self._inbox.take(ServerGreeting.OCTETS)
+            if data is None:
+                return False
+            self._respond(ServerGreeting.parse(data), now)
+            return True
+        if self.state is ClientState.SERVER_START:
+            return self._read_server_start()
+        return self._read_answer(now)
+
+    def _mode_of(self, bits: int) -> Mode:
+        """The Modes field of a Greeting; the bit for IKEv2-derived keys has not the same place in OWAMP and TWAMP."""
+        other = (
+            Mode(0)
+            if self.derived_bit != Mode.IKEV2_DERIVED
+            else Mode(bits) & ~(self.SECURITY | Mode.IKEV2_DERIVED)
+        )
+        derived = Mode.IKEV2_DERIVED if bits & self.derived_bit else Mode(0)
+        return Mode(bits & self.SECURITY) | derived | other
+
+    def _bits_of(self, mode: Mode) -> int:
+        """The Mode field for what was chosen."""
+        return int(mode & self.SECURITY) | (self.derived_bit if mode & Mode.IKEV2_DERIVED else 0)
+
+    def _respond(self, greeting: ServerGreeting, now: float) -> None:
+        # Bits that have no meaning here are ignored.  rfc4656-s3.1-02
+        offered = self._offered = self._mode_of(greeting.modes)
+        wanted = (offered & self.config.mode).strictest  # one bit: rfc4656-s3.1-09, rfc4656-s3.1-10
+        if not greeting.modes:  # rfc4656-s3.1-07
+            raise ServerRefused(Accept.FAILURE, "the greeting offers no mode")
+        if not wanted:
+            ours = _words(self.config.mode)
+            raise ConnectionFailed(f"the server does not offer {ours} mode, but {_words(offered)}")
+        self.mode = wanted
+        if self.config.require_ikev2 and not (wanted.keyed and offered & Mode.IKEV2_DERIVED):
+            raise ConnectionFailed("the server does not offer IKEv2-derived keys, and they are required")
+        response = self._keyed_response(greeting, offered) if wanted.keyed else SetUpResponse(self._bits_of(wanted))
+        self._outbox += response.encode()  # rfc4656-s3.1-08
+        self.state = ClientState.SERVER_START
+        self._deadline = now + self.config.response_wait_s
+
+    def _keyed_response(self, greeting: ServerGreeting, offered: Mode) -> SetUpResponse:
+        """Find the secret, make the keys and the Token. RFC 4656 section 3.1, RFC 7717 section 5.3."""
+        self._check_count(greeting.count)
+        secret = self._secret = self._provider.for_client(self.remote.host, self.PROTOCOL)
+        if secret.ikev2_derived:
+            if not offered & Mode.IKEV2_DERIVED:
+                raise ConnectionFailed("the secret is derived from IKEv2, which the server does not offer")
+            self.mode |= Mode.IKEV2_DERIVED  # rfc7717-s5.3-01
+        elif self.config.require_ikev2:
+            raise ConnectionFailed("there is no IKEv2-derived secret for this server, and it is required")
+        self._count = greeting.count
+        # rfc4656-s3.1-17, rfc4656-s3.1-18, rfc4656-s3.2-01
+        self._keys = SessionKeys(self._entropy.octets(16), self._entropy.octets(32))
+        client_iv = self._entropy.octets(16)
+        token = seal_token(secret.token_keys(greeting.salt, greeting.count)[0], greeting.challenge, self._keys)
+        self._send = CbcSender(self._keys, client_iv)
+        return SetUpResponse(self._bits_of(self.mode), secret.key_id, token, client_iv)
+
+    def _check_count(self, count: int) -> None:
+        """Raises UnacceptableCount. RFC 4656 section 3.1, RFC 5357 section 6."""
+        if count > self.config.maximum_count:
+            raise UnacceptableCount(f"the server's Count {count} is above our maximum {self.config.maximum_count}")
+        if count < MINIMUM_COUNT or count & (count - 1):
+            raise UnacceptableCount(f"the server's Count {count} is no power of two from {MINIMUM_COUNT} up")
+
+    def _read_server_start(self) -> bool:
+        if self._server_start_clear is None:
+            clear = self._inbox.take(ServerStart.CLEAR_OCTETS)
+            if clear is None:
+                return False
+            self._server_start_clear = clear
+            # A refusal is not encrypted; it is acted on without waiting for the rest.
+            accept = Accept(clear[15])
+            if accept != Accept.OK:  # rfc4656-s3.1-24
+                raise ServerRefused(accept, self._why(accept), "Server-Start")
+        rest = self._inbox.take(ServerStart.OCTETS - ServerStart.CLEAR_OCTETS)
+        if rest is None:
+            return False
+        if self._keys is not None:
+            self._receive = CbcReceiver(self._keys, self._server_start_clear[16:])
+        plain = self._receive.decrypt(rest)
+        self._receive.cover(plain)
+        start = ServerStart.parse(self._server_start_clear + plain)
+        self.state = ClientState.READY
+        self._deadline = None
+        secret = self._secret
+        self._events.append(
+            Connected(
+                mode=self.mode,
+                ikev2_derived=secret is not None and secret.ikev2_derived,
+                derivation=None if secret is None else secret.derivation,
+                peer_identity=None if secret is None else secret.peer_identity,
+                count=self._count,
+                server_start_time=start.start_time,
+                offered=self._offered,
+            )
+        )
+        return True
+
+    def _why(self, accept: Accept) -> str:
+        """What a refused Server-Start means, for a person. RFC 7717 section 5.3."""
+        if accept == Accept.NO_IKEV2_SA and self._secret is not None and self._secret.ikev2_derived:
+            spi_i, spi_r = self._secret.key_id[:8].hex(), self._secret.key_id[8:16].hex()
+            return f"no IKEv2 SA with SPIi {spi_i} SPIr {spi_r} at the server"
+        if accept == Accept.FAILURE and self.mode.keyed:
+            return f"{accept.words}: most often the KeyID or the secret"
+        return accept.words
+
+    # Helpers.
+
+    def _read(self, octets: int) -> bytes | None:
+        """The next message, decrypted and verified, without its HMAC; None while it is not all there."""
+        data = self._inbox.take(octets + HMAC_OCTETS)
+        if data is None:
+            return None
+        plain = self._receive.decrypt(data)
+        self._receive.verify(plain[:octets], plain[octets:])  # rfc4656-s3.2-02
+        return plain[:octets]
+
+    def _test_keys(self, sid: bytes) -> SessionKeys | None:
+        """Keys of a Test session; none where Test is unauthenticated. RFC 4656 section 4.1.2, RFC 5618."""
+        if self._keys is None or self._secret is None or self.mode & Mode.MIXED:
+            return None
+        return self._secret.test_keys(self.PROTOCOL, sid, self._keys) or test_session_keys(self._keys, sid)
+
+    def _expect(self, state: ClientState) -> None:
+        if self.state is not state:
+            raise LocalProtocolError(f"the connection is {self.state.value}, not {state.value}")
+
+    def _command(self, body: bytes, now: float) -> None:
+        self._outbox += self._send.seal(body, with_hmac=True)
+        self._deadline = now + self.config.response_wait_s
+
+    def _doing(self) -> str:
+        """What the connection waits for, for a person."""
+        return self.state.value
+
+    def _close(self, error: IppmError | None) -> None:
+        sids = self._open_sids()
+        self.state = ClientState.CLOSED
+        self._deadline = None
+        self._inbox.clear()
+        self._events.append(ConnectionClosed("closed" if error is None else str(error), error, sids))
+        if self._secret is not None:
+            self._secret.close()
+
+
+def _words(offered: Mode) -> str:
+    words = [bit.word for bit in Mode if bit & offered.security]
+    return ", ".join(words) if words else "no mode that is known here"
