@@ -285,6 +285,10 @@ class StrongSwan:
         """Bring a Child SA up, and the IKE SA for it; strongSwan's log of it. PeerError when it fails."""
         return self.swanctl("--initiate", "--child", child, "--timeout", str(int(timeout_s)))
 
+    def initiate_ike(self, ike: str, timeout_s: float = WAIT_S) -> str:
+        """Bring an IKE SA up by its name without asking for a Child SA (`childless = force`)."""
+        return self.swanctl("--initiate", "--ike", ike, "--timeout", str(int(timeout_s)))
+
     def terminate(
         self, *, ike: str | None = None, child: str | None = None, force: bool = False, timeout_s: float = WAIT_S
     ) -> str:

@@ -79,10 +79,7 @@ class Run:
         self.checks.append(what)
 
     def same(self, what: str, ours: object, theirs: object) -> None:
-        """Notes that both ends, or we and the test, have the same; Mismatch with both when not.
-
-        Octets are compared and never shown.
-        """
+        """Notes that two things are the same; Mismatch with both when not. Octets are compared and never shown."""
         if ours != theirs:
             secret = isinstance(ours, bytes)
             raise Mismatch(f"{what}: differ" if secret else f"{what}: ours {ours!r}, theirs {theirs!r}")
@@ -118,8 +115,9 @@ class Run:
             return str(error)
         raise Mismatch("it came up, and should have been refused")
 
-    def established(self) -> Tunnel:
-        """Both ends' view of the IKE SA and its one Child SA, once both have it."""
+    def established(self, role: str | None = None) -> Tunnel:
+        """Both ends' view of the IKE SA and its one Child SA, once both have it; `role` of ours if not the case's."""
+        role = role or self.case.role
         theirs = self.peer.wait_sas(
             lambda sas: (
                 [sa.state for sa in sas] == ["ESTABLISHED"]
@@ -138,7 +136,7 @@ class Run:
         self.same("ESP SPI towards strongSwan", tunnel.our_child["spi_out"], f"{tunnel.their_child.spi_in:08x}")
         self.same("selectors of ours", tuple(tunnel.our_child["ts_local"]), tunnel.their_child.remote_ts)
         self.same("selectors of strongSwan", tuple(tunnel.our_child["ts_remote"]), tunnel.their_child.local_ts)
-        self.check(f"our role is {self.case.role}", tunnel.ours["role"] == self.case.role)
+        self.check(f"our role is {role}", tunnel.ours["role"] == role)
         return tunnel
 
     def bring_up(self) -> Tunnel:

@@ -23,7 +23,9 @@ def half_open(run: Run) -> None:
     """An IKE_SA_INIT request of somebody who never comes back."""
     entropy = SystemEntropy()
     pair = KE_GROUPS[KeId.CURVE25519].generate(entropy)
-    header = Header(entropy.octets(8), bytes(8), PayloadType.NO_NEXT_PAYLOAD, ExchangeType.IKE_SA_INIT, 0, 0, True, False)
+    spi_i, spi_r = entropy.octets(8), bytes(8)
+    exchange = ExchangeType.IKE_SA_INIT
+    header = Header(spi_i, spi_r, PayloadType.NO_NEXT_PAYLOAD, exchange, 0, 0, True, False)
     proposal = parse_ike_proposal(run.case.settings["ike"])
     request = Message(header, (Sa((proposal,)), Ke(KeId.CURVE25519, pair.public), Nonce(entropy.octets(32))))
     with closing(run.hosts.call("a", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))) as sock:
