@@ -1,8 +1,12 @@
-"""The `ippm-ipsec` command. Each command imports what it needs when it runs, so that `--help` starts fast."""
+"""The `ippm-ipsec` command. Each command imports what it needs when it runs, so that `--help` starts fast.
+
+Exit status: 0 done, 1 the operation failed or the peer refused, 2 usage or configuration, 3 a threshold was exceeded.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -11,11 +15,14 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
+from binding.switches import CLIENT, DERIVATIONS, SERVER, given_switches, switch_options
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_THRESHOLD = 3
 
 
 def _end(message: str, status: int) -> NoReturn:
@@ -39,8 +46,11 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
             _end(str(error), EXIT_USAGE)
         except (IkeError, IppmError) as error:
             _end(str(error), EXIT_FAILED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(EXIT_FAILED)
         except OSError as error:
-            _end(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), EXIT_FAILED)
+            _end((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)), EXIT_FAILED)
         except KeyboardInterrupt:
             _end("interrupted", EXIT_FAILED)
 
@@ -106,89 +116,108 @@ def demo_host(role: str, **options: Any) -> None:
 @click.option("--local", "local_address", required=True, metavar="ADDR", help="This host's address.")
 @click.option("--peer", "peer_address", required=True, metavar="ADDR", help="The other host's address.")
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), default=Path("."), show_default=True)
+@click.option("--certs", is_flag=True, hidden=True)
 @one_line_errors
-def init(local_address: str, peer_address: str, directory: Path) -> None:
+def init(local_address: str, peer_address: str, directory: Path, certs: bool) -> None:
     """Write the two hosts' configuration files and a fresh PSK."""
     from binding.init import write_pair
 
+    if certs:
+        raise click.UsageError("--certs: this version authenticates by PSK only")
     for line in write_pair(local_address, peer_address, directory):
         click.echo(line)
 
 
-@main.command()
-@click.option(
+CONFIG = click.option(
     "-c", "config_file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The host's TOML."
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["auto", "xfrm", "userspace", "memory", "dry-run"]),
-    default="auto",
-    show_default=True,
+KEYLOG = click.option(
+    "--keylog", type=click.Path(path_type=Path, file_okay=False), help="Write keys for Wireshark here."
 )
-@click.option("--keylog", type=click.Path(path_type=Path, file_okay=False), help="Write keys for Wireshark here.")
+VERBOSE = click.option("-v", "verbose", is_flag=True, help="Say on stderr what is going on.")
+
+
+def _backend(*more: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    kinds = click.Choice(["auto", "xfrm", "userspace", "memory", *more])
+    return click.option("--backend", type=kinds, help="What carries the Child SAs; the file's by default.")
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    """Warnings of all, and what is ours to say: that an IKE SA is brought up, that a client was refused."""
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("ippm-ipsec").setLevel(logging.INFO)
+
+
+@main.command()
+@CONFIG
+@_backend("dry-run")
+@KEYLOG
 @click.option(
     "--pcap", type=click.Path(path_type=Path, dir_okay=False), help="Write the host's IKE datagrams here."
 )
+@VERBOSE
+@switch_options(SERVER)
 @one_line_errors
-def host(config_file: Path, backend: str, keylog: Path | None, pcap: Path | None) -> None:
-    """An IKE endpoint and an O/TWAMP server in one process, until a signal ends it."""
+def host(
+    config_file: Path, backend: str | None, keylog: Path | None, pcap: Path | None, verbose: bool, **options: Any
+) -> None:
+    """An IKE endpoint and an O/TWAMP server in one process, until a signal ends it.
+
+    `ikev2 list` and the like work on it, and `ippm-ipsec twping` in another process takes its keys from it.
+    """
     from binding.host import run_host
+    from ikev2 import DaemonOptions
 
-    run_host(config_file, backend=backend, keylog=keylog, pcap=pcap)
-
-
-def _measurement_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = [
-        click.option("--derivation", type=click.Choice(["rfc7717", "keymat-sid", "skd-sid"])),
-        click.option("--path", "path_", type=click.Choice(["tunnel", "bypass", "both"])),
-        click.option("--ike-sa", metavar="SPIi:SPIr", help="Take the keys of this IKE SA."),
-        click.option("--ike-peer", metavar="ID", help="Take the keys of the newest IKE SA with this identity."),
-        click.option("--token-key", type=click.Choice(["pbkdf2", "truncate16"])),
-        click.option("--secret-encoding", type=click.Choice(["raw", "hex"])),
-        click.option("--key-count", type=click.Choice(["4", "2"])),
-        click.option("--no-sa", type=click.Choice(["initiate", "fail", "fallback"])),
-        click.option("--require-ikev2/--no-require-ikev2", default=None),
-        click.option("--tw-auth-pad", type=click.Choice(["64", "56"])),
-        click.option("--label", metavar="TEXT"),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    _log_to_stderr(verbose)
+    logging.getLogger("ippm").setLevel(logging.INFO)
+    daemon = DaemonOptions(backend=backend, keylog=keylog, pcap=pcap, verbose=verbose)
+    run_host(config_file, given_switches(SERVER, options), daemon, click.echo)
 
 
 @main.command()
 @click.argument("destination", metavar="HOST[:PORT]")
-@click.option(
-    "-c", "config_file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The host's TOML."
-)
-@click.option("-A", "security", metavar="O|A|E", help="Open, authenticated or encrypted.")
-@click.option("--count", "-n", default=100, show_default=True, help="Packets to send.")
+@CONFIG
+@click.option("-A", "security", metavar="O|A|E|M", help="Open, authenticated, encrypted or mixed.")
+@click.option("--count", "-n", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
 @click.option("-i", "interval_s", default=0.1, show_default=True, help="Seconds between packets.")
 @click.option("-s", "padding", default=0, show_default=True, help="Octets of padding.")
+@click.option("--equal-size", is_flag=True, help="At least the padding that makes both directions equally long.")
 @click.option("-L", "timeout_s", default=2.0, show_default=True, help="Seconds after which a packet is lost.")
 @click.option("-D", "dscp", default=0, show_default=True, help="DSCP of the test packets.")
-@click.option(
-    "--backend", type=click.Choice(["auto", "xfrm", "userspace", "memory"]), default="auto", show_default=True
-)
-@click.option("--keylog", type=click.Path(path_type=Path, file_okay=False), help="Write keys for Wireshark here.")
+@click.option("--ike-sa", metavar="SPIi:SPIr", help="Take the keys of this IKE SA.")
+@click.option("--ike-peer", metavar="ID", help="Take the keys of the newest IKE SA with this identity.")
+@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@click.option("--max-delay", type=click.FloatRange(0), metavar="MS",
+              help="Exit with 3 when the median round-trip time is longer.")  # fmt: skip
+@_backend()
+@KEYLOG
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_measurement_options
+@VERBOSE
+@switch_options(CLIENT)
 @one_line_errors
-def twping(destination: str, config_file: Path, as_json: bool, **options: Any) -> None:
+def twping(destination: str, config_file: Path, as_json: bool, verbose: bool, **options: Any) -> None:
     """Measure both ways with keys from the IKE SA, which is brought up if there is none."""
-    from binding.twping import TwpingRequest, run_twping
+    from binding.twping import TwpingRequest, present, run_twping
 
-    documents, text = run_twping(TwpingRequest.from_command_line(destination, config_file, options))
+    _log_to_stderr(verbose)
+    outcome = run_twping(TwpingRequest.from_command_line(destination, config_file, options))
     if as_json:
-        click.echo(json.dumps(documents, indent=2))
-    else:
-        click.echo(text)
+        click.echo(json.dumps(outcome.to_dict(), indent=2))
+    elif outcome.measurements:
+        click.echo(present(outcome.measurements), nl=False)
+    if outcome.error is not None:
+        _end(str(outcome.error), EXIT_FAILED)
+    if outcome.exceeded is not None:
+        _end(outcome.exceeded, EXIT_THRESHOLD)
 
 
 @main.command()
 @click.option(
-    "--derivation", type=click.Choice(["rfc7717", "keymat-sid", "skd-sid"]), default="rfc7717", show_default=True
-)
+    "--derivation", type=click.Choice(DERIVATIONS), default="rfc7717", show_default=True,
+    help="keymat-sid and skd-sid are unverified readings of a draft.",
+)  # fmt: skip
 @click.option("--prf", default="hmac-sha2-256", show_default=True, metavar="NAME")
 @click.option("--protocol", type=click.Choice(["owamp", "twamp"]), default="twamp", show_default=True)
 @click.option("--key-count", type=click.Choice(["4", "2"]), default="4", show_default=True)
@@ -200,6 +229,7 @@ def twping(destination: str, config_file: Path, as_json: bool, **options: Any) -
 @click.option("--spi-r", type=HEX, help="SPIr, 8 octets.")
 @click.option("--esp-spi", type=HEX, help="The ESP SPI on which the server receives, 4 octets (keymat-sid).")
 @click.option("--salt", type=HEX, help="16 octets, from the Server Greeting.")
+@click.option("--label", default="IPPM", show_default=True, help="The string of the shared secret (rfc7717).")
 @click.option("--count", type=int, help="PBKDF2's Count, from the Server Greeting.")
 @click.option("--challenge", type=HEX, help="16 octets, from the Server Greeting.")
 @click.option("--aes-session-key", type=HEX, help="16 octets, from the Token.")

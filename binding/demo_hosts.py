@@ -20,7 +20,8 @@ from typing import Any
 
 from binding.config import MeasurementConfig
 from binding.derivation import Derivation
-from binding.host import Host, HostConfig, Measurement, MeasureRequest, load_host_config
+from binding.host import Host, HostConfig, load_host_config
+from binding.measurement import Measurement, MeasureRequest
 from binding.provider import IkeKeyProvider
 from ikev2 import Backend, IkeError, InterfaceCapture, KeyHandle, PcapWriter, choose_backend
 from ippm import IppmError, ServerRefused, TwpingOptions, twping
@@ -28,6 +29,8 @@ from ippm import IppmError, ServerRefused, TwpingOptions, twping
 PORT_RFC7717 = 862
 PORT_KEYMAT_SID = 8620
 INTERVAL_S = 0.01
+CONNECTION = "lab"
+"""What `init` calls the connection of its two files."""
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -230,7 +233,7 @@ async def _host_a(
     async with running(host):
         print_line({"event": "ready", "backend": backend.name, "reason": reason})
         print_line({"event": "step", "text": f"IKE_SA_INIT and IKE_AUTH with {address}, pre-shared key"})
-        info = await host.sa_for(address)
+        info = await host.endpoint.up(CONNECTION)
         print_line({"event": "sa", "ike_sa": info.to_dict(host.endpoint.now())})
         await measure_all(host, address, count, print_line, directory, host.measure)
     print_line({"event": "done"})

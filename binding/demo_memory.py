@@ -16,8 +16,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from binding.demo import configuration
-from binding.demo_hosts import PORT_RFC7717, UnknownSpis, run_requests
-from binding.host import ChildTraffic, Host, Measurement, MeasureRequest, load_host_config
+from binding.demo_hosts import CONNECTION, PORT_RFC7717, UnknownSpis, run_requests
+from binding.host import Host, load_host_config
+from binding.measurement import ChildTraffic, Measurement, MeasureRequest
 from binding.provider import IkeKeyProvider
 from ikev2 import IkeError, MemoryBackend, MemoryNetwork, PcapWriter
 from ippm import IppmError, PacketEndpoint, PacketSession, ServerRefused, TwpingOptions
@@ -108,7 +109,7 @@ async def _run(a: Host, b: Host, count: int, say: Say, result: DemoResult) -> No
         await a.start()
         try:
             say({"event": "step", "text": f"IKE_SA_INIT and IKE_AUTH with {ADDRESS_B}, pre-shared key"})
-            info = await a.sa_for(ADDRESS_B)
+            info = await a.endpoint.up(CONNECTION)
             say({"event": "sa", "ike_sa": info.to_dict(a.endpoint.now())})
             for run, request in run_requests(a.config, ADDRESS_B, count):
                 say({"event": "step", "text": run.title})
@@ -147,21 +148,17 @@ def _session(
 
 def _measure(a: Host, b: Host, request: MeasureRequest) -> tuple[Measurement, IkeKeyProvider]:
     keyed = request.destination.security.keyed
-    info = a.endpoint.sa_infos()[-1]
-    child = info.children[-1]
+    sa = a.sas()[-1]
     client = a.provider(request.measurement.key_options()) if keyed else None
     server = b.provider(request.measurement.key_options())
-    before = a.endpoint.child_counters(child.spi_in)
     started = time.monotonic()
     outcome = _session(a, b, request.destination, client, server).run()
     measurement = Measurement(
         mode=request.destination.mode,
         path=request.path,
         derivation=request.measurement.derivation.value if keyed else None,
-        ike_sa=info,
-        child=ChildTraffic(
-            "memory", f"{child.spi_in:08x}", f"{child.spi_out:08x}", before, a.endpoint.child_counters(child.spi_in)
-        ),
+        ike_sa=sa,
+        child=ChildTraffic("memory", sa.children[-1], a.sas()[-1].children[-1]),
         result=outcome,
         record=client.records[-1] if client is not None else None,
         elapsed_ms=round((time.monotonic() - started) * 1000),

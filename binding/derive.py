@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from binding.derivation import (
-    IPPM_LABEL,
     Derivation,
     SecretEncoding,
     TokenKeyRule,
@@ -36,6 +35,7 @@ class DeriveInputs:
     spi_i: bytes | None = None
     spi_r: bytes | None = None
     esp_spi: bytes | None = None
+    label: str = "IPPM"
     salt: bytes | None = None
     count: int | None = None
     challenge: bytes | None = None
@@ -58,8 +58,12 @@ def _check(inputs: DeriveInputs) -> None:
             raise ConfigurationError(f"{option} has {len(value)} octets, {length} are right")
     if (inputs.spi_i is None) != (inputs.spi_r is None):
         raise ConfigurationError("--spi-i and --spi-r go together")
-    if inputs.count is not None and inputs.count < 1:
-        raise ConfigurationError("--count is at least 1")
+    if inputs.count is not None and not 1 <= inputs.count < 1 << 32:
+        raise ConfigurationError("--count is at least 1, and fits in 4 octets")
+    if not inputs.label.isascii() or not 1 <= len(inputs.label) <= 16:
+        raise ConfigurationError("--label is ASCII, 1 to 16 octets")
+    if inputs.esp_spi is not None and inputs.derivation is not Derivation.KEYMAT_SID:
+        raise ConfigurationError(f"--esp-spi does not go with {inputs.derivation}, whose KeyID has none")
     if inputs.derivation is Derivation.KEYMAT_SID and inputs.sk_d is not None:
         raise ConfigurationError("--sk-d does not go with keymat-sid, whose key is --keymat")
     if inputs.derivation is not Derivation.KEYMAT_SID and inputs.keymat is not None:
@@ -86,7 +90,7 @@ def derive(inputs: DeriveInputs) -> dict[str, str]:
             out["key_id"] = identifier.hex()
     secret: bytes | None = None
     if root is not None and inputs.derivation is Derivation.RFC7717:
-        secret = prf(root, IPPM_LABEL)
+        secret = prf(root, control_context(inputs.derivation, b"", inputs.label.encode("ascii")))
         out["shared_secret"] = secret.hex()
     elif root is not None and identifier is not None:
         secret = prf(root, control_context(inputs.derivation, identifier))
@@ -115,13 +119,14 @@ def _token(inputs: DeriveInputs, secret: bytes, out: dict[str, str]) -> None:
 
 def _test_keys(inputs: DeriveInputs, root: bytes | None, out: dict[str, str]) -> None:
     """The Test session's keys, by RFC 4656 section 4.1.2, the draft forms, or the two-key experiment."""
-    if inputs.derivation.per_session and root is not None and inputs.sid is not None:
-        secret = prf_by_name(inputs.prf)(root, inputs.sid)
+    per_session = inputs.derivation.per_session and inputs.key_count == 4
+    if per_session and root is not None and inputs.sid is not None:
+        prf = prf_by_name(inputs.prf)
+        secret = prf(root, inputs.sid)
         out["test_secret"] = secret.hex()
-        if inputs.key_count == 4:
-            keys = session_test_keys(prf_by_name(inputs.prf), secret, inputs.sid, inputs.protocol)
-            out["test_aes_key"], out["test_hmac_key"] = keys.aes.hex(), keys.hmac.hex()
-            return
+        keys = session_test_keys(prf, secret, inputs.sid, inputs.protocol)
+        out["test_aes_key"], out["test_hmac_key"] = keys.aes.hex(), keys.hmac.hex()
+        return
     if inputs.aes_session_key is None or inputs.hmac_session_key is None:
         return
     control = SessionKeys(aes=inputs.aes_session_key, hmac=inputs.hmac_session_key)

@@ -9,7 +9,9 @@ RFC 7717 sections 5.1 to 5.3; readings A2 to A18 in docs/rfc7717.md.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -26,7 +28,7 @@ from binding.derivation import (
     token_key,
 )
 from binding.secret_log import SecretLog
-from ikev2 import IkeError, KeyHandle, prf_by_name
+from ikev2 import IkeError, KeyHandle, NoSuchSa, prf_by_name
 from ippm import ControlSecret, KeyProvider, NoSecret, SessionKeys, test_session_keys
 
 log = logging.getLogger("ippm-ipsec")
@@ -34,8 +36,15 @@ log = logging.getLogger("ippm-ipsec")
 ACCEPT_FAILURE = 1
 """RFC 4656 section 3.3: failure, reason unspecified. What a passphrase choice gets from an IKE-only server (A35)."""
 
+ACCEPT_INTERNAL_ERROR = 2
+"""RFC 4656 section 3.3: what a client gets when the IKE side fails for another reason than a missing SA."""
+
 ACCEPT_NO_SA = 6
 """RFC 7717 section 5.3: the server cannot find the IKEv2 SA."""
+
+MAX_RECORDS = 1024
+MAX_FINGERPRINTS = 64
+"""A server that runs for years remembers the newest only."""
 
 
 class Exporter(Protocol):
@@ -74,6 +83,12 @@ class KeyChainRecord:
     spi_i: str
     spi_r: str
     fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def note(self, name: str, octets: bytes, which: str = "") -> None:
+        """Add the fingerprint of a key; `which` tells the sessions of a connection apart."""
+        if len(self.fingerprints) >= MAX_FINGERPRINTS:
+            del self.fingerprints[next(iter(self.fingerprints))]
+        self.fingerprints[f"{name} {which}".rstrip()] = fingerprint(name, octets)
 
 
 class IkeControlSecret:
@@ -121,8 +136,8 @@ class IkeControlSecret:
         rules: tuple[TokenKeyRule, ...]
         rules = ("pbkdf2", "truncate16") if self._options.token_key == "auto" else (self._options.token_key,)
         keys = [token_key(secret, salt, count, rule=rule, encoding=self._options.secret_encoding) for rule in rules]
-        self._record.fingerprints["control_secret"] = fingerprint("control_secret", secret)
-        self._record.fingerprints["token_key"] = fingerprint("token_key", keys[0])
+        self._record.note("control_secret", secret)
+        self._record.note("token_key", keys[0])
         return keys
 
     def test_keys(self, protocol: str, sid: bytes, control_keys: SessionKeys) -> SessionKeys | None:
@@ -135,14 +150,15 @@ class IkeControlSecret:
             secret = self._handle.secret(sid)
             if self._log is not None:
                 self._log.test(sid, self._options.derivation.value, self._handle.prf_name, secret)
-            self._record.fingerprints[f"test_secret {sid.hex()}"] = fingerprint("test_secret", secret)
+            self._record.note("test_secret", secret, sid.hex())
             keys = session_test_keys(prf, secret, sid, protocol)
         used = keys or test_session_keys(control_keys, sid)
-        self._record.fingerprints[f"test_keys {sid.hex()}"] = fingerprint("test_keys", used.aes + used.hmac)
+        self._record.note("test_keys", used.aes + used.hmac, sid.hex())
         return keys
 
     def close(self) -> None:
         """End the use of the keys: the Control connection and its last Test session are over (A15)."""
+        # rfc7717-s5.1-03: until here the handle gives the same secret, whatever becomes of the SA.
         self._handle.close()
 
 
@@ -169,7 +185,7 @@ class IkeKeyProvider:
         self._fallback = fallback
         self._select = select
         self._secret_log = secret_log
-        self.records: list[KeyChainRecord] = []
+        self.records: deque[KeyChainRecord] = deque(maxlen=MAX_RECORDS)
 
     @property
     def count(self) -> int:
@@ -189,8 +205,9 @@ class IkeKeyProvider:
     def for_server(self, key_id: bytes, ikev2_derived: bool, client_address: str, protocol: str) -> ControlSecret:
         """The secret that a Set-Up-Response's KeyID names.
 
-        Raises NoSecret with Accept 6 (`accept_no_sa`) when no IKE SA has these SPIs, and with Accept 1 for a
-        passphrase choice where there are no passphrases. RFC 7717 section 5.3.
+        Raises NoSecret with Accept 6 (`accept_no_sa`) when no IKE SA has these SPIs (keymat-sid: or no Child SA of it
+        the ESP SPI), with Accept 1 for a passphrase choice where there are no passphrases, and with Accept 2 when
+        the IKE side fails otherwise. RFC 7717 section 5.3.
         """
         if not ikev2_derived:
             if self._fallback is None:
@@ -203,21 +220,27 @@ class IkeKeyProvider:
             handle = self._exporter.open(
                 (spi_i, spi_r), self._options.derivation.value, child_spi=child_spi, server_is_local=True
             )
-        except IkeError as error:
+        except NoSuchSa as error:
             reason = f"no IKEv2 SA with SPIi {spi_i.hex()} SPIr {spi_r.hex()}: {error}"
             # rfc7717-s5.3-07: the event is logged for operational management.
             log.warning("Set-Up-Response from %s refused: %s", client_address, reason)
+            # rfc7717-s5.3-08: Accept 6.
             raise NoSecret(self._options.accept_no_sa, reason) from error
+        except IkeError as error:
+            log.error("Set-Up-Response from %s refused: %s", client_address, error)
+            raise NoSecret(ACCEPT_INTERNAL_ERROR, str(error)) from error
         self._check_peer(handle, client_address)
         return self._secret(handle, key_id, "server")
 
     def _check_peer(self, handle: KeyHandle, client_address: str) -> None:
         """Reading A12: the client's address need not be the SA's peer; say so, or refuse when told to."""
-        if self._options.peer_binding == "off" or client_address == handle.peer_address:
+        if self._options.peer_binding == "off" or _same_host(client_address, handle.peer_address):
             return
         text = f"the client {client_address} is not the peer {handle.peer_address} of IKE SA {handle.spi_i.hex()}"
-        log.warning("%s", text)
-        if self._options.peer_binding == "enforce":
+        if self._options.peer_binding == "warn":
+            log.warning("%s", text)
+        else:
+            log.warning("Set-Up-Response refused: %s", text)
             handle.close()
             raise NoSecret(self._options.accept_no_sa, text)
 
@@ -227,3 +250,11 @@ class IkeKeyProvider:
         )
         self.records.append(record)
         return IkeControlSecret(handle, self._options, key_id_octets, record, self._secret_log)
+
+
+def _same_host(one: str, other: str) -> bool:
+    """Whether two addresses are one, whatever their spelling, and without an IPv6 zone."""
+    try:
+        return ipaddress.ip_address(one.partition("%")[0]) == ipaddress.ip_address(other.partition("%")[0])
+    except ValueError:
+        return one == other

@@ -8,154 +8,218 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from binding.config import MeasurementConfig, parse_measurement
-from binding.host import Host, HostConfig, Measurement, MeasureRequest, load_host_config
+from binding.agent import RunningHost, runs_at
+from binding.derivation import Derivation
+from binding.host import Host, HostConfig, load_host_config
+from binding.measurement import Measurement, MeasureRequest, measure
 from binding.policy import SaChoice
-from binding.provider import IkeKeyProvider
-from ikev2 import ConfigurationError, IkeError, KeyAgentClient, NoSuchSa, choose_backend
-from ippm import TwpingOptions, format_result, twping
+from binding.secret_log import SecretLog
+from binding.switches import CLIENT, given_switches
+from ikev2 import ConfigurationError, IkeError, choose_backend
+from ippm import IppmError, RunResult, TwpingOptions, format_result
 
 log = logging.getLogger("ippm-ipsec")
 
-SECURITY = {"O": "open", "A": "authenticated", "E": "encrypted"}
-DEFAULT_PORT = 862
+SECURITY = {"O": "open", "A": "authenticated", "E": "encrypted", "M": "mixed"}
 
-SWITCHES = (
-    "derivation", "token_key", "secret_encoding", "key_count", "no_sa", "require_ikev2", "tw_auth_pad", "label",
-)  # fmt: skip
-"""Options that change a word of [measurement] for this run."""
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What is not to be exceeded; None does not matter."""
+
+    loss_percent: float | None = None
+    delay_ms: float | None = None
+
+    def exceeded(self, result: RunResult) -> str | None:
+        """Which one a result exceeds, in a sentence."""
+        if self.loss_percent is not None and result.lost * 100 > self.loss_percent * result.sent:
+            return f"{result.lost} of {result.sent} packets lost: more than {self.loss_percent:g} %"
+        if self.delay_ms is not None:
+            if result.round_trip is None:
+                return "no packet was answered, so no delay is known"
+            if result.round_trip.median > self.delay_ms * 1e6:
+                median_ms = result.round_trip.median / 1e6
+                return f"median round-trip time {median_ms:.3f} ms: more than {self.delay_ms:g} ms"
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class TwpingRequest:
-    """One command line, checked."""
+    """One command line, checked. `switched` are the words of [measurement] that it changes."""
 
     config: HostConfig
-    measurement: MeasurementConfig
     requests: tuple[MeasureRequest, ...]
-    backend: str
+    switched: Mapping[str, Any]
+    backend: str | None
     keylog: Path | None
+    thresholds: Thresholds
 
     @classmethod
     def from_command_line(cls, destination: str, config_file: Path, options: Mapping[str, Any]) -> TwpingRequest:
         """Read the file and the options. Raises ConfigurationError."""
-        config = load_host_config(config_file)
-        given = {word: options[word] for word in SWITCHES if options.get(word) is not None}
-        for number in ("key_count", "tw_auth_pad"):
-            if number in given:
-                given[number] = int(given[number])
-        base = config.measurement.model_dump(mode="json", exclude_unset=True)
-        for word in ("test_ports", "bypass_ports"):
-            if word in base:
-                base[word] = "-".join(str(port) for port in base[word])
-        measurement = parse_measurement({**base, **given})
-        host, port = split_destination(destination)
-        letter = options.get("security")
-        if letter is not None and letter.upper() not in SECURITY:
-            raise ConfigurationError(f"-A: {letter!r} is not one of O, A, E")
-        mode = SECURITY[letter.upper()] if letter else measurement.mode
-        path = options.get("path_") or measurement.path
-        choice = SaChoice.parse(options.get("ike_sa"), options.get("ike_peer"))
-        requests = tuple(
-            MeasureRequest(
-                TwpingOptions(
-                    host=host,
-                    port=port or measurement.port,
-                    mode=mode,
-                    count=options["count"],
-                    interval_s=options["interval_s"],
-                    padding=options["padding"],
-                    timeout_s=options["timeout_s"],
-                    dscp=options["dscp"],
-                    tw_auth_pad=measurement.tw_auth_pad,
-                    local_port_range=measurement.bypass_ports if way == "bypass" else None,
-                    require_ikev2=measurement.require_ikev2 and mode != "open",
-                    path=way,
-                ),
-                measurement,
-                way,
-                choice,
-            )
-            for way in (("bypass", "tunnel") if path == "both" else (path,))
+        switched = given_switches(CLIENT, options)
+        config = load_host_config(config_file, switched)
+        return cls(
+            config,
+            measure_requests(config, destination, options),
+            switched,
+            options.get("backend"),
+            options.get("keylog"),
+            Thresholds(options.get("max_loss"), options.get("max_delay")),
         )
-        return cls(config, measurement, requests, options["backend"], options.get("keylog"))
+
+
+def measure_requests(
+    config: HostConfig, destination: str, options: Mapping[str, Any]
+) -> tuple[MeasureRequest, ...]:
+    """One request for each path, `bypass` first. Raises ConfigurationError."""
+    measurement = config.measurement
+    host, port = split_destination(destination)
+    mode = security_mode(options.get("security"), measurement.mode)
+    choice = SaChoice.parse(options.get("ike_sa"), options.get("ike_peer"))
+    ways = ("bypass", "tunnel") if measurement.path == "both" else (measurement.path,)
+    return tuple(
+        MeasureRequest(
+            TwpingOptions(
+                host=host,
+                port=port or measurement.port,
+                mode=mode,
+                count=options["count"],
+                interval_s=options["interval_s"],
+                padding=options["padding"],
+                equal_size=options["equal_size"],
+                timeout_s=options["timeout_s"],
+                dscp=options["dscp"],
+                tw_auth_pad=measurement.tw_auth_pad,
+                local_port_range=measurement.bypass_ports if way == "bypass" else None,
+                require_ikev2=measurement.require_ikev2 and mode != "open",
+                path=way,
+            ),
+            measurement,
+            way,
+            choice,
+        )
+        for way in ways
+    )
+
+
+def security_mode(given: str | None, default: str) -> str:
+    """The word of -A's letter. Raises ConfigurationError."""
+    if given is None:
+        return default
+    word = SECURITY.get(given.upper(), given.lower())
+    if word not in SECURITY.values():
+        raise ConfigurationError(f"-A: {given!r} is not one of {', '.join(SECURITY)}")
+    return word
 
 
 def split_destination(destination: str) -> tuple[str, int | None]:
     """HOST, HOST:PORT or [HOST]:PORT. Raises ConfigurationError."""
-    host, port = destination, ""
+    host, port, good = destination, "", True
     if destination.startswith("["):
-        host, _, rest = destination[1:].partition("]")
-        port = rest.removeprefix(":")
+        host, bracket, rest = destination[1:].partition("]")
+        good = bool(bracket) and (not rest or (rest.startswith(":") and len(rest) > 1))
+        port = rest[1:]
     elif destination.count(":") == 1:
         host, _, port = destination.partition(":")
-    if not host or (port and not (port.isdigit() and 0 < int(port) < 65536)):
+        good = bool(port)
+    if not good or not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
         raise ConfigurationError(f"{destination!r} is not HOST, HOST:PORT or [HOST]:PORT")
     return host, int(port) if port else None
 
 
-def run_twping(request: TwpingRequest) -> tuple[list[dict[str, Any]], str]:
-    """The measurements, as JSON objects and as text. Raises IkeError or IppmError."""
-    socket_path = request.config.file.key_agent_socket
-    if socket_path.exists():
-        try:
-            return _present(asyncio.run(_through_agent(request, KeyAgentClient(socket_path))))
-        except NoSuchSa:
-            raise
-        except IkeError as error:
-            # A socket that a crashed endpoint left behind: nobody answers there.
-            log.info("no key agent at %s (%s): this command runs an endpoint of its own", socket_path, error)
-    return _present(asyncio.run(_as_host(request)))
+@dataclass(slots=True)
+class Outcome:
+    """What came of a command line: all that was measured, and the error that ended it, if one did."""
+
+    measurements: list[Measurement] = field(default_factory=list)
+    error: IkeError | IppmError | None = None
+    exceeded: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The one document of `--json`."""
+        document: dict[str, Any] = {
+            "ok": self.error is None and self.exceeded is None,
+            "runs": [measurement.to_dict() for measurement in self.measurements],
+        }
+        if self.error is not None:
+            document |= {"error": str(self.error), "accept": getattr(self.error, "accept", None)}
+        if self.exceeded is not None:
+            document["exceeded"] = self.exceeded
+        return document
 
 
-async def _as_host(request: TwpingRequest) -> list[Measurement]:
-    chosen, _ = choose_backend(request.backend)
-    host = Host(
-        replace(request.config, measurement=request.measurement), chosen(), keylog=request.keylog, serve=False
-    )
+def run_twping(request: TwpingRequest) -> Outcome:
+    """Measure. Raises ConfigurationError; what the peer or the network refuse is in the outcome."""
+    outcome = Outcome()
+    try:
+        if runs_at(request.config.file.control_socket):
+            asyncio.run(_through_agent(request, outcome))
+        else:
+            asyncio.run(_as_host(request, outcome))
+    except ConfigurationError:
+        raise
+    except (IkeError, IppmError) as error:
+        outcome.error = error
+    exceeded = (request.thresholds.exceeded(one.result) for one in outcome.measurements)
+    outcome.exceeded = next((reason for reason in exceeded if reason is not None), None)
+    return outcome
+
+
+async def _as_host(request: TwpingRequest, outcome: Outcome) -> None:
+    chosen, _ = choose_backend(request.backend or request.config.file.backend)
+    host = Host(request.config, chosen(), keylog=request.keylog, serve=False)
     await host.start()
     try:
-        return [await host.measure(one) for one in request.requests]
+        for one in request.requests:
+            outcome.measurements.append(await host.measure(one))
     finally:
         await host.stop()
 
 
-async def _through_agent(request: TwpingRequest, agent: KeyAgentClient) -> list[Measurement]:
+async def _through_agent(request: TwpingRequest, outcome: Outcome) -> None:
     """Keys from the endpoint that runs on this host; its policies decide the path."""
-    measurements = []
-    for one in request.requests:
-        keyed = one.destination.security.keyed
-        if one.choice.peer_identity is not None:
-            raise ConfigurationError("--ike-peer does not go with a running endpoint; give --ike-sa SPIi:SPIr")
-        provider = IkeKeyProvider(agent, one.measurement.key_options(), select=one.choice.selector(list))
-        started = time.monotonic()
-        result = await twping(one.destination, provider if keyed else None)
-        measurements.append(
-            Measurement(
-                mode=one.destination.mode,
-                path=one.path,
-                derivation=one.measurement.derivation.value if keyed else None,
-                ike_sa=None,
-                child=None,
-                result=result,
-                record=provider.records[-1] if provider.records else None,
-                elapsed_ms=round((time.monotonic() - started) * 1000),
-            )
+    side = RunningHost(request.config.file)
+    check_running(request, side.backend_name)
+    secret_log = SecretLog(request.keylog) if request.keylog is not None else None
+    if secret_log is not None:
+        log.warning("keys of O/TWAMP are written to %s", request.keylog)
+    try:
+        for one in request.requests:
+            outcome.measurements.append(await measure(side, one, secret_log))
+    finally:
+        if secret_log is not None:
+            secret_log.close()
+
+
+def check_running(request: TwpingRequest, backend: str) -> None:
+    """Refuse what only the endpoint that runs could do, and does not. Raises ConfigurationError."""
+    file = request.config.file
+    if request.backend not in (None, "auto", backend):
+        raise ConfigurationError(f"--backend {request.backend}: the endpoint that runs here has {backend}")
+    if "label" in request.switched:
+        raise ConfigurationError(
+            "--label: it is the IKE side's, and that runs already; set measurement.label and start it again"
         )
-    return measurements
+    if file.measurement.get("path", "bypass") == "tunnel" and request.config.measurement.path != "tunnel":
+        raise ConfigurationError(
+            "--path: the endpoint that runs here keeps all in the tunnel; set measurement.path and start it again"
+        )
 
 
-def _present(measurements: list[Measurement]) -> tuple[list[dict[str, Any]], str]:
+def present(measurements: list[Measurement]) -> str:
+    """The text for a person."""
     texts = []
     for measurement in measurements:
-        key = f"keys by {measurement.record.derivation}" if measurement.record else "no derived key"
+        key = "no derived key"
+        if measurement.derivation is not None:
+            key = f"keys by {Derivation(measurement.derivation).described}"
         texts.append(
             f"path {measurement.path}, {measurement.mode} mode, {key}\n{format_result(measurement.result)}"
         )
-    return [measurement.to_dict() for measurement in measurements], "\n\n".join(texts)
+    return "\n".join(texts)
