@@ -40,6 +40,7 @@ from ippm.iana import Accept, Command
 from ippm.timestamps import ns_from_fixed_point
 from ippm.wire.accept_session import AcceptSession
 from ippm.wire.layout import command_parts
+from ippm.wire.octets import Address
 from ippm.wire.request_tw_session import RequestTwSession
 from ippm.wire.start_ack import StartAck
 from ippm.wire.stop_sessions import StopSessions
@@ -129,10 +130,9 @@ class ControlServer(ServerConnection[ServerEvent]):
         if len(self._timeouts) >= limit:  # rfc4656-s6.5-01
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"a connection may have {limit} sessions")
         sid = self._new_sid()
-        sender = Endpoint(str(request.sender_address or bare_address(self.remote.host)), request.sender_port)
-        receiver = request.receiver_address
-        ours = receiver is None or receiver == bare_address(self.local.host)  # rfc5357-s3.5-07
-        host = self.local.host if ours else str(receiver)
+        # rfc5357-s3.5-07
+        sender = Endpoint(_host(request.sender_address, self.remote), request.sender_port)
+        host = _host(request.receiver_address, self.local)
         wished = TestSession(
             sid=sid,
             mode=self.mode,
@@ -196,6 +196,14 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _in_use(self) -> bool:
         return bool(self._timeouts)
+
+
+def _host(address: Address | None, own: Endpoint) -> str:
+    """An address of a request as text; that of the connection keeps its IPv6 zone, for which the field has no room.
+
+    RFC 5357 section 3.5.
+    """
+    return own.host if address is None or address == bare_address(own.host) else str(address)
 
 
 @dataclass(frozen=True, slots=True)

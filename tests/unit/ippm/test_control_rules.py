@@ -6,6 +6,7 @@ The fake client and server below write octets by hand; they share only the strea
 from __future__ import annotations
 
 import random
+from ipaddress import ip_address
 
 import pytest
 from ippm_control_peers import (
@@ -313,8 +314,6 @@ class TestRequest:
 
     @pytest.mark.req("rfc4656-s6.2-01", "rfc4656-s6.2-02")
     def test_test_packets_for_somebody_else_get_accept_3(self) -> None:
-        from ipaddress import ip_address
-
         other = ip_address("198.51.100.7")
         self.refused(RequestTwSession(18700, 0, sender_address=other), Accept.NOT_SUPPORTED)
         allowed = ready(config=ControlServerConfig(count=1024, any_sender=True))
@@ -334,9 +333,13 @@ class TestRequest:
         client.set_up(1)
         answer = AcceptSession.parse(client.command(RequestTwSession(18700, 0, ipvn=6).encode()))
         assert answer.accept == Accept.OK
-        (session,) = client.hooks.opened
-        assert session.reflector.host == "fe80::2%eth0"
-        assert session.sender.host == "fe80::1"
+        named = RequestTwSession(
+            18700, 0, ip_address("fe80::1"), ip_address("fe80::2"), ipvn=6
+        )  # no zone fits the field
+        assert AcceptSession.parse(client.command(named.encode())).accept == Accept.OK
+        for session in client.hooks.opened:
+            assert session.reflector.host == "fe80::2%eth0"
+            assert session.sender.host == "fe80::1%eth0"
 
     @pytest.mark.req("rfc4656-s3.5-01", "rfc4656-s3.5-10", "rfc5357-s3.5-13", "rfc5357-s3.5-01")
     def test_every_request_gets_its_answer_in_order(self) -> None:
