@@ -206,6 +206,8 @@ class PassphraseProvider:
             # rfc4656-s3.1-16, rfc5357-s3.1-08
             if b"\n" in octets or b"\r" in octets:
                 raise ConfigurationError(f"the passphrase of KeyID {_text(key_id)} has a newline in it")
+            if not octets.isascii():  # rfc5357-s3.1-07
+                raise ConfigurationError(f"the passphrase of KeyID {_text(key_id)} is not ASCII")
             secret = PassphraseSecret(_octets(key_id), octets)
             self._secrets[secret.key_id] = secret
         self._client = None if client_key_id is None else pad_key_id(_octets(client_key_id))

@@ -140,6 +140,13 @@ class TestPassphrases:
         with pytest.raises(ConfigurationError, match="newline"):
             PassphraseProvider({"alice": passphrase})
 
+    @pytest.mark.req("rfc5357-s3.1-07")
+    @pytest.mark.parametrize("passphrase", ["na\u00efve", b"caf\xc3\xa9", b"\x80", b"\xff" * 16])
+    def test_a_passphrase_that_is_not_ascii_is_refused(self, passphrase: str | bytes) -> None:
+        with pytest.raises(ConfigurationError, match="'alice' is not ASCII"):
+            PassphraseProvider({"alice": passphrase})
+        assert PassphraseProvider({"alice": bytes(range(0x20, 0x7F))}).for_client("", "twamp")
+
     def test_all_80_octets_of_the_key_id_are_compared(self) -> None:
         provider = PassphraseProvider({"alice": "a"})
         assert provider.for_server(pad_key_id(b"alice"), False, "", "twamp").key_id == b"alice".ljust(80, b"\0")
