@@ -136,6 +136,17 @@ class SessionReflector:
                 self._count("refwait_expired")
                 self.state = ReflectorState.CLOSED
 
+    def arrived_too_late(self, arrived: int) -> bool:
+        """True, and counted, for a packet that arrived (monotonic nanoseconds) when Timeout after the stop had passed.
+
+        For a driver that reads packets later than they arrive. RFC 5357 section 3.8.
+        """
+        if self.state is not ReflectorState.STOPPING or self._deadline is None or arrived < self._deadline:
+            return False
+        self.counters["received"] += 1
+        self._count("after_stop")  # rfc5357-s3.5-11, rfc5357-s3.8-06
+        return True
+
     def handle(
         self, packet: Octets, ttl: int | None, receive_timestamp: int, address: tuple[str, int]
     ) -> memoryview | None:

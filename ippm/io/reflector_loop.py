@@ -17,6 +17,7 @@ from ippm.core.session_reflector import ReflectorPlan, ReflectorState, SessionRe
 from ippm.errors import LocalProtocolError
 from ippm.io.batch import make_receiver
 from ippm.io.clock import SystemClock, now_ntp
+from ippm.timestamps import ntp_difference_ns
 
 _BATCH = 64
 _IDLE_S = 1.0
@@ -95,7 +96,7 @@ class Reflector:
         return dict(channel.session.counters)
 
     def abort(self, sid: bytes) -> dict[str, int]:
-        """Ends a session at once, without its Timeout: a control connection that broke, a Stop that says failure."""
+        """Ends a session at once, without its Timeout: a control connection that broke."""
         with self._lock:
             channel = self._by_sid.get(sid)
         if channel is None:
@@ -172,6 +173,8 @@ class Reflector:
             session.error_estimate = self._clock.error_estimate
             due = session.next_timer()
             if due is not None and due <= now:
+                if session.state is ReflectorState.STOPPING:
+                    self._serve(channel)  # what came in time and has not been read yet: rfc5357-s3.5-10
                 session.handle_timer(now)
                 due = session.next_timer()
             if session.state is ReflectorState.CLOSED:
@@ -221,6 +224,10 @@ class Reflector:
                     stamp = now_ntp()
                     counters["user_stamps"] = counters.get("user_stamps", 0) + 1
                 address = receiver.address(number)
+                if session.state is ReflectorState.STOPPING:
+                    age_ns = max(0, ntp_difference_ns(now_ntp(), stamp))
+                    if session.arrived_too_late(time.monotonic_ns() - age_ns):
+                        continue
                 # Only the octets of this datagram: what an earlier one left behind is never seen.
                 reply = handle(receiver.datagram(number), ttl, stamp, address)
                 if reply is None:

@@ -18,14 +18,15 @@ import pytest
 from decoder.twamp_decoder import decode_test
 
 from ippm.core.schedule import FixedSchedule
-from ippm.core.session_reflector import ReflectorPlan
+from ippm.core.session_reflector import ReflectorPlan, SessionReflector
 from ippm.core.session_sender import SenderPlan
 from ippm.crypto import SessionKeys
 from ippm.crypto_packet import open_reflector, seal_sender
 from ippm.errors import LocalProtocolError, PortRangeExhausted
+from ippm.io.batch import Receiver
 from ippm.io.clock import clock_state, now_ntp
 from ippm.io.pacing import StopSignal, Waiter
-from ippm.io.reflector_loop import Reflector
+from ippm.io.reflector_loop import Reflector, _Channel
 from ippm.io.sender_loop import run_sender
 from ippm.io.sockopts import IP_TOS, IP_TTL, SO_TIMESTAMPNS
 from ippm.io.test_socket import open_test_socket
@@ -210,6 +211,50 @@ def test_a_stopped_session_closes_by_itself_and_tells_its_counters(make: Callabl
     assert session.reflector.counters(SID) == {"received": 20, "reflected": 20}
     with pytest.raises(LocalProtocolError):
         session.reflector.start(SID)
+
+
+class Delayed(Receiver):
+    """One datagram, read `age_ns` after it arrived, on each call until `left` of them are gone."""
+
+    way, batch = "delayed", 1
+
+    def __init__(self, packet: bytes, address: tuple[str, int], ages_ns: list[int]) -> None:
+        self.packet, self.peer, self.ages_ns = packet, address, ages_ns
+
+    def receive(self, sock: socket.socket, limit: int = 1) -> int:
+        return 1 if self.ages_ns else 0
+
+    def datagram(self, number: int) -> memoryview:
+        return memoryview(self.packet)
+
+    def stamp_and_ttl(self, number: int) -> tuple[int | None, int | None]:
+        return ntp_add_ns(now_ntp(), -self.ages_ns.pop(0)), 255
+
+    def address(self, number: int) -> tuple[str, int]:
+        return self.peer
+
+
+@pytest.mark.req("rfc5357-s3.5-10", "rfc5357-s3.5-11", "rfc5357-s3.8-06", "rfc5357-s4.2-07")
+def test_a_packet_that_waited_is_reflected_when_it_came_within_timeout_and_not_when_after() -> None:
+    """The reflector's thread comes 50 ms too late to the end of a session; what waits has its kernel stamps."""
+    reflector = Reflector()
+    peer, own = open_test_socket("127.0.0.1"), open_test_socket("127.0.0.1")
+    try:
+        address = peer.getsockname()[:2]
+        plan = ReflectorPlan(SID, 1, None, own.getsockname()[:2], address, timeout_ns=1_000_000_000)
+        session = SessionReflector(plan, now_ntp, 0x8A01)
+        channel = _Channel(session, own)
+        now = time.monotonic_ns()
+        session.start(now - 3_000_000_000)
+        session.stop(now - 1_050_000_000)
+        packet = seal_sender(SenderPacket(0, now_ntp(), 0x8A01), 1, None)
+        reflector._receiver = Delayed(packet, address, [60_000_000_000, 500_000_000, 0])
+        reflector._serve(channel)
+        assert session.counters == {"received": 3, "reflected": 2, "after_stop": 1}
+    finally:
+        own.close()
+        peer.close()
+        reflector.close()
 
 
 def test_a_callback_that_fails_does_not_end_the_reflector(

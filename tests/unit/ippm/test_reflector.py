@@ -179,6 +179,17 @@ def test_after_the_stop_packets_are_answered_for_timeout_and_then_ignored() -> N
     assert session.counters == {"received": 2, "reflected": 1, "after_stop": 1}
 
 
+@pytest.mark.req("rfc5357-s3.5-09", "rfc5357-s3.5-10", "rfc5357-s3.5-11", "rfc5357-s3.8-06")
+def test_what_counts_after_the_stop_is_when_a_packet_arrived_not_when_it_is_read() -> None:
+    session = reflector(timeout_ns=2_000)
+    assert not session.arrived_too_late(1 << 60)
+    session.stop(10_000)
+    assert not session.arrived_too_late(11_999)
+    assert session.arrived_too_late(12_000)
+    assert session.state is ReflectorState.STOPPING
+    assert session.counters == {"received": 1, "reflected": 0, "after_stop": 1}
+
+
 @pytest.mark.req("rfc5357-s4.2-09")
 def test_a_silent_session_is_given_up_after_refwait() -> None:
     assert DEFAULT_REFWAIT_NS == 900 * 10**9
