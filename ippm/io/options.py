@@ -23,7 +23,8 @@ class ServerOptions:
     `address` None listens on all addresses of both families; `port` 0 takes a free one. `modes` are security modes.
     `test_ports` is the inclusive range of UDP ports for test sessions. `count` is the PBKDF2 Count where the key
     provider has no wish of its own. `servwait_s` and `refwait_s` are SERVWAIT and REFWAIT. `check_peer`: test
-    packets are answered only when they come from the address and port that the session names.
+    packets are answered only when they come from the address and port that the session names. Of all sessions at most
+    `maximum_open_sessions` are in open mode, so that clients without a key leave room for those with one.
     RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5.
     """
 
@@ -41,6 +42,7 @@ class ServerOptions:
     maximum_connections: int = 128
     connections_per_address: int = 32
     maximum_sessions: int = 512
+    maximum_open_sessions: int = 128
     sessions_per_connection: int = 16
     open_sessions_per_connection: int = 16
     hmac_counter: str = "hmac_mismatch"

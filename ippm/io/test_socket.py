@@ -6,6 +6,7 @@ import errno
 import random
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 
 from ippm.errors import PortRangeExhausted
 from ippm.io import sockopts
@@ -40,6 +41,20 @@ def open_test_socket(
         sock.close()
         raise
     return sock
+
+
+def is_own_address(host: str) -> bool:
+    """True for a unicast address of this host: what is sent to it leaves from it. No packet is sent.
+
+    Being able to bind says less: broadcast and multicast addresses can be bound, too. RFC 4656 section 6.2.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.connect(resolved(family, host, 9))
+            return ip_address(sock.getsockname()[0]) == ip_address(host)
+    except OSError:
+        return False
 
 
 def _bind(sock: socket.socket, local: str, port: int | tuple[int, int]) -> None:

@@ -38,11 +38,12 @@ from ippm.io.control_tcp import dscp_of_syn, endpoint_of, listen, own_ipv4, set_
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import ServerOptions
 from ippm.io.reflector_loop import Reflector
-from ippm.io.test_socket import open_test_socket
+from ippm.io.test_socket import is_own_address, open_test_socket
 
 log = logging.getLogger("ippm.server")
 
 _READ_OCTETS = 4096
+_GOODBYE_READS = 32
 EventCallback = Callable[[Endpoint, ServerEvent], None]
 
 
@@ -194,6 +195,13 @@ class TwampServer:
         """Open a test socket and give it to the reflector; the port. Raises RefuseSession."""
         if self._reflector is None or len(self._owners) >= self.options.maximum_sessions:
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, "the server has no room for another session")
+        if not session.mode.keyed and self._open_sessions() >= self.options.maximum_open_sessions:
+            # rfc4656-s6.5-02
+            raise RefuseSession(Accept.TEMPORARY_LIMITATION, "no room for another session in open mode")
+        host = session.reflector.host
+        if host != connection.role.local.host and not is_own_address(host):
+            # rfc4656-s6.2-02
+            raise RefuseSession(Accept.NOT_SUPPORTED, f"the Receiver Address {host} is not the server's")
         sock = self._test_socket(session)
         port = int(sock.getsockname()[1])
         plan = ReflectorPlan(
@@ -215,6 +223,9 @@ class TwampServer:
             raise RefuseSession(Accept.INTERNAL_ERROR, str(error)) from None
         self._owners[session.sid] = connection
         return port
+
+    def _open_sessions(self) -> int:
+        return sum(not owner.role.mode.keyed for owner in self._owners.values())
 
     def _test_socket(self, session: TestSession) -> socket.socket:
         first, last = self.options.test_ports
@@ -260,6 +271,18 @@ class TwampServer:
         log.info("session %s ended: %s", sid.hex(), ", ".join(f"{name} {n}" for name, n in counters.items()))
         if owner is not None:
             owner.session_closed(sid, expired="refwait_expired" in counters)
+
+
+def say_goodbye(sock: socket.socket) -> None:
+    """Half-close, so that what we sent is not lost to a reset when the client's octets lie unread.
+
+    A client that sends on and on is not read to its end.
+    """
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(_GOODBYE_READS):
+            if not sock.recv(_READ_OCTETS):
+                return
 
 
 class _Connection:
@@ -316,7 +339,7 @@ class _Connection:
                     async with asyncio.timeout(self._server.options.servwait_s):
                         await loop.sock_sendall(self._sock, data)
                 if role.closed:
-                    self._say_goodbye()
+                    say_goodbye(self._sock)
                     return
                 try:
                     async with asyncio.timeout_at(role.next_timer()) as self._timeout:
@@ -336,13 +359,6 @@ class _Connection:
             role.close()
             self._handle_events()
             self._sock.close()
-
-    def _say_goodbye(self) -> None:
-        """Half-close, so that what we sent is not lost to a reset when the client's octets lie unread."""
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_WR)
-            while self._sock.recv(_READ_OCTETS):
-                pass
 
     def _handle_events(self) -> None:
         while (event := self.role.next_event()) is not None:
@@ -375,8 +391,9 @@ class _Connection:
                 for sid in event.sids:
                     self._server.start_session(sid)
             case SessionsStopped():
+                # Whatever its Accept says, packets under way are answered until Timeout.  rfc5357-s3.5-10
                 for sid in event.sids:
-                    self._server.stop_session(sid, at_once=not event.valid)
+                    self._server.stop_session(sid, at_once=False)
             case ConnectionClosed():
                 log.info("%s: closed: %s", host, event.reason)
                 for sid in event.sids:

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from ippm_control_peers import SPI_I, SPI_R, DerivedProvider, derived_provider, passphrases
@@ -26,12 +27,17 @@ from ippm.core.control_client import SessionWish
 from ippm.core.control_events import Endpoint
 from ippm.core.session_sender import SenderPlan
 from ippm.errors import ConfigurationError, PortRangeExhausted
+from ippm.iana import Accept
 from ippm.io.control_tcp import endpoint_of
 from ippm.io.pacing import StopSignal
 from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
 from ippm.io.twamp_client import TwampClient, run_twping, sender_plan
+from ippm.io.twamp_server import say_goodbye
+from ippm.wire.accept_session import AcceptSession
+from ippm.wire.request_tw_session import RequestTwSession
 from ippm.wire.server_greeting import ServerGreeting
+from ippm.wire.set_up_response import SetUpResponse
 
 OPTIONS = ServerOptions(address="127.0.0.1", port=0, test_ports=(28760, 28960), count=1024)
 PING = TwpingOptions("127.0.0.1", count=5, interval_s=0.001, timeout_s=0.5)
@@ -306,6 +312,82 @@ def test_the_sessions_of_a_broken_connection_end() -> None:
             await until(lambda: server.sessions == 0 and server.connections == 0)
 
     run(test)
+
+
+@pytest.mark.req("rfc5357-s3.5-10")
+def test_a_stop_that_says_failure_still_lets_packets_under_way_come_back() -> None:
+    """Accept in Stop-Sessions makes results invalid; the Timeout holds all the same."""
+
+    async def test() -> None:
+        async with serving() as server, await TwampClient.connect(replace(PING, port=server.port)) as client:
+            sock = open_test_socket("127.0.0.1", (28761, 28960))
+            with sock:
+                wish = SessionWish(endpoint_of(sock.getsockname()), timeout_ns=10**11)
+                session = await client.request_session(wish)
+                await client.start_sessions()
+                await client.stop_sessions(Accept.FAILURE)
+                # Accept-Session comes after Stop-Sessions has been acted on.
+                await client.request_session(wish)
+                sock.settimeout(5)
+                sock.sendto(bytes(12) + b"\x00\x01", session.reflector)
+                assert len(await asyncio.to_thread(sock.recv, 100)) == 41
+                assert server.sessions == 2
+
+    run(test)
+
+
+@pytest.mark.req("rfc4656-s6.2-02")
+@pytest.mark.parametrize("receiver", ["224.0.0.1", "255.255.255.255", "127.255.255.255", "192.0.2.1"])
+def test_a_receiver_address_that_is_not_the_servers_own_gets_accept_3(receiver: str) -> None:
+    async def test() -> None:
+        async with serving() as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            await reader.readexactly(64)
+            writer.write(SetUpResponse(1).encode())
+            await reader.readexactly(48)
+            for address, accept in ((receiver, Accept.NOT_SUPPORTED), ("127.0.0.1", Accept.OK)):
+                request = RequestTwSession(28749, 0, receiver_address=ip_address(address))
+                writer.write(request.encode() + bytes(16))
+                answer = await reader.readexactly(48)
+                assert AcceptSession.parse(answer[:32]).accept == accept
+            writer.close()
+
+    run(test)
+
+
+@pytest.mark.req("rfc4656-s6.5-02")
+def test_sessions_in_open_mode_cannot_take_what_is_kept_for_clients_with_a_key() -> None:
+    async def test() -> None:
+        async with serving(replace(OPTIONS, maximum_open_sessions=1), passphrases()) as server:
+            ping = replace(PING, port=server.port)
+            wish = SessionWish(Endpoint("127.0.0.1", 28749))
+            async with await TwampClient.connect(ping) as one, await TwampClient.connect(ping) as two:
+                await one.request_session(wish)
+                with pytest.raises(ServerRefused, match="Accept 5"):
+                    await two.request_session(wish)
+                assert (await twping(replace(ping, mode="authenticated"), passphrases())).lost == 0
+
+    run(test)
+
+
+def test_a_client_that_floods_a_connection_which_is_over_does_not_hold_the_server() -> None:
+    class Flood:
+        """A socket that always has more to read."""
+
+        def __init__(self) -> None:
+            self.reads = 0
+
+        def shutdown(self, how: int) -> None:
+            assert how == socket.SHUT_WR
+
+        def recv(self, octets: int) -> bytes:
+            self.reads += 1
+            assert self.reads < 1000
+            return bytes(octets)
+
+    flood = Flood()
+    say_goodbye(flood)  # type: ignore[arg-type]
+    assert flood.reads > 1
 
 
 @pytest.mark.req("rfc5357-s3.1-04", "rfc5357-s3.1-05")
