@@ -5,20 +5,21 @@ Used by IKE_AUTH, and made so that CREATE_CHILD_SA can use it too. RFC 7296 sect
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ikev2.core import narrowing
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
-from ikev2.core.config import ChildConfig
+from ikev2.core.config import DYNAMIC, ChildConfig
 from ikev2.core.exchange import Inbound
 from ikev2.core.types import Mode, Role
 from ikev2.crypto.keymat import child_keymat
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import EspSuite, check_choice, choose_proposal, numbered, without_ke
 from ikev2.crypto.unknown import UnknownAlgorithm
-from ikev2.errors import InvalidSyntax, NoProposalChosen, TsUnacceptable
+from ikev2.errors import LocalProtocolError, NoProposalChosen, TsUnacceptable
 from ikev2.iana import NotifyType
 from ikev2.wire.payloads import Notify, Payload, Proposal, Sa, TrafficSelector, TsI, TsR
 
@@ -69,8 +70,7 @@ class _Originals(NamedTuple):
 
 def offer(sa: IkeSa, config: ChildConfig) -> tuple[ChildOffer, list[Payload]]:
     """The payloads that ask for a Child SA, as IKE_AUTH carries them."""
-    tsi = narrowing.resolve(config.local_ts, sa.local.host)
-    tsr = narrowing.resolve(config.remote_ts, sa.remote.host)
+    tsi, tsr = _wanted_selectors(sa, config)
     spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
     spi = spi_in.to_bytes(4, "big")
     # rfc7296-s1.2-06: no group where there is no KE payload.
@@ -82,9 +82,27 @@ def offer(sa: IkeSa, config: ChildConfig) -> tuple[ChildOffer, list[Payload]]:
     return ChildOffer(config, spi_in, proposals, tsi, tsr), payloads
 
 
+def _wanted_selectors(sa: IkeSa, config: ChildConfig) -> tuple[Selectors, Selectors]:
+    """TSi and TSr of our offer: in transport mode what the configuration allows of the IKE SA's two addresses.
+
+    LocalProtocolError when that is nothing. RFC 7296 section 2.23.1.
+    """
+    tsi = narrowing.resolve(config.local_ts, sa.local.host)
+    tsr = narrowing.resolve(config.remote_ts, sa.remote.host)
+    if config.mode is Mode.TRANSPORT:
+        # rfc7296-s2.23.1-01, rfc7296-s2.23.1-03, rfc7296-s2.23.1-04
+        tsi = narrowing.intersect_all(tsi, narrowing.resolve((DYNAMIC,), sa.local.host))
+        tsr = narrowing.intersect_all(tsr, narrowing.resolve((DYNAMIC,), sa.remote.host))
+        if not tsi or not tsr:
+            raise LocalProtocolError(
+                f"child {config.name}: transport mode is between {sa.local.host} and {sa.remote.host}, "
+                "which its traffic selectors do not hold"
+            )
+    return tsi, tsr
+
+
 def accept(sa: IkeSa, offered: ChildOffer, inbound: Inbound, nonces: Nonces) -> ChildSa:
     """The Child SA that the responder made; NoProposalChosen, TsUnacceptable, InvalidSyntax when it is not what
-
     was offered, or when transport mode was refused.
     """
     proposals = inbound.required(Sa).proposals
@@ -182,7 +200,8 @@ def _choose_config(
 
 
 def _substituted(sa: IkeSa, *, local: Selectors, remote: Selectors) -> tuple[Selectors, Selectors]:
-    """Selectors of transport mode with the addresses that we see; TsUnacceptable unless each names one address.
+    """Selectors of transport mode with the addresses that we see; TsUnacceptable unless each names one address, and
+    that of the IKE SA: a peer has no say about traffic with anybody else.
 
     RFC 7296 section 2.23.1.
     """
@@ -192,7 +211,16 @@ def _substituted(sa: IkeSa, *, local: Selectors, remote: Selectors) -> tuple[Sel
         local = narrowing.substitute(local, sa.local.host)
     if sa.nat.remote:
         remote = narrowing.substitute(remote, sa.remote.host)
+    hosts = _host(sa.local.host), _host(sa.remote.host)
+    # rfc7296-s2.23.1-03, rfc7296-s2.23.1-04
+    if (narrowing.single_address(local), narrowing.single_address(remote)) != hosts:
+        raise TsUnacceptable("transport mode is between the addresses of the IKE SA only")
     return local, remote
+
+
+def _host(text: str) -> str:
+    """An address in the form that selectors print."""
+    return str(ipaddress.ip_address(text.partition("%")[0]))
 
 
 def _suite(chosen: Proposal) -> EspSuite:
@@ -205,7 +233,8 @@ def _suite(chosen: Proposal) -> EspSuite:
 def _peer_spi(chosen: Proposal) -> int:
     spi = int.from_bytes(chosen.spi, "big")
     if len(chosen.spi) != 4 or spi < 256:
-        raise InvalidSyntax(f"the SPI of a Child SA is {chosen.spi.hex() or 'missing'}")
+        # Not InvalidSyntax, which is fatal to the IKE SA: RFC 7296 sections 2.21.2 and 2.21.3.
+        raise NoProposalChosen(f"the SPI of a Child SA is {chosen.spi.hex() or 'missing'}")
     return spi
 
 

@@ -18,6 +18,8 @@ from ikev2.wire.payloads import TrafficSelector
 _ANY_PORT = (0, 65535)
 _OPAQUE = (65535, 0)
 _KNOWN = (TsType.TS_IPV4_ADDR_RANGE, TsType.TS_IPV6_ADDR_RANGE)
+_MOST = 255
+"""As many selectors as a payload counts in its one octet. RFC 7296 section 3.13."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,10 @@ def intersect(a: TrafficSelector, b: TrafficSelector) -> TrafficSelector | None:
 def intersect_all(
     offered: Sequence[TrafficSelector], policy: Sequence[TrafficSelector]
 ) -> tuple[TrafficSelector, ...]:
-    """All traffic in both sets, in the order offered, without selectors that another one holds already."""
+    """The traffic in both sets, in the order offered, without selectors that another one holds already.
+
+    Of more than 255 the first ones: a responder may always narrow. RFC 7296 sections 2.9 and 3.13.
+    """
     found: list[TrafficSelector] = []
     for selector in offered:
         for allowed in policy:
@@ -75,7 +80,7 @@ def intersect_all(
                 continue
             found = [kept for kept in found if not _contains(common, kept)]
             found.append(common)
-    return tuple(found)
+    return tuple(found[:_MOST])
 
 
 def covers(outer: Sequence[TrafficSelector], inner: Iterable[TrafficSelector]) -> bool:

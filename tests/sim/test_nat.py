@@ -178,14 +178,6 @@ def test_transport_mode_through_nat_substitutes_addresses_and_keeps_the_original
     assert (child_a.nat_original_local, child_a.nat_original_remote) == (PUBLIC, B)
 
 
-def test_transport_mode_with_more_than_one_address_is_unacceptable() -> None:
-    wide = child_config(mode=Mode.TRANSPORT, remote_ts=(TrafficSelector.from_network("192.0.2.0/24"),))
-    network, a, b = pair(a={"children": (wide,)}, b={"children": (child_config(mode=Mode.TRANSPORT),)})
-    up(network, a)
-    assert a.installed == b.installed == {}
-    assert_joined(a, b)
-
-
 @pytest.mark.req("rfc7296-s2.23-19")
 def test_with_a_nat_on_both_sides_nobody_follows() -> None:
     network, a, b, nat = behind_nat()
