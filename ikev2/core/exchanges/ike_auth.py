@@ -17,6 +17,7 @@ from ikev2.core.child_negotiation import Nonces
 from ikev2.core.config import ConnectionConfig, Identity
 from ikev2.core.events import ChildSaFailed
 from ikev2.core.exchange import CloseIkeSa, Establish, Inbound
+from ikev2.core.exchanges.informational import FATAL_NOTIFIES
 from ikev2.core.types import Address, Role
 from ikev2.crypto.keymat import signed_octets
 from ikev2.crypto.suites import choose_proposal, numbered
@@ -107,11 +108,30 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         sa.fail(str(error), error.notify_type)
         sa.queue_first(CloseIkeSa(str(error), error.notify_type))
         return ()
+    if _failed_entirely(sa, inbound):
+        return ()
     sa.peer_id = peer_id
     sa.establish(inbound.now, initial_contact=inbound.notify(NotifyType.INITIAL_CONTACT) is not None)
     _take_child(sa, inbound)
     sa.end_handshake()
     return ()
+
+
+def _failed_entirely(sa: IkeSa, inbound: Inbound) -> bool:
+    """Whether an error notify beside a good proof leaves no IKE SA: the fatal ones, and all that we do not know.
+
+    RFC 7296 sections 2.21.2 and 3.10.1.
+    """
+    for notify_type in (notify.notify_type for notify in inbound.notifies if notify.is_error):
+        if notify_type in FATAL_NOTIFIES:
+            sa.close(f"the peer refused: {notify_type}", inbound.now, notify_type)
+            return True
+        if not notify_type.known:  # rfc7296-s3.10.1-01
+            reason = f"the peer reports an error that is not known here: {notify_type}"
+            sa.fail(reason, notify_type)
+            sa.queue_first(CloseIkeSa(reason))
+            return True
+    return False
 
 
 def _take_child(sa: IkeSa, inbound: Inbound) -> None:

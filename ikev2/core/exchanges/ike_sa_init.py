@@ -182,6 +182,7 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
     if not sa.connection.children and not handshake.childless:
         raise InvalidSyntax("the peer does not do without a Child SA, and none is configured")
     shared = handshake.pair.shared_secret(ke.data)
+    handshake.failure = None  # whoever said it: there is an answer now
     sa.spi_r = header.responder_spi
     handshake.nonce_r = nonce.data
     handshake.response = inbound.data
