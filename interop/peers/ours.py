@@ -8,12 +8,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,11 +19,9 @@ from typing import Any, Self, TypeAlias
 from ikev2.io.control import call
 from ikev2.io.key_agent import KeyAgentClient, RemoteKeyHandle
 from ikev2.io.netns import Namespace
-from interop.peers.strongswan import WAIT_S, wait_ready, wait_until
+from interop.peers.strongswan import WAIT_S, end, start_and_wait, wait_until
 
 Document: TypeAlias = Mapping[str, Any]
-ROOT = Path(__file__).resolve().parents[2]
-_STOP_S = 10.0
 
 
 def to_toml(document: Document, path: tuple[str, ...] = ()) -> str:
@@ -65,6 +60,7 @@ class Ours:
         self.directory = directory
         self.log_path = directory / "ours.log"
         self.keys_path = directory / "keys"
+        self.config_path = directory / "ours.toml"
         self._document = document
         self._psk = psk
         self._impairments = tuple(impairments)
@@ -87,32 +83,29 @@ class Ours:
             "secrets": {"lab": {"file": secret.name}},
             "endpoint": {"control_socket": self._control.name, "key_agent_socket": self._agent.name} | given,
         }
-        config = self.directory / "ours.toml"
-        config.write_text(to_toml(document))
-        argv = [sys.executable, "-m", "ikev2", "run", "-c", str(config), "-v", "--keylog", str(self.keys_path)]
+        self.config_path.write_text(to_toml(document))
+        argv = [
+            sys.executable,
+            "-m",
+            "ikev2",
+            "run",
+            "-c",
+            str(self.config_path),
+            "-v",
+            "--keylog",
+            str(self.keys_path),
+        ]
         if self._capture is not None:
             argv += ["--pcap", str(self._capture.path), "--pcap-interface", self._capture.interface]
         for knob in self._impairments:
             argv += ["--impair", knob]
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ready, self.log_path.open("ab") as log:
-            path = self.directory / "notify"
-            path.unlink(missing_ok=True)
-            ready.bind(str(path))
-            environment = os.environ | {"NOTIFY_SOCKET": str(path)}
-            self._process = self.namespace.popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
-            wait_ready(ready, self._process, "ikev2 run", self.log)
+        with self.log_path.open("ab") as log:
+            self._process = start_and_wait(self.namespace, argv, self.directory, self.log, os.environ, log)
 
     def stop(self) -> int | None:
         """End it with SIGTERM, upon which it deletes its SAs; its exit status, None when it did not run."""
         process, self._process = self._process, None
-        if process is None:
-            return None
-        process.send_signal(signal.SIGTERM)
-        try:
-            return process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        return end(process)
 
     def kill(self) -> None:
         """End it as a power failure does: the peer hears nothing."""

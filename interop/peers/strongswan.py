@@ -21,15 +21,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import IO, Any, Self, TypeAlias, TypeVar
 
 from ikev2.io.netns import Namespace
 from interop.lab.packages import skip_reason
+from interop.peers.strongswan_text import IkeSaState, LoggedKeys, parse_keys, parse_sas, tellable
 
 Section: TypeAlias = Mapping[str, Any]
 """Sections, texts, numbers, booleans and lists of texts by name."""
@@ -45,7 +45,7 @@ MARK = "0x42"
 READY_S = 20.0
 WAIT_S = 15.0
 POLL_S = 0.05
-_STOP_S = 5.0
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class PeerError(Exception):
@@ -74,202 +74,15 @@ def render(section: Section, indent: int = 0) -> str:
     return "".join(lines)
 
 
-def parse_raw(text: str) -> dict[str, Any]:
-    """What `swanctl --raw` prints, `name {key=value list=[a b] section {...}}`, as nested dictionaries."""
-    tokens = re.findall(r"[{}\[\]]|[^\s{}\[\]=]+=(?=\[)|[^\s{}\[\]=]+=[^\s{}\[\]]*|[^\s{}\[\]]+", text)
-    position = 0
+class Swanctl:
+    """What can be asked of a charon that runs with this directory, from any process."""
 
-    def section() -> dict[str, Any]:
-        nonlocal position
-        found: dict[str, Any] = {}
-        while position < len(tokens) and tokens[position] != "}":
-            key, _, value = tokens[position].partition("=")
-            position += 1
-            following = tokens[position] if position < len(tokens) else ""
-            if following == "{" and not value:
-                position += 1
-                found[key] = section()
-                position += 1
-            elif following == "[" and not value:
-                end = tokens.index("]", position)
-                found[key] = tokens[position + 1 : end]
-                position = end + 1
-            else:
-                found[key] = value
-        return found
-
-    return section()
-
-
-@dataclass(frozen=True, slots=True)
-class ChildSaState:
-    """A Child SA as strongSwan lists it; its counters are of inner octets and packets."""
-
-    name: str
-    state: str
-    mode: str
-    encap: bool
-    spi_in: int
-    spi_out: int
-    local_ts: tuple[str, ...]
-    remote_ts: tuple[str, ...]
-    packets_in: int
-    octets_in: int
-    packets_out: int
-    octets_out: int
-
-
-@dataclass(frozen=True, slots=True)
-class IkeSaState:
-    """An IKE SA as strongSwan lists it. `unique_id` is the number in its log."""
-
-    name: str
-    unique_id: int
-    state: str
-    initiator: bool
-    spi_i: bytes
-    spi_r: bytes
-    suite: tuple[str, ...]
-    children: tuple[ChildSaState, ...]
-
-
-@dataclass(slots=True)
-class LoggedKeys:
-    """The keys of one IKE SA as strongSwan logged them.
-
-    `sk` has SK_d, SK_ai ... by name, the last value of each; `children` the four keys of each Child SA by the names
-    encr_i, integ_i, encr_r, integ_r, with the salt at the end of encr_* for AEAD.
-    """
-
-    sk: dict[str, bytes] = field(default_factory=dict)
-    children: list[dict[str, bytes]] = field(default_factory=list)
-
-    def keymat(self, child: int = -1) -> bytes:
-        """The keying octets of a Child SA in the order in which they were taken. RFC 7296 section 2.17."""
-        keys = self.children[child]
-        return b"".join(keys.get(name, b"") for name in _KEYMAT_ORDER)
-
-    def __repr__(self) -> str:
-        return f"<LoggedKeys {', '.join(self.sk)}; {len(self.children)} Child SAs>"
-
-
-_KEYMAT_ORDER = ("encr_i", "integ_i", "encr_r", "integ_r")
-_CHILD_KEYS = {
-    "encryption initiator key": "encr_i",
-    "integrity initiator key": "integ_i",
-    "encryption responder key": "encr_r",
-    "integrity responder key": "integ_r",
-}
-_DUMP = re.compile(
-    r"^\d+\[\w+\] <(?:[^|>]*\|)?(?P<sa>\d+)> (?P<what>(?:Sk_|SK_)\w+ (?:secret|key)|(?:encryption|integrity) "
-    r"(?:initiator|responder) key) => (?P<octets>\d+) bytes @ "
-)
-_DUMP_LINE = re.compile(r"^\d+\[\w+\] <[^>]*> +\d+: (?P<hex>(?:[0-9A-F]{2} )+)")
-
-
-def parse_keys(log: str) -> dict[int, LoggedKeys]:
-    """The keys in a log of level 4, by the IKE SA's unique id."""
-    found: dict[int, LoggedKeys] = {}
-    for sa, what, octets in _dumps(log.splitlines()):
-        keys = found.setdefault(sa, LoggedKeys())
-        if what not in _CHILD_KEYS:
-            keys.sk[what.split()[0].replace("Sk_", "SK_")] = octets
-            continue
-        name = _CHILD_KEYS[what]
-        if not keys.children or name in keys.children[-1]:
-            keys.children.append({})
-        keys.children[-1][name] = octets
-    return found
-
-
-def _dumps(lines: list[str]) -> Iterator[tuple[int, str, bytes]]:
-    """The hex dumps of keys in a log: whose, what, octets."""
-    for number, line in enumerate(lines):
-        head = _DUMP.match(line)
-        if head is None:
-            continue
-        wanted = int(head["octets"])
-        octets = b""
-        prefix = line.partition(" ")[0]
-        for following in lines[number + 1 :]:
-            if len(octets) >= wanted:
-                break
-            # Other threads may log in between.
-            row = _DUMP_LINE.match(following) if following.startswith(prefix) else None
-            if row is not None:
-                octets += bytes.fromhex(row["hex"])
-        yield int(head["sa"]), head["what"], octets[:wanted]
-
-
-class StrongSwan:
-    """charon-systemd in a namespace: a context manager. `settings` are merged into charon's own section."""
-
-    def __init__(self, namespace: Namespace, directory: Path, settings: Section | None = None) -> None:
-        self.namespace = namespace
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.log_path = directory / "charon.log"
-        self._settings = settings or {}
         self._conf = directory / "strongswan.conf"
         self._uri = f"unix://{directory / 'vici'}"
-        self._swanctl = skip_path("swanctl")
-        self._process: subprocess.Popen[Any] | None = None
-
-    # --- life ----------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Start charon and wait until it says that it is ready."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.log_path.touch(mode=0o600)
-        self._conf.write_text(render(self._strongswan_conf()))
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ready:
-            path = self.directory / "notify"
-            path.unlink(missing_ok=True)
-            ready.bind(str(path))
-            with (self.directory / "charon.stderr").open("wb") as errors:
-                self._process = self.namespace.popen(
-                    [skip_path("charon-systemd")],
-                    env=self._environment() | {"NOTIFY_SOCKET": str(path)},
-                    stdout=errors,
-                    stderr=errors,
-                )
-            wait_ready(ready, self._process, "charon-systemd", self.log)
-
-    def stop(self) -> None:
-        """End charon: it deletes its SAs and removes its TUN device and routes."""
-        process, self._process = self._process, None
-        if process is None or process.poll() is not None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """charon stands still: alive for the kernel, dead for its peers."""
-        process = self._process
-        if process is None:
-            raise PeerError("charon does not run")
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
+        self._program = find("swanctl")
 
     # --- commands ------------------------------------------------------------------------------------------------
 
@@ -278,7 +91,7 @@ class StrongSwan:
         path = self.directory / "swanctl.conf"
         path.touch(mode=0o600)
         path.write_text(render({"connections": connections, "secrets": secrets}))
-        # --load-all alone does not unload what the file no longer has when it fails half way.
+        # --clear: the secrets of the case before are forgotten.
         self.swanctl("--load-all", "--clear", "--noprompt", "--file", str(path))
 
     def initiate(self, child: str, timeout_s: float = WAIT_S) -> str:
@@ -307,10 +120,7 @@ class StrongSwan:
 
     def list_sas(self) -> list[IkeSaState]:
         """Every IKE SA with its Child SAs and their counters."""
-        lines = self.swanctl("--list-sas", "--raw").splitlines()
-        # A line is `list-sa event {NAME {...}}`.
-        events = (parse_raw(line.partition("{")[2]) for line in lines if line.startswith("list-sa event"))
-        return [_ike_sa(name, content) for event in events for name, content in event.items()]
+        return parse_sas(self.swanctl("--list-sas", "--raw"))
 
     def wait_sas(self, ready: Callable[[list[IkeSaState]], bool], timeout_s: float = WAIT_S) -> list[IkeSaState]:
         """The SAs as soon as `ready` says so of them; PeerError with the last of them when it does not."""
@@ -318,7 +128,7 @@ class StrongSwan:
 
     def swanctl(self, *arguments: str) -> str:
         """Any swanctl command; its output. PeerError when it fails."""
-        argv = [self._swanctl, *arguments, "--uri", self._uri]
+        argv = [self._program, *arguments, "--uri", self._uri]
         done = subprocess.run(
             argv, env=self._environment(), capture_output=True, text=True, timeout=2 * WAIT_S, check=False
         )
@@ -340,7 +150,7 @@ class StrongSwan:
 
     def story(self, since: int = 0) -> str:
         """The log without dumps and key material: what may go into a report."""
-        return "".join(line + "\n" for line in self.log(since).splitlines() if _tellable(line))
+        return "".join(line + "\n" for line in self.log(since).splitlines() if tellable(line))
 
     def wait_log(self, pattern: str, since: int, timeout_s: float = WAIT_S) -> str:
         """The log from `since` on as soon as `pattern` is in it."""
@@ -355,10 +165,58 @@ class StrongSwan:
         """The keys of the IKE SAs made since a position, by unique id."""
         return parse_keys(self.log(since))
 
-    # --- parts ---------------------------------------------------------------------------------------------------
-
     def _environment(self) -> dict[str, str]:
         return os.environ | {"STRONGSWAN_CONF": str(self._conf), "SWANCTL_DIR": str(self.directory)}
+
+
+class StrongSwan(Swanctl):
+    """charon-systemd in a namespace: a context manager. `settings` are merged into charon's own section."""
+
+    def __init__(self, namespace: Namespace, directory: Path, settings: Section | None = None) -> None:
+        super().__init__(directory)
+        self.namespace = namespace
+        self._settings = settings or {}
+        self._process: subprocess.Popen[Any] | None = None
+
+    def start(self) -> None:
+        """Start charon and wait until it says that it is ready."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.log_path.touch(mode=0o600)
+        self._conf.write_text(render(self._strongswan_conf()))
+        with (self.directory / "charon.stderr").open("wb") as errors:
+            self._process = start_and_wait(
+                self.namespace, [find("charon-systemd")], self.directory, self.log, self._environment(), errors
+            )
+
+    def stop(self) -> None:
+        """End charon: it deletes its SAs and removes its TUN device and routes."""
+        process, self._process = self._process, None
+        end(process)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """charon stands still: alive for the kernel, dead for its peers."""
+        process = self._process
+        if process is None:
+            raise PeerError("charon does not run")
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
     def _strongswan_conf(self) -> Section:
         log: Section = {
@@ -381,23 +239,54 @@ class StrongSwan:
         return {"charon-systemd": charon, "swanctl": {"load": "random openssl pem pkcs1"}}
 
 
-def skip_path(program: str) -> str:
+def find(program: str) -> str:
     """Where a program is; also in the sbin directories, which are not on everybody's path."""
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/sbin:/usr/local/sbin") or program
 
 
-def wait_ready(ready: socket.socket, process: subprocess.Popen[Any], name: str, log: Callable[[], str]) -> None:
-    """Wait for READY=1 on a service manager's notification socket. PeerError when the process ends before it."""
+def start_and_wait(
+    namespace: Namespace,
+    argv: Sequence[str],
+    directory: Path,
+    log: Callable[[], str],
+    environment: Mapping[str, str],
+    output: IO[bytes],
+) -> subprocess.Popen[Any]:
+    """A process that has said READY=1 to its service manager, which is us. PeerError when it ends before that.
+
+    `directory` is for the notification socket, `log` for the words of the error.
+    """
     deadline = time.monotonic() + READY_S
-    ready.settimeout(0.2)
-    while time.monotonic() < deadline:
-        try:
-            if b"READY=1" in ready.recv(4096):
-                return
-        except TimeoutError:
-            if process.poll() is not None:
-                raise PeerError(f"{name} ended with {process.returncode}: {log()[-2000:]}") from None
-    raise PeerError(f"{name} was not ready in {READY_S:.0f} s: {log()[-2000:]}")
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as ready:
+        path = directory / "notify"
+        path.unlink(missing_ok=True)
+        ready.bind(str(path))
+        ready.settimeout(0.2)
+        env = dict(environment) | {"NOTIFY_SOCKET": str(path)}
+        process = namespace.popen(argv, cwd=ROOT, env=env, stdout=output, stderr=output)
+        while time.monotonic() < deadline:
+            try:
+                if b"READY=1" in ready.recv(4096):
+                    return process
+            except TimeoutError:
+                if process.poll() is not None:
+                    break
+    process.kill()
+    process.wait()
+    raise PeerError(f"{' '.join(argv)} did not become ready: {_excerpt(log())}")
+
+
+def end(process: subprocess.Popen[Any] | None, timeout_s: float = 10.0) -> int | None:
+    """SIGTERM, then SIGKILL; the exit status, None without a process."""
+    if process is None:
+        return None
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def wait_until(look: Callable[[], T], good: Callable[[T], bool], timeout_s: float, what: str = "") -> T:
@@ -414,44 +303,4 @@ def wait_until(look: Callable[[], T], good: Callable[[T], bool], timeout_s: floa
 
 
 def _excerpt(log: str) -> str:
-    return "\n".join(line for line in log.splitlines()[-200:] if _tellable(line))[-3000:]
-
-
-def _tellable(line: str) -> bool:
-    """True for a log line without dump, or announcement of one."""
-    return "=> " not in line and not re.search(r"\] (<[^>]*> )?\s*\d+: [0-9A-F]{2} ", line)
-
-
-def _ike_sa(name: str, content: Mapping[str, Any]) -> IkeSaState:
-    suite = tuple(
-        str(content[key])
-        for key in ("encr-alg", "encr-keysize", "integ-alg", "prf-alg", "dh-group")
-        if content.get(key)
-    )
-    return IkeSaState(
-        name=name,
-        unique_id=int(content["uniqueid"]),
-        state=content["state"],
-        initiator=content.get("initiator") == "yes",
-        spi_i=bytes.fromhex(content["initiator-spi"]),
-        spi_r=bytes.fromhex(content["responder-spi"]),
-        suite=suite,
-        children=tuple(_child_sa(child) for child in content.get("child-sas", {}).values()),
-    )
-
-
-def _child_sa(content: Mapping[str, Any]) -> ChildSaState:
-    return ChildSaState(
-        name=content["name"],
-        state=content["state"],
-        mode=content["mode"],
-        encap=content.get("encap") == "yes",
-        spi_in=int(content.get("spi-in", "0"), 16),
-        spi_out=int(content.get("spi-out", "0"), 16),
-        local_ts=tuple(content.get("local-ts", ())),
-        remote_ts=tuple(content.get("remote-ts", ())),
-        packets_in=int(content.get("packets-in", 0)),
-        octets_in=int(content.get("bytes-in", 0)),
-        packets_out=int(content.get("packets-out", 0)),
-        octets_out=int(content.get("bytes-out", 0)),
-    )
+    return "\n".join(line for line in log.splitlines()[-200:] if tellable(line))[-3000:]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import os
 import re
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +17,8 @@ from typing import Any
 from ikev2.errors import IkeError
 from ikev2.io.netns import TwoHosts
 from interop.peers.ours import Ours
-from interop.peers.strongswan import ChildSaState, IkeSaState, LoggedKeys, PeerError, StrongSwan, wait_until
+from interop.peers.strongswan import PeerError, StrongSwan, end, start_and_wait, wait_until
+from interop.peers.strongswan_text import ChildSaState, IkeSaState, LoggedKeys
 from interop.scenarios.cases import CHILD, CONNECTION, PEER_ID, Case
 
 MARKER = b"datagram in the clear "
@@ -206,6 +209,20 @@ class Run:
             if derivation == "keymat-sid":
                 spi = tunnel.their_child.spi_out if server_is_local else tunnel.their_child.spi_in
                 self.same("SPI on which the server receives", handle.child_spi, spi)
+
+    @contextlib.contextmanager
+    def oracle_server(self) -> Iterator[None]:
+        """The TWAMP server on host b that has its keys from strongSwan's log."""
+        path = self.ours.directory / "oracle_server.log"
+        argv = [sys.executable, "-m", "interop.peers.oracle_server", str(self.peer.directory)]
+        with path.open("wb") as log:
+            process = start_and_wait(
+                self.peer.namespace, argv, self.ours.directory, path.read_text, os.environ, log
+            )
+        try:
+            yield
+        finally:
+            end(process)
 
     def look_at_capture(self, captured: bytes) -> None:
         """All that `datagrams` sent went as ESP in UDP, and nothing of it in clear. For the end of a case."""
