@@ -53,9 +53,9 @@ class ReflectorPlan:
 
 
 def canonical_host(host: str) -> str:
-    """An address literal as the socket layer writes it; any other text as it is."""
+    """An address literal as the socket layer writes it, an IPv6 one without its zone; any other text as it is."""
     try:
-        return str(ip_address(host))
+        return str(ip_address(host.partition("%")[0]))
     except ValueError:
         return host
 

@@ -234,11 +234,7 @@ def address_of_name(name: bytes) -> Address:
     if family == socket.AF_INET6:
         port, flow, host = _IPV6_NAME.unpack_from(name)
         scope = int.from_bytes(name[24:28], sys.byteorder)
-        text = socket.inet_ntop(socket.AF_INET6, host)
-        if scope:
-            # recvmsg names the interface in the text: fe80::1%eth0.
-            text = socket.getnameinfo((text, port, flow, scope), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)[0]
-        return (text, port, flow & 0xFFFFF, scope)  # type: ignore[return-value]
+        return (socket.inet_ntop(socket.AF_INET6, host), port, flow & 0xFFFFF, scope)  # type: ignore[return-value]
     raise OSError(errno.EAFNOSUPPORT, f"address family {family}")
 
 

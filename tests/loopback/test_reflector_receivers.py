@@ -99,6 +99,8 @@ def test_addresses_as_the_socket_layer_writes_them() -> None:
         family + (862).to_bytes(2, "big") + bytes(4) + socket.inet_pton(socket.AF_INET6, "2001:db8::1") + bytes(4)
     )
     assert address_of_name(name) == ("2001:db8::1", 862, 0, 0)
+    scoped = name[:8] + socket.inet_pton(socket.AF_INET6, "fe80::1") + (1).to_bytes(4, sys.byteorder)
+    assert address_of_name(scoped) == ("fe80::1", 862, 0, 1)
     with pytest.raises(OSError, match="family"):
         address_of_name(bytes(16))
     assert (IP_TTL, IPV6_UNICAST_HOPS) == (socket.IP_TTL, socket.IPV6_UNICAST_HOPS)

@@ -156,6 +156,13 @@ def test_an_ipv6_peer_may_be_written_in_any_way() -> None:
     assert session.handle(request(1), 64, T2, ("2001:db8::1", 18700, 0, 0)) is not None  # type: ignore[arg-type]
 
 
+def test_the_zone_of_a_link_local_peer_is_no_part_of_its_address() -> None:
+    """The socket layer gives it as a number beside the address; the socket is bound in that zone anyway."""
+    for zone in ("%eth0", "%3", ""):
+        session = reflector(remote=("fe80::1" + zone, 18700))
+        assert session.handle(request(1), 64, T2, ("fe80::1", 18700, 0, 3)) is not None  # type: ignore[arg-type]
+
+
 def test_nothing_is_answered_before_the_start() -> None:
     session = reflector(start=False)
     assert session.handle(request(1), 64, T2, PEER) is None
