@@ -1,12 +1,12 @@
 """Negotiating one Child SA inside an exchange: offer, answer, accept; keys and addresses come out.
 
-Used by IKE_AUTH, and made so that CREATE_CHILD_SA can use it too. RFC 7296 sections 1.3.1, 2.9, 2.17 and 2.23.1.
+Used by IKE_AUTH and by CREATE_CHILD_SA. RFC 7296 sections 1.3.1, 2.9, 2.17 and 2.23.1.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,13 +15,14 @@ from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.config import DYNAMIC, ChildConfig
 from ikev2.core.exchange import Inbound
 from ikev2.core.types import Mode, Role
+from ikev2.crypto.ke import KePair
 from ikev2.crypto.keymat import child_keymat
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import EspSuite, check_choice, choose_proposal, numbered, without_ke
 from ikev2.crypto.unknown import UnknownAlgorithm
-from ikev2.errors import LocalProtocolError, NoProposalChosen, TsUnacceptable
+from ikev2.errors import InvalidKePayload, InvalidSyntax, LocalProtocolError, NoProposalChosen, TsUnacceptable
 from ikev2.iana import NotifyType
-from ikev2.wire.payloads import Notify, Payload, Proposal, Sa, TrafficSelector, TsI, TsR
+from ikev2.wire.payloads import Ke, Nonce, Notify, Payload, Proposal, Sa, TrafficSelector, TsI, TsR
 
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
@@ -49,13 +50,28 @@ class ChildOffer:
 
 @dataclass(slots=True)
 class ChildSa:
-    """A Child SA of ours: its parameters, KEYMAT as taken, and whether we have sent a Delete for it."""
+    """A Child SA of ours: its parameters, KEYMAT as taken, and what becomes of it.
+
+    `closing`: we have sent, or are about to send, a Delete for it; `rekeying`: we have it in mind, or in hand, to
+    replace it; `standby_for`: the inbound SPI of the pair on which we send until the peer has deleted that.
+    """
 
     config: ChildConfig
     params: ChildSaParameters
     keymat: SecretOctets
     installed_at: float = 0.0
     closing: bool = False
+    rekeying: bool = False
+    standby_for: int | None = None
+    soft_at: float | None = None
+    hard_at: float | None = None
+
+
+class _Secrets(NamedTuple):
+    """What KEYMAT is made of beside SK_d: the nonces, and g^ir for PFS."""
+
+    nonces: Nonces
+    shared: SecretOctets | None = None
 
 
 class _Originals(NamedTuple):
@@ -68,17 +84,27 @@ class _Originals(NamedTuple):
 # --- initiator ---------------------------------------------------------------------------------------------------
 
 
-def offer(sa: IkeSa, config: ChildConfig) -> tuple[ChildOffer, list[Payload]]:
-    """The payloads that ask for a Child SA, as IKE_AUTH carries them."""
-    tsi, tsr = _wanted_selectors(sa, config)
+def offer(
+    sa: IkeSa, config: ChildConfig, *, keying: Sequence[Payload] = (), replaces: ChildSa | None = None
+) -> tuple[ChildOffer, list[Payload]]:
+    """The payloads that ask for a Child SA.
+
+    `keying` are the nonce and, for PFS, the KE payload of CREATE_CHILD_SA; IKE_AUTH has none. `replaces` is the
+    Child SA to be rekeyed: the new one shall have its traffic selectors (RFC 7296 section 2.9.2).
+    """
+    if replaces is not None and config.mode is Mode.TUNNEL:
+        tsi, tsr = replaces.params.ts_local, replaces.params.ts_remote  # rfc7296-s2.8-03
+    else:
+        tsi, tsr = _wanted_selectors(sa, config)
     spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
     spi = spi_in.to_bytes(4, "big")
-    # rfc7296-s1.2-06: no group where there is no KE payload.
-    proposals = numbered([without_ke(proposal) for proposal in config.esp_proposals], spi)
+    # rfc7296-s1.2-06: no group in IKE_AUTH, where there is no KE payload.
+    wanted = config.esp_proposals if keying else [without_ke(proposal) for proposal in config.esp_proposals]
+    proposals = numbered(wanted, spi)
     payloads: list[Payload] = []
     if config.mode is Mode.TRANSPORT:
         payloads.append(Notify(NotifyType.USE_TRANSPORT_MODE))
-    payloads += [Sa(proposals), TsI(tsi), TsR(tsr)]
+    payloads += [Sa(proposals), *keying, TsI(tsi), TsR(tsr)]
     return ChildOffer(config, spi_in, proposals, tsi, tsr), payloads
 
 
@@ -101,9 +127,19 @@ def _wanted_selectors(sa: IkeSa, config: ChildConfig) -> tuple[Selectors, Select
     return tsi, tsr
 
 
-def accept(sa: IkeSa, offered: ChildOffer, inbound: Inbound, nonces: Nonces) -> ChildSa:
+def accept(
+    sa: IkeSa,
+    offered: ChildOffer,
+    inbound: Inbound,
+    nonces: Nonces,
+    *,
+    pair: KePair | None = None,
+    reqid: int | None = None,
+) -> ChildSa:
     """The Child SA that the responder made; NoProposalChosen, TsUnacceptable, InvalidSyntax when it is not what
     was offered, or when transport mode was refused.
+
+    `pair` is the one of our KE payload, `reqid` that of the Child SA which this one replaces.
     """
     proposals = inbound.required(Sa).proposals
     check_choice(proposals[0], offered.proposals)
@@ -120,21 +156,41 @@ def accept(sa: IkeSa, offered: ChildOffer, inbound: Inbound, nonces: Nonces) -> 
         tsi, tsr = _substituted(sa, local=tsi, remote=tsr)
     if not narrowing.covers(offered.tsi, tsi) or not narrowing.covers(offered.tsr, tsr):
         raise TsUnacceptable("the peer's traffic selectors are not within those that we offered")
+    secrets = _Secrets(nonces, _accepted_ke(suite, inbound.first(Ke), pair))
     spi_out = _peer_spi(proposals[0])
-    return _make(sa, config, suite, (offered.spi_in, spi_out), (tsi, tsr), Role.INITIATOR, nonces, originals)
+    return _make(
+        sa, config, suite, (offered.spi_in, spi_out), (tsi, tsr), Role.INITIATOR, secrets, originals, reqid
+    )
+
+
+def _accepted_ke(suite: EspSuite, ke: Ke | None, pair: KePair | None) -> SecretOctets | None:
+    """The shared secret when the responder chose a group; InvalidSyntax unless its KE payload is of that group."""
+    if suite.ke is None:
+        return None
+    if ke is None or pair is None or ke.group != suite.ke.id:
+        raise InvalidSyntax(f"the responder chose {suite.ke.id}, and its KE payload does not go with that")
+    return pair.shared_secret(ke.data)
 
 
 # --- responder ---------------------------------------------------------------------------------------------------
 
 
-def answer(sa: IkeSa, inbound: Inbound, nonces: Nonces) -> tuple[ChildSa, list[Payload]]:
-    """Make the Child SA that the initiator asks for: NoProposalChosen, TsUnacceptable."""
+def answer(
+    sa: IkeSa, inbound: Inbound, nonces: Nonces, *, replaces: ChildSa | None = None
+) -> tuple[ChildSa, list[Payload]]:
+    """Make the Child SA that the initiator asks for: NoProposalChosen, TsUnacceptable, InvalidKePayload.
+
+    In CREATE_CHILD_SA, where the request has a nonce, our nonce and KE payload are among the payloads. `replaces` is
+    the Child SA that it rekeys.
+    """
     offered = inbound.required(Sa).proposals
     tsi, tsr = inbound.required(TsI).selectors, inbound.required(TsR).selectors
     asks_transport = inbound.notify(NotifyType.USE_TRANSPORT_MODE) is not None
-    config, narrowed, originals = _choose_config(sa, tsi, tsr, asks_transport=asks_transport)
-    chosen = choose_proposal(offered, [without_ke(proposal) for proposal in config.esp_proposals])
-    suite = _suite(chosen)
+    configs = sa.connection.children if replaces is None else (replaces.config,)
+    config, narrowed, originals = _choose_config(sa, configs, tsi, tsr, asks_transport=asks_transport)
+    if replaces is not None and config.mode is Mode.TUNNEL:
+        _check_scope(narrowed, replaces)
+    suite, chosen, keying, shared = _answer_suite(sa, inbound, offered, config, nonces)
     spi_out = _peer_spi(chosen)
     spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
     child = _make(
@@ -144,21 +200,49 @@ def answer(sa: IkeSa, inbound: Inbound, nonces: Nonces) -> tuple[ChildSa, list[P
         (spi_in, spi_out),
         (narrowed.tsr, narrowed.tsi),
         Role.RESPONDER,
-        nonces,
+        _Secrets(nonces, shared),
         originals,
+        None if replaces is None else replaces.params.reqid,
     )
     answer_proposal = Proposal(chosen.number, chosen.protocol, spi_in.to_bytes(4, "big"), chosen.transforms)
     payloads: list[Payload] = []
     if config.mode is Mode.TRANSPORT:
         payloads.append(Notify(NotifyType.USE_TRANSPORT_MODE))  # rfc7296-s1.3.1-01
-    payloads += [Sa((answer_proposal,)), TsI(narrowed.tsi), TsR(narrowed.tsr)]
+    payloads += [Sa((answer_proposal,)), *keying, TsI(narrowed.tsi), TsR(narrowed.tsr)]
     return child, payloads
 
 
+def _check_scope(narrowed: narrowing.Narrowed, replaces: ChildSa) -> None:
+    """TsUnacceptable when the new selectors would be narrower than those in use. RFC 7296 section 2.9.2."""
+    old = replaces.params
+    if not (narrowing.covers(narrowed.tsi, old.ts_remote) and narrowing.covers(narrowed.tsr, old.ts_local)):
+        raise TsUnacceptable("the new traffic selectors are narrower than those of the Child SA in use")
+
+
+def _answer_suite(
+    sa: IkeSa, inbound: Inbound, offered: Sequence[Proposal], config: ChildConfig, nonces: Nonces
+) -> tuple[EspSuite, Proposal, list[Payload], SecretOctets | None]:
+    """Choose algorithms; in CREATE_CHILD_SA also our nonce and KE payload, and the shared secret for PFS."""
+    if inbound.first(Nonce) is None:
+        chosen = choose_proposal(offered, [without_ke(proposal) for proposal in config.esp_proposals])
+        return _suite(chosen), chosen, [], None
+    ke = inbound.first(Ke)
+    chosen = choose_proposal(offered, config.esp_proposals, preferred_ke=None if ke is None else ke.group)
+    suite = _suite(chosen)
+    keying: list[Payload] = [Nonce(nonces.r)]
+    if suite.ke is None:
+        return suite, chosen, keying, None
+    if ke is None or ke.group != suite.ke.id:
+        raise InvalidKePayload(suite.ke.id)  # rfc7296-s1.3-03
+    pair = suite.ke.generate(sa.entropy)
+    keying.append(Ke(suite.ke.id, pair.public))
+    return suite, chosen, keying, pair.shared_secret(ke.data)
+
+
 def _choose_config(
-    sa: IkeSa, tsi: Selectors, tsr: Selectors, *, asks_transport: bool
+    sa: IkeSa, configs: Iterable[ChildConfig], tsi: Selectors, tsr: Selectors, *, asks_transport: bool
 ) -> tuple[ChildConfig, narrowing.Narrowed, _Originals]:
-    """The Child SA of the connection that suits best: its mode, then the initiator's first selectors.
+    """The one of these Child SAs that suits best: its mode, then the initiator's first selectors.
 
     Who asks for transport mode may get tunnel mode; who asks for tunnel mode never gets transport mode.
     RFC 7296 sections 1.3.1 and 2.9.
@@ -166,7 +250,7 @@ def _choose_config(
     best: tuple[tuple[int, int, int], ChildConfig, narrowing.Narrowed, _Originals] | None = None
     problem: TsUnacceptable | None = None
     wrong_mode = False
-    for config in sa.connection.children:
+    for config in configs:
         transport = config.mode is Mode.TRANSPORT
         if transport and not asks_transport:
             wrong_mode = True
@@ -245,12 +329,17 @@ def _make(
     spis: tuple[int, int],
     selectors: tuple[Sequence[TrafficSelector], Sequence[TrafficSelector]],
     role: Role,
-    nonces: Nonces,
+    secrets: _Secrets,
     originals: _Originals,
+    reqid: int | None,
 ) -> ChildSa:
-    """Take the keys (rfc7296-s2.17-01) and put everything together. `spis` and `selectors` are (ours, the peer's)."""
+    """Take the keys (rfc7296-s2.17-01) and put everything together. `spis` and `selectors` are (ours, the peer's).
+
+    A Child SA that replaces another has its reqid: the policies that lead to it stay as they are.
+    """
     ike_suite, ike_keys = sa.need_keys()
-    keymat = child_keymat(ike_suite.prf, ike_keys.sk_d, nonces.i, nonces.r, suite.keymat_octets)
+    nonces, shared = secrets
+    keymat = child_keymat(ike_suite.prf, ike_keys.sk_d, nonces.i, nonces.r, suite.keymat_octets, shared)
     keys = suite.split_keymat(keymat)
     ours, theirs = (keys.encr_i, keys.integ_i), (keys.encr_r, keys.integ_r)
     if role is Role.RESPONDER:
@@ -275,7 +364,7 @@ def _make(
         ts_remote=tuple(selectors[1]),
         encap=_encapsulation(sa),
         replay_window=config.replay_window,
-        reqid=sa.observer.next_reqid(),
+        reqid=sa.observer.next_reqid() if reqid is None else reqid,
         nat_original_local=originals.local if behind_nat else None,
         nat_original_remote=originals.remote if behind_nat else None,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
@@ -113,6 +114,29 @@ class Retransmission:
         return sum(self.delay_s(sent) for sent in range(1, self.tries + 2))
 
 
+class Childless(StrEnum):
+    """IKE SAs without a Child SA made in IKE_AUTH: taken, wanted, or refused. RFC 6023 section 3."""
+
+    ALLOW = "allow"
+    FORCE = "force"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long an SA lasts: it is rekeyed after `rekey_s` less a random part of `rand_s`, gone `over_s` after that.
+
+    `rekey_s` 0: it lasts for ever. RFC 7296 sections 2.8 and 2.8.1.
+    """
+
+    rekey_s: float = 0.0
+    over_s: float = 0.0
+    rand_s: float = 0.0
+
+
+ENDLESS = Lifetime()
+
+
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
     """One Child SA of a connection. RFC 7296 sections 1.3.1 and 2.9."""
@@ -124,6 +148,7 @@ class ChildConfig:
     esp_proposals: tuple[Proposal, ...] = ()
     start_action: str = "none"
     replay_window: int = 64
+    lifetime: Lifetime = ENDLESS
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +158,10 @@ class ConnectionConfig:
     `remote_addrs` may hold "%any" (and `local_addrs` too); `local_id` None is our address; `remote_id` None is
     any identity that has the PSK. `encap` makes us claim to be behind a NAT, so that ESP travels in UDP.
     `dpd_delay_s` 0 is no liveness check. `send_initial_contact`: say INITIAL_CONTACT when it is true.
+    `reauth_s` (0: never): after that time who began the IKE SA authenticates anew; the other end says so in
+    AUTH_LIFETIME and closes the SA after `reauth_s` and the `over_s` of `lifetime` (RFC 4478).
+    `fragmentation`: "yes" for messages whose IP datagram would exceed `fragment_size` octets, "force" for every
+    protected message, whatever its length, "no" for none; never without the peer's consent (RFC 7383).
     """
 
     name: str
@@ -149,6 +178,11 @@ class ConnectionConfig:
     ike_port: int = 500
     nat_port: int = 4500
     send_initial_contact: bool = True
+    lifetime: Lifetime = ENDLESS
+    reauth_s: float = 0.0
+    childless: Childless = Childless.ALLOW
+    fragmentation: str = "yes"
+    fragment_size: int = 1280
 
     def serves(self, local: str, remote: str) -> bool:
         """True when an IKE SA between these two addresses may belong to this connection."""
@@ -177,7 +211,10 @@ class Limits:
 
     `cookie_threshold`: half-open SAs from which on a cookie is asked for; `half_open_limit`: from which on new
     ones are ignored; `unprotected_replies_per_s`: answers to messages outside an IKE SA; `linger_s`: how long
-    an SA that is gone still answers retransmissions of its last request.
+    an SA that is gone still answers retransmissions of its last request; `child_sas`: of one IKE SA, from which on
+    new ones are refused; `busy_retry_s`: how long to wait at least after a TEMPORARY_FAILURE, `busy_limit_s`: how
+    long a peer may go on with it until its IKE SA is closed (section 2.25); `reassembly_octets` and
+    `reassembly_fragments`: the most that is kept of an incomplete message (RFC 7383 section 5).
     """
 
     cookie_threshold: int = 10
@@ -188,3 +225,8 @@ class Limits:
     unprotected_replies_per_s: float = 10.0
     cookie_secret_s: float = 60.0
     linger_s: float = 60.0
+    child_sas: int = 100
+    busy_retry_s: float = 5.0
+    busy_limit_s: float = 180.0
+    reassembly_octets: int = 65536
+    reassembly_fragments: int = 512

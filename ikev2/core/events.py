@@ -34,10 +34,37 @@ class IkeSaDeleted:
 
 
 @dataclass(frozen=True, slots=True)
+class IkeSaRekeyed:
+    """A new IKE SA has taken the place of the old one, and has its Child SAs. IkeSaDeleted of the old one follows.
+
+    RFC 7296 section 2.18.
+    """
+
+    old: IkeSaInfo
+    new: IkeSaInfo
+
+
+@dataclass(frozen=True, slots=True)
 class ChildSaReady:
-    """A Child SA pair is negotiated: install it now."""
+    """A Child SA pair is negotiated: install it now.
+
+    `standby`: it replaces another pair, and the peer may not be ready for it: accept what comes on it, but send on
+    the other one until ChildSaRekeyed. RFC 7296 section 2.8.
+    """
 
     child: ChildSaParameters
+    standby: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSaRekeyed:
+    """From now on what went out on the old pair goes out on the new one. ChildSaDeleted of the old one follows.
+
+    RFC 7296 section 2.8.
+    """
+
+    old: ChildSaParameters
+    new: ChildSaParameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +111,9 @@ Event = (
     IkeSaEstablished
     | IkeSaFailed
     | IkeSaDeleted
+    | IkeSaRekeyed
     | ChildSaReady
+    | ChildSaRekeyed
     | ChildSaHalfClosed
     | ChildSaMoved
     | ChildSaDeleted

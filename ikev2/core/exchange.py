@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
+from ikev2.core.config import ChildConfig
 from ikev2.core.types import Address
 from ikev2.errors import InvalidSyntax
-from ikev2.iana import NotifyType
+from ikev2.iana import KeId, NotifyType
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Notify, Payload
 
@@ -22,7 +23,9 @@ class Ignored(Exception):
 class Inbound:
     """A message that has passed the checks of its transition: `payloads` are what was encrypted, if anything was.
 
-    `purpose` is what our request was for when this is its response.
+    `purpose` is what our request was for when this is its response. Of a message that came in fragments, `content` is
+    the decrypted content, put together, `fragment_octets` the largest of its IP datagrams (0: it came whole), and
+    `data` the octets of its first fragment.
     """
 
     message: Message
@@ -32,6 +35,8 @@ class Inbound:
     remote: Address
     now: float
     purpose: object = None
+    content: bytes | None = None
+    fragment_octets: int = 0
 
     def first(self, kind: type[P]) -> P | None:
         """The first payload of this kind."""
@@ -88,4 +93,35 @@ class CheckLiveness:
     """An empty INFORMATIONAL request. RFC 7296 section 2.4."""
 
 
-Task = CloseIkeSa | CloseChildSa | CheckLiveness
+@dataclass(frozen=True, slots=True)
+class MakeChildSa:
+    """Make a Child SA; `group` is the one that the peer wants after an INVALID_KE_PAYLOAD. RFC 7296 section 1.3.1."""
+
+    config: ChildConfig
+    group: KeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyChildSa:
+    """Replace the Child SA on whose `spi_in` we receive. RFC 7296 section 1.3.3."""
+
+    spi_in: int
+    group: KeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyIkeSa:
+    """Replace the IKE SA. RFC 7296 section 1.3.2."""
+
+    group: KeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReplaced:
+    """This IKE SA has all that the one has which it replaces: delete that one. RFC 7296 section 2.8.3."""
+
+
+CreateTask = MakeChildSa | RekeyChildSa | RekeyIkeSa
+"""What needs a CREATE_CHILD_SA exchange."""
+
+Task = CloseIkeSa | CloseChildSa | CheckLiveness | CreateTask | CloseReplaced
