@@ -332,8 +332,8 @@ class Endpoint:
                 case ChildSaDeleted(child):
                     self._inbound_packets.pop(child.spi_in, None)
                     self.backend.delete(child)
-                case ChildSaHalfClosed():
-                    pass  # the pair goes with ChildSaDeleted, in the same or the next round trip
+                case ChildSaHalfClosed(child):
+                    self.backend.delete_outbound(child)  # rfc7296-s1.4.1-04; the rest goes with ChildSaDeleted
                 case _:
                     pass
         except IkeError as error:  # also what a backend takes for nonsense: a peer may have asked for it

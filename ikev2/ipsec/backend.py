@@ -167,6 +167,14 @@ class Backend(ABC):
         """Take both SAs out, and the policies when no other pair uses them. Unknown pairs are no error."""
 
     @abstractmethod
+    def delete_outbound(self, child: ChildSaParameters) -> None:
+        """Take only the sending SA out, before `delete` takes the rest: both ends are deleting the pair at once.
+
+        The policies stay, so its traffic is dropped unless another pair serves it, and never sent in clear. Unknown
+        pairs are no error. RFC 7296 section 1.4.1.
+        """
+
+    @abstractmethod
     def query(self, child: ChildSaParameters) -> ChildCounters:
         """The counters of an installed pair.
 

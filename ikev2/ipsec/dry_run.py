@@ -77,7 +77,13 @@ class DryRunBackend(Backend):
         self._remove(policies)
         planned = plan.plan_child(known, plan.kernel_reqid(_INSTANCE, known.reqid))
         for sa in (planned.outbound, planned.inbound):
-            self._say(words.sa_id_words(sa.info.id, str(sa.info.source)), XfrmMsg.DELSA, sa.info.id)
+            self._say_delete(sa)
+
+    def delete_outbound(self, child: ChildSaParameters) -> None:
+        installed = self._children.get((child.local, child.spi_in))
+        if installed is not None:
+            planned = plan.plan_child(installed[0], plan.kernel_reqid(_INSTANCE, child.reqid))
+            self._say_delete(planned.outbound)
 
     def query(self, child: ChildSaParameters) -> ChildCounters:
         return ChildCounters()
@@ -108,6 +114,9 @@ class DryRunBackend(Backend):
     def _say_sa(self, verb: str, operation: XfrmMsg, sa: Sa) -> None:
         shown = sa if self._show_keys else words.without_keys(sa)
         self._say(words.sa_words(shown, verb), operation, shown)
+
+    def _say_delete(self, sa: Sa) -> None:
+        self._say(words.sa_id_words(sa.info.id, str(sa.info.source)), XfrmMsg.DELSA, sa.info.id)
 
     def _say(self, line: str, operation: XfrmMsg, request: Request) -> None:
         self._sequence += 1

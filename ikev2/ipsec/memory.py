@@ -151,6 +151,9 @@ class MemoryBackend(Backend):
     def delete(self, child: ChildSaParameters) -> None:
         self._engine.delete(child)
 
+    def delete_outbound(self, child: ChildSaParameters) -> None:
+        self._engine.delete_outbound(child)
+
     def query(self, child: ChildSaParameters) -> ChildCounters:
         return self._engine.counters(child)
 

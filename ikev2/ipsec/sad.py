@@ -60,6 +60,7 @@ class Pair:
     checksum_new: bytes
     accepted: set[bytes] = field(default_factory=set)
     soft_limit_told: bool = False
+    half_closed: bool = False
 
     @classmethod
     def of(cls, child: ChildSaParameters) -> Pair:
@@ -181,6 +182,13 @@ class Engine:
             self._swap(tuple(other for other in self._pairs if other is not pair))
         return pair
 
+    def delete_outbound(self, child: ChildSaParameters) -> None:
+        """Send nothing more over a pair, which goes on receiving; what it protects is not sent in clear either."""
+        pair = self.pair(child)
+        if pair is not None:
+            pair.half_closed = True
+            self._flows = {}
+
     def pair(self, child: ChildSaParameters) -> Pair | None:
         """The installed pair of a child."""
         found = self._by_spi.get(child.spi_in)
@@ -244,7 +252,7 @@ class Engine:
         except MalformedPacket:
             self.drops[DropReason.MALFORMED] += 1
             return None
-        if pair is None:
+        if pair is None or pair.half_closed:
             self.drops[DropReason.NO_SA] += 1
             return None
         outbound = pair.outbound
@@ -279,9 +287,13 @@ class Engine:
         return found
 
     def pair_for_flow_of(self, packet: bytes) -> Pair | None:
-        """The newest pair whose policy protects the packet. Raises MalformedPacket."""
+        """The newest pair whose policy protects the packet, a half-closed one only if there is no other.
+
+        Raises MalformedPacket.
+        """
         flow = flow_of(packet)
-        return next((pair for pair in self._pairs if pair.policy.protects(flow)), None)
+        found = [pair for pair in self._pairs if pair.policy.protects(flow)]
+        return min(found, key=lambda pair: pair.half_closed, default=None)
 
     def passes_outside(self, packet: bytes) -> bool:
         """Whether a bypass lets the packet, in either direction, pass in clear. Raises MalformedPacket."""

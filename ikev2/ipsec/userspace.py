@@ -170,6 +170,9 @@ class UserspaceBackend(Backend):
             del self._inner_mtus[child.spi_in]
             self._settle()
 
+    def delete_outbound(self, child: ChildSaParameters) -> None:
+        self._engine.delete_outbound(child)
+
     def query(self, child: ChildSaParameters) -> ChildCounters:
         return self._engine.counters(child)
 

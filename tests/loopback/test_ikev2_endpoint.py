@@ -276,6 +276,30 @@ def test_a_failed_install_takes_the_child_back_at_both_ends(pair: Pair, who: str
     asyncio.run(scenario())
 
 
+@pytest.mark.req("rfc7296-s1.4.1-04")
+def test_deletes_that_cross_take_the_outbound_sa_at_once(pair: Pair) -> None:
+    class HalfClosing(RecordingBackend):
+        def delete_outbound(self, child: ChildSaParameters) -> None:
+            self.story.append(f"outbound {child.spi_out:08x}")
+            super().delete_outbound(child)
+
+        def delete(self, child: ChildSaParameters) -> None:
+            self.story.append(f"pair {child.spi_out:08x}")
+            super().delete(child)
+
+    async def scenario() -> None:
+        story: list[str] = []
+        a, b = pair.endpoint("a", HalfClosing(pair.network, story)), pair.endpoint("b")
+        async with pair.running(a, b):
+            await a.up("lab", 5)
+            (child,) = a.sa_infos()[0].children
+            await asyncio.gather(a.down("net"), b.down("net"))
+            wanted = f"{child.spi_out:08x}"
+            assert story == ["install", f"outbound {wanted}", f"pair {wanted}"]
+
+    asyncio.run(scenario())
+
+
 def test_subscribers_hear_of_what_happens(pair: Pair) -> None:
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")

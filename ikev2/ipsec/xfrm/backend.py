@@ -173,6 +173,12 @@ class XfrmBackend(Backend):
         self._remove_policies((*installed.plan.policies, *installed.ike_policies))
         self._remove_sas(installed.plan)
 
+    def delete_outbound(self, child: ChildSaParameters) -> None:
+        installed = self._children.get((child.local, child.spi_in))
+        if installed is not None:
+            # The policies stay: what they protect waits for another SA, and is not sent in clear.
+            self._forget_sa(installed.plan.outbound.info.id)
+
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
         kernel, _, instance = self._opened()
         installed = self._children.get((old.local, old.spi_in))

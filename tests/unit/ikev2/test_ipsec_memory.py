@@ -438,3 +438,26 @@ def test_backends_that_share_an_address_are_told_apart_by_spi() -> None:
     packet = udp_packet(loop, loop)
     backends[2].send_packet(packet)
     assert got == [[], [], [], [packet]]
+
+
+@pytest.mark.req("rfc7296-s1.4.1-04")
+def test_a_half_closed_pair_receives_and_sends_nothing_neither_in_clear(world: World) -> None:
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.a.send_packet(udp_packet())
+    world.a.delete_outbound(of_a)
+    world.a.send_packet(udp_packet())
+    world.b.send_packet(udp_packet(B, A, (7, 40000)))
+    assert (len(world.at_b), len(world.at_a)) == (1, 1)
+    assert world.a.drops() == {DropReason.NO_SA: 1}
+    assert all(packet[9] == ESP for packet in world.seen)
+
+
+def test_another_pair_serves_the_traffic_of_a_half_closed_one(world: World) -> None:
+    old, new = child_pair(), child_pair(spis=(0x1003, 0x2004), seed=2)
+    world.install(old)
+    world.install(new)
+    world.a.send_packet(udp_packet())
+    world.a.delete_outbound(new[0])
+    world.a.send_packet(udp_packet())
+    assert world.b.query(new[1]).packets_in == world.b.query(old[1]).packets_in == 1

@@ -435,3 +435,31 @@ def test_a_named_backend_is_taken_or_refused_never_replaced() -> None:
 def test_no_backend_at_all_names_every_reason() -> None:
     with pytest.raises(BackendError, match=r"because of xfrm.*because of userspace.*because of memory"):
         probe.choose_backend(probe=results(xfrm=False, userspace=False, memory=False).__getitem__)
+
+
+@pytest.mark.req("rfc7296-s1.4.1-04")
+def test_a_half_closed_pair_has_lost_its_outbound_sa_and_nothing_else(
+    backend: XfrmBackend, kernel: FakeKernel
+) -> None:
+    child = child_pair()[0]
+    backend.install(child)
+    policies = dict(kernel.policies)
+    backend.delete_outbound(child)
+    backend.delete_outbound(child)
+    assert [sa_id.spi for sa_id in kernel.sas] == [child.spi_in]
+    assert kernel.policies == policies
+    backend.delete_outbound(replace(child, spi_in=9))
+    backend.delete(child)
+    assert kernel.everything == ({}, {})
+
+
+def test_a_dry_run_of_a_half_closed_pair() -> None:
+    said: list[str] = []
+    dry = DryRunBackend(said.append)
+    child = child_pair()[0]
+    dry.install(child)
+    said.clear()
+    dry.delete_outbound(child)
+    dry.delete_outbound(replace(child, spi_in=9))
+    (line,) = said
+    assert f"state delete src 192.0.2.1 dst 192.0.2.2 proto esp spi {child.spi_out:#010x}" in line
