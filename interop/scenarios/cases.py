@@ -6,7 +6,7 @@ ours: `psk-tunnel/aes128gcm-curve25519/initiator`.
 
     summary = "..."                       one sentence
     roles = ["initiator", "responder"]    ours
-    requirements = ["rfc7717-s5.1-02"]    what the cases prove
+    requirements = ["rfc7717-s5.1-02"]    what the cases prove; requirements.initiator, when they do in that role
     ike, esp                              proposals of both ends
     ours.connection, ours.child, ours.endpoint, ours.impair     words of our configuration file
     peer.connection, peer.child, peer.other_psk                 words of swanctl.conf
@@ -71,6 +71,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _requirements(settings: Mapping[str, Any], role: str) -> tuple[str, ...]:
+    found = settings.get("requirements", ())
+    return tuple(found.get(role, ()) if isinstance(found, Mapping) else found)
+
+
 def load_scenario(path: Path) -> list[Case]:
     """The cases of a scenario folder. ValueError when its scenario.toml has words that nobody knows."""
     document = tomllib.loads((path / "scenario.toml").read_text("utf-8"))
@@ -81,7 +86,7 @@ def load_scenario(path: Path) -> list[Case]:
         if unknown := set(settings) - _KEYS:
             raise ValueError(f"{path / 'scenario.toml'}: unknown: {', '.join(sorted(unknown))}")
         cases += [
-            Case(path.name, variant, role, settings["summary"], tuple(settings.get("requirements", ())), settings)
+            Case(path.name, variant, role, settings["summary"], _requirements(settings, role), settings)
             for role in settings.get("roles", ROLES)
         ]
     return cases
