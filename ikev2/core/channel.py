@@ -1,17 +1,38 @@
-"""Messages under the protection of one IKE SA: seal and open the Encrypted payload. RFC 7296 section 3.14."""
+"""Messages under the protection of one IKE SA: seal and open Encrypted and Encrypted Fragment payloads.
+
+RFC 7296 section 3.14, RFC 7383 section 2.5.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ikev2.core.types import Role
 from ikev2.crypto.entropy import Entropy
 from ikev2.crypto.keymat import IkeKeys
 from ikev2.crypto.protect import SkCipher
 from ikev2.crypto.suites import IkeSuite
-from ikev2.errors import IntegrityError
-from ikev2.iana import ExchangeType
-from ikev2.wire.header import Header
+from ikev2.errors import IntegrityError, LocalProtocolError
+from ikev2.iana import ExchangeType, PayloadType
+from ikev2.wire.header import HEADER_OCTETS, Header
 from ikev2.wire.message import Message, encode_payloads, parse_payloads, received_prefix, sealed_prefix
-from ikev2.wire.payloads import Encrypted, Payload
+from ikev2.wire.payloads import GENERIC_HEADER_OCTETS, Encrypted, EncryptedFragment, Payload
+
+FRAGMENT_NUMBERS_OCTETS = 4
+MAX_FRAGMENT_NUMBER = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """A message before its protection: the header to be, and the content of its Encrypted payload.
+
+    `first` is the type of the first payload in `content`. Fragments are cut from it again and again when smaller
+    ones are needed. RFC 7383 section 2.5.
+    """
+
+    header: Header
+    first: PayloadType
+    content: bytes
 
 
 class SecureChannel:
@@ -36,8 +57,13 @@ class SecureChannel:
         self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
     ) -> bytes:
         """A whole message with these payloads inside its Encrypted payload."""
-        first, plaintext = encode_payloads(payloads, response=is_response)
-        cipher = self._outbound
+        return self.seal_whole(self.prepare(exchange, message_id, payloads, is_response=is_response))
+
+    def prepare(
+        self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
+    ) -> Plain:
+        """The message that is to be sealed. LocalProtocolError when a payload holds what the RFC forbids."""
+        first, content = encode_payloads(payloads, response=is_response)
         header = Header.to_send(
             self._spi_i,
             self._spi_r,
@@ -46,8 +72,37 @@ class SecureChannel:
             is_initiator=self._role is Role.INITIATOR,  # rfc7296-s3.1-17, rfc7296-s3.1-18
             is_response=is_response,  # rfc7296-s3.1-12, rfc7296-s3.1-13
         )
-        aad = sealed_prefix(header, Encrypted(first, b""), cipher.sealed_octets(len(plaintext)))
-        return aad + cipher.seal(aad, plaintext, cipher.new_iv(self._entropy))
+        return Plain(header, first, content)
+
+    def whole_octets(self, plain: Plain) -> int:
+        """The length of `seal_whole(plain)`."""
+        return HEADER_OCTETS + GENERIC_HEADER_OCTETS + self._outbound.sealed_octets(len(plain.content))
+
+    def seal_whole(self, plain: Plain) -> bytes:
+        """The message with one Encrypted payload."""
+        return self._seal(plain.header, Encrypted(plain.first, b""), plain.content)
+
+    def fragment_count(self, plain: Plain, message_octets: int) -> int:
+        """In how many IKE Fragment messages of at most `message_octets` the message goes."""
+        return max(1, -(-len(plain.content) // self._fragment_room(message_octets)))
+
+    def seal_fragments(self, plain: Plain, message_octets: int) -> tuple[bytes, ...]:
+        """The message as IKE Fragment messages of at most `message_octets` each. RFC 7383 section 2.5.
+
+        LocalProtocolError when these would be more than can be numbered.
+        """
+        room, total = self._fragment_room(message_octets), self.fragment_count(plain, message_octets)
+        if total > MAX_FRAGMENT_NUMBER:
+            raise LocalProtocolError(f"{len(plain.content)} octets do not fit in {MAX_FRAGMENT_NUMBER} fragments")
+        # rfc7383-s2.5-02, rfc7383-s2.5-03, rfc7383-s2.5-07
+        return tuple(
+            self._seal(
+                plain.header,
+                EncryptedFragment(plain.first if number == 1 else PayloadType.NO_NEXT_PAYLOAD, number, total, b""),
+                plain.content[(number - 1) * room : number * room],
+            )
+            for number in range(1, total + 1)
+        )
 
     def open(self, data: bytes, message: Message) -> tuple[Payload, ...]:
         """The payloads inside; IntegrityError when there is nothing authentic, InvalidSyntax after a good ICV."""
@@ -56,3 +111,16 @@ class SecureChannel:
             raise IntegrityError("the message is not encrypted")
         plaintext = self._inbound.open(received_prefix(data, sealed), sealed.body)
         return parse_payloads(sealed.first_payload, plaintext)
+
+    def open_fragment(self, data: bytes, sealed: EncryptedFragment) -> bytes:
+        """The content of one fragment; IntegrityError when it is not authentic, InvalidSyntax for its padding."""
+        return self._inbound.open(received_prefix(data, sealed), sealed.body)
+
+    def _seal(self, header: Header, sealed: Encrypted | EncryptedFragment, content: bytes) -> bytes:
+        cipher = self._outbound
+        aad = sealed_prefix(header, sealed, cipher.sealed_octets(len(content)))
+        return aad + cipher.seal(aad, content, cipher.new_iv(self._entropy))
+
+    def _fragment_room(self, message_octets: int) -> int:
+        before = HEADER_OCTETS + GENERIC_HEADER_OCTETS + FRAGMENT_NUMBERS_OCTETS
+        return max(1, self._outbound.plaintext_octets(message_octets - before))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ikev2.core import fragmentation
+from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.events import ChildSaMoved
 from ikev2.core.exchange import CloseIkeSa, Ignored, Inbound
@@ -18,8 +20,8 @@ from ikev2.core.types import Role
 from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayload
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import MAJOR_VERSION, Header
-from ikev2.wire.message import Message
-from ikev2.wire.payloads import Notify, Payload
+from ikev2.wire.message import Message, parse_payloads
+from ikev2.wire.payloads import EncryptedFragment, Notify, Payload
 from ikev2.wire.rules import check_message
 
 if TYPE_CHECKING:
@@ -33,8 +35,9 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     """Take a request: once, and its repetitions by sending the same response again."""
     header = inbound.message.header
     _check_header(sa, header)
-    if sa.responses.repeats(header.message_id, inbound.data):
+    if sa.responses.repeats(header.message_id, inbound.data) or fragmentation.repeats_request(sa, inbound):
         # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
+        fragmentation.shrink_response(sa, inbound)
         sa.send_back(sa.responses.response, inbound)
         return
     if header.message_id != sa.responses.expected_id:
@@ -52,6 +55,11 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
         raise Ignored("an unprotected request")
     if sa.channel is None:
         _derive_late(sa, inbound.now)
+    if isinstance(inbound.message.encrypted, EncryptedFragment):
+        whole = _reassemble(sa, inbound)
+        if whole is None:
+            return
+        inbound = whole
     _answer_protected(sa, row, inbound)
 
 
@@ -65,15 +73,37 @@ def _answer_clear(sa: IkeSa, row: Transition, inbound: Inbound) -> None:
         sa.tracer.note(f"{inbound.remote}: {error}")
         reply = ike_sa_init.error_reply(inbound, error)
         if reply is not None:
-            sa.send_back(reply, inbound)
+            sa.send_back((reply,), inbound)
         return
     sa.created_at = inbound.now
     response = sa.clear_message(inbound.message.header.exchange_type, payloads, is_response=True)
     sa.need_handshake().response = response
-    sa.responses.remember(inbound.data, response)
+    sa.responses.remember(inbound.data, (response,))
     sa.deadline = inbound.now + sa.limits.half_open_timeout_s
-    sa.send_back(response, inbound)
+    sa.send_back((response,), inbound)
     sa.go(row.leads_to[0], row.story)
+
+
+def _reassemble(sa: IkeSa, inbound: Inbound) -> Inbound | None:
+    """Collect a fragment; who sends more than there may be is not worth an IKE SA (rfc7383-s5-02)."""
+    try:
+        whole = fragmentation.collect(sa, inbound)
+    except fragmentation.ReassemblyOverflow as error:
+        if sa.state is State.ESTABLISHED:
+            sa.delete(inbound.now, str(error))
+        else:
+            sa.close(str(error), inbound.now)
+        raise
+    sa.trace_fragment(inbound)
+    return whole
+
+
+def _open(channel: SecureChannel, inbound: Inbound) -> Inbound:
+    """The message with what was sealed in it; IntegrityError, InvalidSyntax."""
+    sealed = inbound.message.encrypted
+    if inbound.content is None or sealed is None:
+        return replace(inbound, payloads=channel.open(inbound.data, inbound.message))
+    return replace(inbound, payloads=parse_payloads(sealed.first_payload, inbound.content))
 
 
 def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> None:
@@ -83,21 +113,23 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
         raise Ignored("there are no keys")
     payloads: tuple[Payload, ...]
     try:
-        inner = channel.open(inbound.data, inbound.message)
-        inbound = replace(inbound, payloads=inner)
+        inbound = _open(channel, inbound)
         sa.trace_received(inbound)
         _authentic(sa, inbound)
         if row is None:
             raise InvalidSyntax(f"{header.exchange_type} has no place in state {sa.state}")
-        _check_rules(row, inbound.message, inner)
+        _check_rules(row, inbound.message, inbound.payloads)
         payloads = row.handler(sa, inbound)
     except ProtocolError as error:
         if error.notify_type is None:
             raise
         payloads = _error_payloads(sa, error)
-    response = channel.seal(header.exchange_type, header.message_id, payloads, is_response=True)
-    sa.responses.remember(inbound.data, response)
+    plain = channel.prepare(header.exchange_type, header.message_id, payloads, is_response=True)
     sa.trace_sent(header.exchange_type, header.message_id, payloads, is_response=True)
+    response = fragmentation.seal_response(sa, channel, plain, inbound)
+    kept = plain if fragmentation.may_shrink(sa, channel, plain) else None
+    sa.responses.remember(inbound.data, response, kept)
+    sa.fragmentation.request = None
     sa.send_back(response, inbound)
     if sa.close_after is not None:
         reason, notify_type = sa.close_after
@@ -139,17 +171,22 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     if message.encrypted is None or channel is None:
         _take_hint(sa, inbound)
         raise Ignored("an unprotected response")
+    if isinstance(message.encrypted, EncryptedFragment):
+        whole = _reassemble(sa, inbound)
+        if whole is None:
+            return
+        inbound = whole
     try:
-        inner = channel.open(inbound.data, message)
-        inbound = replace(inbound, payloads=inner)
+        inbound = _open(channel, inbound)
         sa.trace_received(inbound)
-        _check_rules(row, message, inner)
+        _check_rules(row, inbound.message, inbound.payloads)
     except (InvalidSyntax, UnsupportedCriticalPayload) as error:
         _authentic(sa, inbound)
         _malformed_response(sa, error, inbound.now)
         return
     _authentic(sa, inbound)
     before = sa.state
+    fragmentation.answered(sa, in_flight)
     row.handler(sa, replace(inbound, purpose=sa.requests.answered()))
     if sa.state is before and not sa.is_closing():
         sa.go(row.leads_to[0], row.story)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ikev2.core import dispatch
+from ikev2.core import dispatch, fragmentation
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import ChildSa
 from ikev2.core.child_sa import ChildSaParameters
@@ -36,6 +36,7 @@ from ikev2.core.events import (
 from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Ignored, Inbound, Task
 from ikev2.core.exchanges import ike_sa_init, informational
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
+from ikev2.core.fragmentation import PROBE_RETRANSMISSIONS, Fragmentation
 from ikev2.core.info import ChildSaInfo, IkeSaInfo
 from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
@@ -104,6 +105,7 @@ class IkeSa:
         self.last_inbound_at = 0.0
         self.dropped = 0
         self.channel: SecureChannel | None = None
+        self.fragmentation = Fragmentation()
         self._tasks: deque[Task] = deque()
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
@@ -146,7 +148,8 @@ class IkeSa:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, None for never."""
-        times = [time for time in (self.deadline, self._liveness_at()) if time is not None]
+        others = (self.deadline, self._liveness_at(), self.fragmentation.next_timer())
+        times = [time for time in others if time is not None]
         if self.requests.in_flight is not None:
             times.append(self.requests.in_flight.again_at)
         return min(times) if times else None
@@ -159,6 +162,7 @@ class IkeSa:
                 self.responses = Responses()
             else:
                 self.close("the initiator did not come back with IKE_AUTH", now)
+        self.fragmentation.expire(now)
         in_flight = self.requests.in_flight
         if in_flight is not None and in_flight.again_at <= now:
             self._send_again(now)
@@ -269,7 +273,8 @@ class IkeSa:
     ) -> bytes:
         """Send an unprotected request; its octets, which AUTH will cover."""
         data = self.clear_message(exchange, payloads, is_response=False)
-        self._send(exchange, data, purpose, now)
+        self.requests.start(exchange, (data,), purpose, now)
+        self._post((data,), self.local, self.remote)
         return data
 
     def send_request(
@@ -279,17 +284,19 @@ class IkeSa:
         if self.channel is None:
             raise LocalProtocolError("there are no keys yet")
         message_id = self.requests.next_id
-        data = self.channel.seal(exchange, message_id, payloads, is_response=False)
+        plain = self.channel.prepare(exchange, message_id, payloads, is_response=False)
         self.trace_sent(exchange, message_id, payloads, is_response=False)
-        self._send(exchange, data, purpose, now)
+        data = fragmentation.seal_request(self, self.channel, plain)
+        kept = plain if fragmentation.may_shrink(self, self.channel, plain) else None
+        self.requests.start(exchange, data, purpose, now, kept)
+        self._post(data, self.local, self.remote)
 
-    def _send(self, exchange: ExchangeType, data: bytes, purpose: object, now: float) -> None:
-        self.requests.start(exchange, data, purpose, now)
-        self._outbox.append(Datagram(data, self.local, self.remote))
-
-    def send_back(self, data: bytes, inbound: Inbound) -> None:
+    def send_back(self, data: tuple[bytes, ...], inbound: Inbound) -> None:
         """Send a response to where its request came from (rfc7296-s2.11-02, rfc7296-s2.11-03, rfc7296-s2.23-03)."""
-        self._outbox.append(Datagram(data, inbound.local, inbound.remote))
+        self._post(data, inbound.local, inbound.remote)
+
+    def _post(self, data: tuple[bytes, ...], local: Address, remote: Address) -> None:
+        self._outbox += [Datagram(octets, local, remote) for octets in data]
 
     def clear_message(self, exchange: ExchangeType, payloads: tuple[Payload, ...], *, is_response: bool) -> bytes:
         """The octets of an unprotected message of this SA, with message id 0."""
@@ -305,18 +312,34 @@ class IkeSa:
         return Message(header, payloads).encode()
 
     def _send_again(self, now: float) -> None:
+        if self._send_smaller(now):
+            return
         policy = self.connection.retransmission
         failure = self.handshake.failure if self.handshake is not None else None
         data = self.requests.due(now, policy.tries if failure is None else min(policy.tries, policy.error_tries))
         if data is not None:
             # rfc7296-s2.1-06, rfc7296-s2.1-07, rfc7296-s2.2-01
-            self._outbox.append(Datagram(data, self.local, self.remote))
+            self._post(data, self.local, self.remote)
             return
         # rfc7296-s2.4-04
         if failure is None:
             self.close("the peer does not answer", now)
         else:
             self.close(f"the peer refused: {failure.notify_type}", now, failure.notify_type)
+
+    def _send_smaller(self, now: float) -> bool:
+        """After some retransmissions, send a large request in smaller fragments (rfc7383-s2.5.2-02)."""
+        request = self.requests.in_flight
+        policy = self.connection.retransmission
+        if request is None or request.sent <= min(PROBE_RETRANSMISSIONS, policy.tries):
+            return False
+        cut = fragmentation.smaller(self, request.plain, request.data, self.local)
+        if cut is None:
+            return False  # rfc7383-s2.5.2-04
+        size, data = cut
+        self.requests.restart(data, size, now)
+        self._post(data, self.local, self.remote)
+        return True
 
     def _pump(self, now: float) -> None:
         """Begin the next local action when the window is free."""
@@ -420,6 +443,7 @@ class IkeSa:
         # rfc7296-s2.12-01
         self.keys = self.channel = self.handshake = None
         self.requests.in_flight = None
+        self.fragmentation = Fragmentation()
         self._tasks.clear()
         self.close_after = None
         self.deadline = now + self.limits.linger_s if linger else None
@@ -449,6 +473,11 @@ class IkeSa:
         if not isinstance(self.tracer, NullTracer):
             inner = None if inbound.message.encrypted is None else inbound.payloads
             self.tracer.message("in", describe(inbound.message, inner), inbound.local, inbound.remote)
+
+    def trace_fragment(self, inbound: Inbound) -> None:
+        """Tell the tracer of a fragment that came and was kept."""
+        if not isinstance(self.tracer, NullTracer):
+            self.tracer.message("in", describe(inbound.message), inbound.local, inbound.remote)
 
     def trace_sent(
         self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool

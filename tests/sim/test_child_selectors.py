@@ -60,7 +60,7 @@ def test_answer_has_no_more_selectors_than_one_payload_counts() -> None:
     """The number of selectors is one octet: 255 offered ones that all meet two of ours make 510."""
     offered = tuple(TrafficSelector.from_network("0.0.0.0/0", number) for number in range(1, 256))
     two = child_config(local_ts=(ts("198.51.100.0/24"), ts("203.0.113.0/24")))
-    network, a, b, genuine = half_open(b={"children": (two,)})
+    network, a, b, genuine = half_open(b={"children": (two,), "fragmentation": "no"})
     give(network, b, sealed(a, AUTH_EXCHANGE, swap(genuine, TsR(offered)), message_id=1), a.address)
     (child,) = b.installed.values()
     answer = opened(a, last_sent(network))

@@ -56,17 +56,17 @@ def tampered(
     change: Callable[[tuple[Payload, ...]], tuple[Payload, ...]],
 ) -> None:
     """Let a host send other payloads than it means to, under its own keys, in messages of one exchange."""
-    from ikev2.core.channel import SecureChannel
+    from ikev2.core.channel import Plain, SecureChannel
 
-    plain = SecureChannel.seal
+    plain = SecureChannel.prepare
 
-    def seal(
+    def prepare(
         self: SecureChannel, kind: ExchangeType, number: int, payloads: tuple[Payload, ...], **flags: bool
-    ) -> bytes:
+    ) -> Plain:
         mine = sender.manager.sas and sender.sa.channel is self
         return plain(self, kind, number, change(payloads) if mine and kind == exchange else payloads, **flags)
 
-    network.patch.setattr(SecureChannel, "seal", seal)  # type: ignore[attr-defined]
+    network.patch.setattr(SecureChannel, "prepare", prepare)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

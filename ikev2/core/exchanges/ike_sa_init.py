@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import nat
+from ikev2.core import fragmentation, nat
 from ikev2.core.channel import SecureChannel
 from ikev2.core.config import ConnectionConfig
 from ikev2.core.exchange import Establish, Ignored, Inbound
@@ -110,6 +110,7 @@ def _send(sa: IkeSa, now: float) -> None:
         Ke(handshake.group.id, handshake.pair.public),
         Nonce(handshake.nonce_i),
         *nat.detection_notifies(sa.spi_i, ZERO_SPI, sa.local, sa.remote, fake=sa.connection.encap),
+        *fragmentation.offer(sa.connection),
     )
     handshake.request = sa.send_clear_request(ExchangeType.IKE_SA_INIT, tuple(payloads), Establish(), now)
 
@@ -189,6 +190,7 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
     keys = derive_ike_keys(suite, handshake.nonce_i, handshake.nonce_r, shared.octets, sa.spi_i, sa.spi_r)
     sa.take_keys(suite, keys, SecureChannel(suite, keys, sa.role, sa.spi_i, sa.spi_r, sa.entropy))
     _take_nat_state(sa, inbound)
+    fragmentation.negotiate(sa, inbound)
     if sa.nat.between:
         # rfc7296-s2.23-04, rfc7296-s2.23-13
         sa.local = Address(sa.local.host, sa.connection.nat_port)
@@ -241,6 +243,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         Nonce(sa.handshake.nonce_r),
         *nat.detection_notifies(sa.spi_i, sa.spi_r, inbound.local, inbound.remote, fake=connection.encap),
         Notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED),
+        *fragmentation.negotiate(sa, inbound),
     )
 
 

@@ -148,12 +148,12 @@ def test_one_of_several_source_digests_suffices_and_both_kinds_are_needed() -> N
 @pytest.mark.req("rfc7296-s2.1-03", "rfc7296-s2.3-06")
 def test_request_is_kept_until_it_is_answered_or_given_up() -> None:
     requests = Requests(Retransmission(timeout_s=1.0, base=2.0, tries=2), SeededEntropy(1))
-    requests.start(ExchangeType.INFORMATIONAL, b"octets", "why", 0.0)
+    requests.start(ExchangeType.INFORMATIONAL, (b"octets",), "why", 0.0)
     assert requests.in_flight is not None
     assert requests.in_flight.again_at == 1.0
-    assert requests.due(1.0, 2) == b"octets"
+    assert requests.due(1.0, 2) == (b"octets",)
     assert requests.in_flight.again_at == 3.0
-    assert requests.due(3.0, 2) == b"octets"
+    assert requests.due(3.0, 2) == (b"octets",)
     assert requests.due(7.0, 2) is None
     assert requests.answered() == "why"
     assert (requests.in_flight, requests.next_id) == (None, 1)
@@ -162,7 +162,7 @@ def test_request_is_kept_until_it_is_answered_or_given_up() -> None:
 def test_jitter_shortens_by_at_most_its_share_and_comes_from_entropy() -> None:
     def first(seed: int) -> float:
         requests = Requests(Retransmission(timeout_s=1.0, jitter=0.25), SeededEntropy(seed))
-        requests.start(ExchangeType.INFORMATIONAL, b"", None, 0.0)
+        requests.start(ExchangeType.INFORMATIONAL, (b"",), None, 0.0)
         assert requests.in_flight is not None
         return requests.in_flight.again_at
 
@@ -175,7 +175,7 @@ def test_jitter_shortens_by_at_most_its_share_and_comes_from_entropy() -> None:
 def test_only_the_last_request_repeats_and_only_octet_for_octet() -> None:
     responses = Responses()
     assert not responses.repeats(0xFFFF_FFFF, b"")
-    responses.remember(b"request", b"response")
+    responses.remember(b"request", (b"response",))
     assert responses.repeats(0, b"request")
     assert not responses.repeats(0, b"Request")
     assert not responses.repeats(1, b"request")
