@@ -106,6 +106,8 @@ class TwpingOptions:
             raise ConfigurationError(f"interval_s = {self.interval_s}: seconds, not negative")
         if not 0 <= self.timeout_s < 1 << 31:
             raise ConfigurationError(f"timeout_s = {self.timeout_s}: seconds, not negative")
+        if not 0 <= self.start_delay_s < 1 << 31:  # rfc4656-s4.1.1-05
+            raise ConfigurationError(f"start_delay_s = {self.start_delay_s}: seconds, not negative")
         if not 0 <= self.padding <= 65000:
             raise ConfigurationError(f"padding = {self.padding}: 0 to 65000 octets")
         if not 0 <= self.dscp < 64:
