@@ -33,6 +33,7 @@ def session_from_greeting_to_stop(mode: Mode) -> tuple[Pair, SessionAccepted]:
     return pair, accepted
 
 
+@pytest.mark.req("rfc5357-s2-01", "rfc5618-s3.1-03")
 @pytest.mark.parametrize("mode", SECRETS, ids=repr)
 def test_a_control_connection_of_ours(mode: Mode) -> None:
     pair, accepted = session_from_greeting_to_stop(mode)
@@ -64,13 +65,26 @@ def test_a_control_connection_of_ours(mode: Mode) -> None:
             assert control.test_keys(control.sids[0]) == (keys.aes, keys.hmac)
 
 
+@pytest.mark.req("rfc5618-s3.1-01", "rfc5618-s3.1-02", "rfc5618-s3.1-04")
+def test_mixed_mode_is_encrypted_control_and_open_test() -> None:
+    pair, accepted = session_from_greeting_to_stop(Mode.MIXED)
+    control = decode_control(pair.to_server, pair.to_client, SECRETS[Mode.MIXED])
+    assert all(message.hmac for message in control.client[1:] + control.server[2:])
+    assert accepted.session.keys is None
+    (opened,) = pair.hooks.opened
+    for session in (accepted.session, opened):
+        buffer = bytearray(14)
+        TestProtection.of(int(session.mode), session.keys).pack_sender_into(buffer, 7, 0xE000000112345678, 0x8A01)
+        assert buffer.hex() == "00000007" + "e000000112345678" + "8a01"
+
+
 def test_our_test_session_keys() -> None:
     control, sid = SessionKeys(bytes(range(16)), bytes(range(50, 82))), bytes(range(200, 216))
     keys = test_session_keys(control, sid)
     assert rfc4656_test_keys(control.aes, control.hmac, sid) == (keys.aes, keys.hmac)
 
 
-@pytest.mark.req("rfc5357-s4.2.1-04", "rfc5357-s4.2.1-08", "rfc5357-s4.2.1-09", "rfc5357-s4.2-04")
+@pytest.mark.req("rfc5357-s4.2.1-04", "rfc5357-s4.2.1-08", "rfc5357-s4.2.1-09", "rfc5357-s4.2-04", "rfc5357-s2-01")
 @pytest.mark.parametrize("mode", [1, 2, 4])
 def test_our_test_packets(mode: int) -> None:
     keys = SessionKeys(bytes(range(16)), bytes(range(50, 82)))

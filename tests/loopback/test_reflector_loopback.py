@@ -19,15 +19,15 @@ from decoder.twamp_decoder import decode_test
 
 from ippm.core.schedule import FixedSchedule
 from ippm.core.session_reflector import ReflectorPlan, SessionReflector
-from ippm.core.session_sender import SenderPlan
+from ippm.core.session_sender import SenderPlan, SessionSender
 from ippm.crypto import SessionKeys
 from ippm.crypto_packet import open_reflector, seal_sender
 from ippm.errors import LocalProtocolError, PortRangeExhausted
 from ippm.io.batch import Receiver
-from ippm.io.clock import clock_state, now_ntp
+from ippm.io.clock import SystemClock, clock_state, now_ntp
 from ippm.io.pacing import StopSignal, Waiter
 from ippm.io.reflector_loop import Reflector, _Channel
-from ippm.io.sender_loop import run_sender
+from ippm.io.sender_loop import _SenderLoop, run_sender
 from ippm.io.sockopts import IP_TOS, IP_TTL, SO_TIMESTAMPNS
 from ippm.io.test_socket import open_test_socket
 from ippm.report import RunResult
@@ -155,6 +155,77 @@ def test_packets_too_far_in_the_past_are_not_sent_the_others_at_once(make: Calla
     assert records.sent + len(records.skipped) == 20
     assert records.received == records.sent
     assert time.monotonic_ns() - started < 20 * 100_000_000
+
+
+@pytest.mark.req("rfc4656-s4.1.1-06", "rfc5357-s4.1.1-01")
+def test_a_packet_that_goes_out_late_carries_the_time_at_which_it_went(make: Callable[..., Session]) -> None:
+    session = make(1, count=5, schedule=FixedSchedule(1_000_000))
+    session.reflector.start(SID)
+    before = now_ntp()
+    records = run_sender(replace(session.plan, start_time=ntp_add_ns(before, -300_000_000)), session.socket)
+    after = now_ntp()
+    assert records.sent == 5
+    assert before <= records.t1[0] < records.t1[1] < records.t1[2] < records.t1[3] < records.t1[4] <= after
+
+
+def test_a_packet_that_is_handed_over_twice_carries_the_later_time() -> None:
+    """The system reports an ICMP error of before instead of taking the packet; it is stamped again."""
+    with open_test_socket("127.0.0.1") as sock:
+        plan = SenderPlan(SID, 1, None, sock.getsockname(), ("127.0.0.1", 9), 1, timeout_ns=1)
+        loop = _SenderLoop(SessionSender(plan), sock, None, SystemClock(), "auto")
+        fake = RefusesOnce()
+        loop._sock = fake  # type: ignore[assignment]
+        loop._send(0)
+        first, second = fake.packets
+        assert first[4:12] < second[4:12] == loop.session.records.t1[0].to_bytes(8, "big")
+        assert loop.session.records.sent == 1
+
+
+class RefusesOnce:
+    """A socket that takes a packet only when it is sent again."""
+
+    def __init__(self) -> None:
+        self.packets: list[bytes] = []
+
+    def send(self, packet: memoryview) -> int:
+        self.packets.append(bytes(packet))
+        if len(self.packets) == 1:
+            raise ConnectionRefusedError
+        return len(packet)
+
+
+@pytest.mark.req("rfc4656-s3.7-05")
+def test_the_first_packet_waits_for_the_start_time(make: Callable[..., Session]) -> None:
+    session = make(1, count=2)
+    session.reflector.start(SID)
+    start = ntp_add_ns(now_ntp(), 60_000_000)
+    records = run_sender(replace(session.plan, start_time=start), session.socket)
+    assert ntp_difference_ns(records.t1[0], start) >= -1_000_000  # two clocks are read one after the other
+    assert records.received == 2
+
+
+@pytest.mark.req("rfc4656-s4.1.2-08", "rfc5357-s4.2.1-06")
+def test_padding_is_drawn_for_itself_and_anew_for_each_session(
+    make: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but this draw is in the padding, and nothing else is made of the draw."""
+    drawn: list[bytes] = []
+
+    def urandom(octets: int) -> bytes:
+        drawn.append(bytes(octets - 1) + bytes([len(drawn) + 1]))
+        return drawn[-1].replace(b"\0", bytes([0xB0 + len(drawn)]))
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    for number in (1, 2):
+        receiver = open_test_socket("127.0.0.1")
+        with receiver, open_test_socket("127.0.0.1") as sock:
+            plan = SenderPlan(
+                SID, 2, KEYS, sock.getsockname(), receiver.getsockname(), 1, padding_octets=40, timeout_ns=10**8
+            )
+            run_sender(plan, sock)
+            receiver.settimeout(5)
+            assert receiver.recv(1000)[48:] == bytes([0xB0 + number]) * 40
+    assert len(drawn) == 2
 
 
 def test_an_unanswered_session_ends_after_timeout_with_its_packets_lost(make: Callable[..., Session]) -> None:

@@ -30,6 +30,7 @@ def received(receiver: Receiver, sock: socket.socket, count: int) -> list[tuple[
     return out
 
 
+@pytest.mark.req("rfc4656-s4.2-02")
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_the_same_from_both(host: str) -> None:
     try:

@@ -68,6 +68,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.req("rfc5618-s4.1.2-02", "rfc5618-s4.2-02")
 @pytest.mark.parametrize("mode", ["open", "authenticated", "encrypted", "mixed"])
 def test_a_session_in_each_mode_with_a_passphrase(mode: str) -> None:
     async def test() -> None:
@@ -336,7 +337,7 @@ def test_a_stop_that_says_failure_still_lets_packets_under_way_come_back() -> No
     run(test)
 
 
-@pytest.mark.req("rfc4656-s6.2-02")
+@pytest.mark.req("rfc4656-s6.2-02", "rfc4656-s6.2-03")
 @pytest.mark.parametrize("receiver", ["224.0.0.1", "255.255.255.255", "127.255.255.255", "192.0.2.1"])
 def test_a_receiver_address_that_is_not_the_servers_own_gets_accept_3(receiver: str) -> None:
     async def test() -> None:
@@ -542,6 +543,7 @@ def test_socket_addresses_as_text() -> None:
         {"mode": "secret"},
         {"count": 0},
         {"interval_s": -1.0},
+        {"start_delay_s": -1.0},
         {"padding": 70000},
         {"dscp": 64},
         {"local_port_range": (2, 1)},
@@ -551,6 +553,7 @@ def test_socket_addresses_as_text() -> None:
     ],
     ids=str,
 )
+@pytest.mark.req("rfc4656-s4.1.1-05")
 def test_options_are_checked(change: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(change))):
         replace(PING, **change)  # type: ignore[arg-type]

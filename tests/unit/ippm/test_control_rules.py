@@ -396,7 +396,7 @@ class TestCommands:
         assert client.command(START) == StartAck(Accept.FAILURE).encode()
         assert client.server.state is ServerState.READY
 
-    @pytest.mark.req("rfc4656-s3.7-01")
+    @pytest.mark.req("rfc4656-s3.7-01", "rfc4656-s3.7-02")
     def test_while_active_only_stop_sessions_is_taken(self) -> None:
         client = ready(4)
         client.command(REQUEST.encode())
@@ -559,12 +559,14 @@ class TestClient:
         assert server.greet(count=count) == b""
         assert isinstance(server.error(), UnacceptableCount)
 
+    @pytest.mark.req("rfc5357-s6-02", "rfc5357-s6-03")
     @pytest.mark.parametrize("count", [65536, 1 << 31, (1 << 32) - 1])
     def test_a_count_above_32768_is_refused_unless_configured(self, count: int) -> None:
         server = FakeServer(Mode.ENCRYPTED, passphrases())
         assert server.greet(count=count) == b""
         assert str(server.error()) == f"the server's Count {count} is above our maximum 32768"
 
+    @pytest.mark.req("rfc5357-s6-01")
     def test_the_maximum_count_is_an_option(self) -> None:
         server = FakeServer(Mode.ENCRYPTED, passphrases())
         assert len(server.greet(count=32768)) == 164

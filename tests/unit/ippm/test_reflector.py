@@ -75,6 +75,17 @@ def test_the_reflector_numbers_its_own_packets(mode: int) -> None:
             session.prepare()
 
 
+@pytest.mark.req("rfc5357-s2-02")
+def test_the_mbz_fields_of_an_open_reply_are_zero_and_ignored() -> None:
+    session = reflector()
+    reply = session.handle(request(1), 64, T2, PEER)
+    assert reply is not None
+    octets = bytearray(reply)
+    assert octets[14:16] == octets[38:40] == bytes(2)
+    octets[14:16] = octets[38:40] = b"\xff\xff"
+    assert open_reflector(bytes(octets), 1, KEYS) == open_reflector(bytes(reply), 1, KEYS)
+
+
 @pytest.mark.req("rfc5357-s4.2-03")
 def test_a_ttl_that_could_not_be_read_is_255() -> None:
     assert answered(reflector(), 1, request(1), None).sender_ttl == 255

@@ -59,6 +59,10 @@ REFLECTOR_CLEAR = bytes.fromhex(
 )  # fmt: skip
 
 
+MBZ_SENDER = [*range(4, 16), *range(26, 32)]
+MBZ_REFLECTOR = [*MBZ_SENDER, *range(40, 48), *range(52, 64), *range(74, 80), *range(81, 96)]
+
+
 @pytest.mark.req("rfc5357-s4.2.1-12")
 def test_unauthenticated_packets_octet_by_octet() -> None:
     assert seal_sender(SENDER, Mode.OPEN, None).hex() == "01020304e1e2e3e4f1f2f3f48a05" + b"padding".hex()
@@ -140,6 +144,29 @@ def test_the_key_schedule_is_set_up_once_a_session(mode: Mode, monkeypatch: pyte
         protection.unpack_sender(buffer)
         protection.pack_reflector_into(buffer, sequence, 1, 0x0101, 1, (1, 1, 1), 255)
         protection.unpack_reflector(buffer)
+
+
+@pytest.mark.req("rfc5357-s2-02")
+@pytest.mark.parametrize("mode", KEYED)
+def test_mbz_octets_and_the_z_bit_are_ignored_when_read(mode: Mode) -> None:
+    """A peer that sets them gets the same treatment, as long as its HMAC is right."""
+    covered = 16 if mode is Mode.AUTHENTICATED else None
+    encrypt = ecb if covered else cbc
+    for clear, mbz in ((SENDER_CLEAR, MBZ_SENDER), (REFLECTOR_CLEAR, MBZ_REFLECTOR)):
+        noisy = bytearray(clear)
+        for at in mbz:
+            noisy[at] = 0xA5
+        noisy[24] |= 0x40  # Z
+        part = bytes(noisy[:covered])
+        packet = encrypt(part) + noisy[len(part) :] + tag(part)
+        protection = TestProtection.of(mode, KEYS)
+        if clear is SENDER_CLEAR:
+            assert protection.unpack_sender(packet) == (0x01020304, 0xE1E2E3E4_F1F2F3F4, 0xCA05)
+            assert open_sender(packet, mode, KEYS).timestamp == SENDER.timestamp
+        else:
+            fields = protection.unpack_reflector(packet)
+            assert fields[0] == REFLECTOR.sequence_number
+            assert fields[3:] == protection.unpack_reflector(seal_reflector(REFLECTOR, mode, KEYS))[3:]
 
 
 @pytest.mark.req("rfc4656-s4.1.2-06")
