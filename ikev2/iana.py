@@ -30,6 +30,10 @@ class OpenIntEnum(IntEnum):
     def __str__(self) -> str:
         return self.name
 
+    def __reduce_ex__(self, protocol: object) -> tuple[type[Self], tuple[int]]:
+        # Python 3.11.0 to 3.11.3 pickles members by name, which a number without a name does not have.
+        return type(self), (int(self),)
+
 
 class ExchangeType(OpenIntEnum):
     """RFC 7296 section 3.1; 43 is RFC 9242, 44 is RFC 9370."""

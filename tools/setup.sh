@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.."
 
 DEMO_PACKAGES="iproute2 python3-venv"
 TEST_PACKAGES="$DEMO_PACKAGES iputils-ping procps tshark user-mode-linux kmod charon-systemd strongswan-swanctl \
-libcharon-extra-plugins libstrongswan-standard-plugins libstrongswan-extra-plugins"
+libcharon-extra-plugins libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extauth-plugins \
+netbase gcc libc6-dev"
 
 missing() {
     for package in "$@"; do
