@@ -13,7 +13,7 @@ from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import ConfigurationError
 from ikev2.iana import IdType
-from ikev2.wire.payloads import Proposal, TrafficSelector
+from ikev2.wire.payloads import IdI, Proposal, TrafficSelector
 
 _TEXT_TYPES = (IdType.ID_FQDN, IdType.ID_RFC822_ADDR)
 
@@ -27,7 +27,7 @@ class Identity:
 
     @classmethod
     def parse(cls, text: str) -> Identity:
-        """Read an identity as strongSwan does; ConfigurationError when it is empty or its hex is bad.
+        """Read an identity as strongSwan does; ConfigurationError when no ID payload may hold it, or its hex is bad.
 
         An IP address, `@name` (FQDN), `user@name` (mail address), `keyid:HEX` (opaque octets), else an FQDN.
         """
@@ -35,9 +35,12 @@ class Identity:
             raise ConfigurationError("an identity is empty: write an address, a name, user@name or keyid:HEX")
         if text.startswith("keyid:"):
             try:
-                return cls(IdType.ID_KEY_ID, bytes.fromhex(text[6:]))
+                octets = bytes.fromhex(text[6:])
             except ValueError:
-                raise ConfigurationError(f"identity {text!r}: what follows keyid: must be hex octets") from None
+                octets = b""
+            if not octets:
+                raise ConfigurationError(f"identity {text!r}: what follows keyid: must be hex octets")
+            return cls(IdType.ID_KEY_ID, octets)
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
@@ -45,9 +48,18 @@ class Identity:
         else:
             kind = IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR
             return cls(kind, address.packed)
-        if text.startswith("@"):
-            return cls(IdType.ID_FQDN, text[1:].encode())
-        return cls(IdType.ID_RFC822_ADDR if "@" in text else IdType.ID_FQDN, text.encode())
+        name = text.removeprefix("@")
+        id_type = IdType.ID_RFC822_ADDR if "@" in text and name == text else IdType.ID_FQDN
+        return cls._of_name(id_type, name)
+
+    @classmethod
+    def _of_name(cls, id_type: IdType, name: str) -> Identity:
+        data = name.encode("utf-8", "surrogatepass")
+        # rfc7296-s3.5-03, rfc7296-s3.5-04
+        complaint = IdI(id_type, data).problem(sending=True) if name else "the name is empty"
+        if complaint is not None:
+            raise ConfigurationError(f"identity {name!r}: {complaint}; octets of any kind are keyid:HEX")
+        return cls(id_type, data)
 
     @classmethod
     def of_address(cls, host: str) -> Identity:
@@ -66,10 +78,15 @@ class Identity:
         if self.id_type in (IdType.ID_IPV4_ADDR, IdType.ID_IPV6_ADDR) and len(self.data) in (4, 16):
             return str(ipaddress.ip_address(self.data))
         if self.id_type in _TEXT_TYPES:
-            return self.data.decode("utf-8", "backslashreplace")
+            return _printable(self.data.decode("utf-8", "backslashreplace"))
         if self.id_type == IdType.ID_KEY_ID:
             return f"keyid:{self.data.hex()}"
         return f"{self.id_type}:{self.data.hex()}"
+
+
+def _printable(text: str) -> str:
+    """The text with what could steer a terminal escaped: a peer chose it."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,10 +56,31 @@ def test_identity_is_read_as_strongswan_does(text: str, id_type: IdType, data: b
     assert Identity.parse(str(identity)) == identity
 
 
-@pytest.mark.parametrize("text", ["", "keyid:xyz"])
+@pytest.mark.parametrize("text", ["", "keyid:xyz", "keyid:", "@"])
 def test_identity_that_is_none_says_what_would_be(text: str) -> None:
     with pytest.raises(ConfigurationError):
         Identity.parse(text)
+
+
+@pytest.mark.req("rfc7296-s3.5-03", "rfc7296-s3.5-04")
+@pytest.mark.parametrize(
+    "text",
+    ["b\u00fccher.example", "@b\u00fccher.example", "a\0b", "a.example\n", "a\rb", "carol\0@a.example", "a\ud800"],
+)
+def test_identity_that_no_payload_may_hold_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Identity.parse(text)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_mail_address_may_have_letters_of_all_languages() -> None:
+    assert Identity.parse("k\u00f6nig@a.example").data == "k\u00f6nig@a.example".encode()
+
+
+def test_identity_of_a_peer_cannot_steer_the_terminal_that_shows_it() -> None:
+    assert str(Identity(IdType.ID_FQDN, b"\x1b[2Ja.example\x07")) == "\\x1b[2Ja.example\\x07"
+    assert str(Identity(IdType.ID_RFC822_ADDR, "a\u202eb@c".encode())) == "a\\u202eb@c"
 
 
 def test_names_match_without_case_and_other_types_octet_for_octet() -> None:
