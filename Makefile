@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DEMO_REPORT ?= demo-report
 DEMO_OPTIONS ?=
 
-.PHONY: help demo test test-quick lint type compliance bench fuzz clean setup setup-system
+.PHONY: help demo test test-quick lint type compliance bench clean setup
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ type: setup ## mypy, strict
 
 compliance: setup ## every requirement id: covered, superseded, not testable or open
 	@$(BIN)/python tools/compliance.py --check --write docs/compliance.md
+
+bench: setup ## what things cost here: IKE handshakes, ESP, TWAMP (no assertions)
+	@for one in bench/*.py; do echo "== $$one"; $(BIN)/python $$one || exit 1; done
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO_REPORT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
