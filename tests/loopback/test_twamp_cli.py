@@ -88,7 +88,7 @@ def test_letters(port: str, key_file: Path) -> None:
 
 def test_a_refusal_is_exit_status_1_and_one_line(port: str, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.pfs"
-    wrong.write_text("alice abcd\n")
+    wrong.write_text("alice 77726f6e67\n")
     wrong.chmod(0o600)
     done = twping("-k", str(wrong), f"127.0.0.1:{port}")
     assert done.returncode == 1
