@@ -31,6 +31,8 @@ def read_secret(path: Path, name: str) -> SecretOctets:
             octets = file.read(MAX_SECRET_OCTETS + 1)
     except OSError as error:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
+    except ValueError:  # a NUL octet
+        raise ConfigurationError(f"{str(path)!r} is not the name of a file") from None
     line = octets.split(b"\n", 1)[0].removesuffix(b"\r")
     if len(octets) > MAX_SECRET_OCTETS:
         raise ConfigurationError(f"{path} is longer than {MAX_SECRET_OCTETS} octets")

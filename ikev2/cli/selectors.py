@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _SELECTOR = re.compile(r"(?P<addresses>[^\[\]\s]+)\s*(?:\[(?P<protocol>[^/\[\]]*)(?:/(?P<ports>[^\[\]]*))?\])?")
 _PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d|)")
+_LONGEST_S = 10 * 366 * 86400.0
 _UNIT_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -93,4 +94,7 @@ def parse_duration(value: float | str) -> float:
     match = _DURATION.fullmatch(str(value).strip())
     if match is None:
         raise ConfigurationError(f"{value!r} is not a time such as 30s, 5m, 1h")
-    return float(match["number"]) * _UNIT_S[match["unit"]]
+    seconds = float(match["number"]) * _UNIT_S[match["unit"]]
+    if seconds > _LONGEST_S:
+        raise ConfigurationError(f"a time of {seconds:.0f} s is longer than ten years")
+    return seconds
