@@ -1,0 +1,7 @@
+"""Sphinx configuration: `pip install .[docs]`, then `sphinx-build docs build/docs`."""
+
+project = "ippm-ipsec"
+extensions = ["myst_parser"]
+html_theme = "furo"
+source_suffix = {".md": "markdown"}
+myst_heading_anchors = 3
