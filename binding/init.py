@@ -58,16 +58,23 @@ def host_toml(
     )  # fmt: skip
 
 
+def _address(option: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        raise ConfigurationError(f"{option}: {text!r} is not an IP address, such as 192.0.2.1") from None
+
+
 def write_pair(local: str, peer: str, directory: Path) -> list[str]:
     """Write a.toml, b.toml and lab.psk; gives the lines that tell a person what to do next.
 
-    Raises ConfigurationError for something that is no address, or a file that is there already.
+    Raises ConfigurationError for something that is no pair of addresses, or a file that is there already.
     """
-    for option, text in (("--local", local), ("--peer", peer)):
-        try:
-            ipaddress.ip_address(text)
-        except ValueError:
-            raise ConfigurationError(f"{option}: {text!r} is not an IP address, such as 192.0.2.1") from None
+    addresses = [_address(option, text) for option, text in (("--local", local), ("--peer", peer))]
+    if addresses[0].version != addresses[1].version:
+        raise ConfigurationError(f"--peer: {peer} and {local} are not of the same IP version")
+    if addresses[0] == addresses[1]:
+        raise ConfigurationError(f"--peer: {peer} is this host's own address")
     directory.mkdir(parents=True, exist_ok=True)
     files = [directory / name for name in ("a.toml", "b.toml", "lab.psk")]
     for file in files:
