@@ -12,13 +12,26 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from itertools import cycle, islice
 from typing import Protocol
 
 from ippm.crypto_packet import aes_counter_blocks
 from ippm.errors import LocalProtocolError
 from ippm.timestamps import fixed_point_from_ns, ns_from_fixed_point
+from ippm.wire.schedule_slot import Slot, SlotType
+
+__all__ = [
+    "FixedSchedule",
+    "Q",
+    "Schedule",
+    "Slot",
+    "SlotSchedule",
+    "SlotType",
+    "exponential_deviates",
+    "poisson_schedule",
+    "slot_offsets",
+    "uniform_numbers",
+]
 
 Q = (
     0,
@@ -40,21 +53,6 @@ _LN2 = Q[1]
 _MASK_32 = 0xFFFFFFFF
 _BIT_31 = 0x80000000
 _BLOCKS_AT_ONCE = 1024
-
-
-class SlotType(IntEnum):
-    """RFC 4656 section 3.6."""
-
-    EXPONENTIAL = 0
-    FIXED = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A schedule slot; `parameter` (the mean, or the interval) is 32.32 fixed point seconds. RFC 4656 section 3.6."""
-
-    slot_type: SlotType
-    parameter: int
 
 
 class Schedule(Protocol):

@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import socket
-from collections import Counter
-from collections.abc import Callable
 
 from ippm.core.control_events import (
     ClientRefused,
@@ -31,28 +28,27 @@ from ippm.core.server import ControlServer
 from ippm.core.server_policy import ControlServerConfig, check_count
 from ippm.core.session_reflector import ReflectorPlan
 from ippm.crypto import Entropy, KeyProvider, NoProvider
-from ippm.errors import IppmError, LocalProtocolError, PortRangeExhausted, RefuseSession
+from ippm.errors import LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp
-from ippm.io.control_tcp import dscp_of_syn, endpoint_of, listen, own_ipv4, set_dscp
+from ippm.io.control_server import ControlConnection, ControlTcpServer, session_socket
+from ippm.io.control_tcp import own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import ServerOptions
 from ippm.io.reflector_loop import Reflector
-from ippm.io.test_socket import is_own_address, open_test_socket
+from ippm.io.test_socket import is_own_address
 
 log = logging.getLogger("ippm.server")
 
-_READ_OCTETS = 4096
-_GOODBYE_READS = 32
-EventCallback = Callable[[Endpoint, ServerEvent], None]
 
-
-class TwampServer:
+class TwampServer(ControlTcpServer):
     """A TWAMP server: `await start()`, then `port` says where; `await stop()` ends everything.
 
     `provider` finds the shared secrets; without one only open mode is offered. Raises ConfigurationError.
     RFC 5357 section 3.
     """
+
+    NAME = "TWAMP"
 
     def __init__(
         self,
@@ -61,6 +57,7 @@ class TwampServer:
         entropy: Entropy | None = None,
     ) -> None:
         self.options = options or ServerOptions()
+        super().__init__(self.options)
         self._provider: KeyProvider = provider or NoProvider()
         self._entropy = entropy or SystemEntropy()
         modes = self.options.modes
@@ -79,67 +76,24 @@ class TwampServer:
             sid_address=own_ipv4(),
         )
         self._refusing = ControlServerConfig(modes=Mode(0))
-        self._listeners: list[socket.socket] = []
-        self._accepting: list[asyncio.Task[None]] = []
-        self._connections: dict[asyncio.Task[None], _Connection] = {}
-        self._per_address: Counter[str] = Counter()
         self._owners: dict[bytes, _Connection] = {}
         self._reflector: Reflector | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._watchers: list[EventCallback] = []
-
-    def subscribe(self, callback: EventCallback) -> None:
-        """Have `callback(client, event)` called in the event loop for each event of each Control connection."""
-        self._watchers.append(callback)
-
-    def notify(self, client: Endpoint, event: ServerEvent) -> None:
-        """Tell the subscribers."""
-        for callback in self._watchers:
-            callback(client, event)
-
-    @property
-    def port(self) -> int:
-        """The TCP port that is listened on; 0 before `start`."""
-        return int(self._listeners[0].getsockname()[1]) if self._listeners else 0
 
     @property
     def sessions(self) -> int:
         """How many test sessions there are."""
         return len(self._owners)
 
-    @property
-    def connections(self) -> int:
-        """How many Control connections there are."""
-        return len(self._connections)
-
     async def start(self) -> None:
         """Listen. Raises IppmError when the address or port cannot be had."""
-        self._loop = asyncio.get_running_loop()
-        address, port = self.options.address, self.options.port
-        try:
-            self._listeners = listen(address, port, self.options.mark_callback)
-        except OSError as error:
-            where = f"{address or 'all addresses'}, port {port}"
-            raise IppmError(f"cannot listen on {where}: {error.strerror or error}") from None
+        await self._open()
         self._reflector = Reflector(on_closed=self._on_session_closed)
-        self._accepting = [asyncio.create_task(self._accept(sock)) for sock in self._listeners]
         words = ", ".join(bit.word for bit in Mode if bit & self._config.modes) or "none"
         log.info("TWAMP server on port %d, modes: %s", self.port, words)
 
     async def stop(self) -> None:
         """Close every connection, end every session, stop listening."""
-        for task in self._accepting:
-            task.cancel()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
-        for sock in self._listeners:
-            sock.close()
-        self._listeners = []
-        tasks = list(self._connections)
-        for connection in self._connections.values():
-            connection.role.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._shut()
         if self._reflector is not None:
             await asyncio.to_thread(self._reflector.close)
             self._reflector = None
@@ -147,47 +101,10 @@ class TwampServer:
             owner.role.session_ended(sid)
         self._owners.clear()
 
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, address = await loop.sock_accept(listener)
-            except OSError as error:
-                # Out of descriptors, or a client that has gone already: others may still come.
-                log.warning("accept: %s", error)
-                await asyncio.sleep(0.05)
-                continue
-            self._take(sock, endpoint_of(address))
-
-    def _take(self, sock: socket.socket, remote: Endpoint) -> None:
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            dscp = dscp_of_syn(sock)
-            if dscp:
-                set_dscp(sock, dscp)  # rfc5357-s3.1-01
-            local = endpoint_of(sock.getsockname())
-        except OSError:
-            sock.close()
-            return
-        full = len(self._connections) >= self.options.maximum_connections
-        full = full or self._per_address[remote.host] >= self.options.connections_per_address
-        if full:
-            # Modes zero: the server does not wish to communicate.
-            log.warning("%s: too many connections", remote.host)
-        connection = _Connection(self, sock, local, remote, self._refusing if full else self._config)
-        self._per_address[remote.host] += 1
-        task = asyncio.create_task(connection.run())
-        self._connections[task] = connection
-        task.add_done_callback(self._gone)
-
-    def _gone(self, task: asyncio.Task[None]) -> None:
-        connection = self._connections.pop(task)
-        host = connection.role.remote.host
-        self._per_address[host] -= 1
-        if not self._per_address[host]:
-            del self._per_address[host]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: %s", host, error, exc_info=error)
+    def _make_connection(
+        self, sock: socket.socket, local: Endpoint, remote: Endpoint, *, refuse: bool
+    ) -> ControlConnection:
+        return _Connection(self, sock, local, remote, self._refusing if refuse else self._config)
 
     # Sessions.
 
@@ -202,7 +119,7 @@ class TwampServer:
         if host != connection.role.local.host and not is_own_address(host):
             # rfc4656-s6.2-02
             raise RefuseSession(Accept.NOT_SUPPORTED, f"the Receiver Address {host} is not the server's")
-        sock = self._test_socket(session)
+        sock = session_socket(self.options, session.reflector.host, session.reflector.port, session.dscp)
         port = int(sock.getsockname()[1])
         plan = ReflectorPlan(
             sid=session.sid,
@@ -226,24 +143,6 @@ class TwampServer:
 
     def _open_sessions(self) -> int:
         return sum(not owner.role.mode.keyed for owner in self._owners.values())
-
-    def _test_socket(self, session: TestSession) -> socket.socket:
-        first, last = self.options.test_ports
-        wished, host = session.reflector.port, session.reflector.host
-        mark, dscp = self.options.mark_callback, session.dscp
-        try:
-            if first <= wished <= last:
-                try:
-                    return open_test_socket(host, wished, mark, dscp=dscp)
-                except OSError as error:
-                    if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                        raise
-            return open_test_socket(host, (first, last), mark, dscp=dscp)
-        except PortRangeExhausted as error:
-            raise RefuseSession(Accept.TEMPORARY_LIMITATION, str(error)) from None
-        except OSError as error:
-            accept = Accept.NOT_SUPPORTED if error.errno == errno.EADDRNOTAVAIL else Accept.INTERNAL_ERROR
-            raise RefuseSession(accept, f"no test socket on {host}: {error.strerror}") from None
 
     def start_session(self, sid: bytes) -> None:
         """Start-Sessions has come."""
@@ -273,19 +172,7 @@ class TwampServer:
             owner.session_closed(sid, expired="refwait_expired" in counters)
 
 
-def say_goodbye(sock: socket.socket) -> None:
-    """Half-close, so that what we sent is not lost to a reset when the client's octets lie unread.
-
-    A client that sends on and on is not read to its end.
-    """
-    with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_WR)
-        for _ in range(_GOODBYE_READS):
-            if not sock.recv(_READ_OCTETS):
-                return
-
-
-class _Connection:
+class _Connection(ControlConnection):
     """One Control connection: its role, its socket, and the wait for octets or the timer."""
 
     def __init__(
@@ -296,11 +183,9 @@ class _Connection:
         remote: Endpoint,
         config: ControlServerConfig,
     ) -> None:
+        super().__init__(sock, server.options.servwait_s)
         self._server = server
-        self._sock = sock
-        self._loop = asyncio.get_running_loop()
-        self._timeout: asyncio.Timeout | None = None
-        self.role = ControlServer(
+        self.role: ControlServer = ControlServer(
             config,
             server._provider,
             self,
@@ -327,38 +212,6 @@ class _Connection:
             if self._timeout is not None:
                 self._timeout.reschedule(self.role.next_timer())
         self.role.session_ended(sid)
-
-    async def run(self) -> None:
-        """Serve until the connection ends; never raises for what the client does."""
-        role, loop = self.role, self._loop
-        try:
-            while True:
-                self._handle_events()
-                data = role.data_to_send()
-                if data:
-                    async with asyncio.timeout(self._server.options.servwait_s):
-                        await loop.sock_sendall(self._sock, data)
-                if role.closed:
-                    say_goodbye(self._sock)
-                    return
-                try:
-                    async with asyncio.timeout_at(role.next_timer()) as self._timeout:
-                        octets = await loop.sock_recv(self._sock, _READ_OCTETS)
-                except TimeoutError:
-                    role.handle_timer(loop.time())
-                    continue
-                finally:
-                    self._timeout = None
-                if octets:
-                    role.receive_data(octets, loop.time())
-                else:
-                    role.receive_eof(loop.time())
-        except (OSError, TimeoutError) as error:
-            role.close(f"the connection broke: {error or 'nothing can be sent'}")
-        finally:
-            role.close()
-            self._handle_events()
-            self._sock.close()
 
     def _handle_events(self) -> None:
         while (event := self.role.next_event()) is not None:

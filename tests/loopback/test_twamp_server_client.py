@@ -28,12 +28,12 @@ from ippm.core.control_events import Endpoint
 from ippm.core.session_sender import SenderPlan
 from ippm.errors import ConfigurationError, PortRangeExhausted
 from ippm.iana import Accept
+from ippm.io.control_server import say_goodbye
 from ippm.io.control_tcp import endpoint_of
 from ippm.io.pacing import StopSignal
 from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
 from ippm.io.twamp_client import TwampClient, run_twping, sender_plan
-from ippm.io.twamp_server import say_goodbye
 from ippm.wire.accept_session import AcceptSession
 from ippm.wire.request_tw_session import RequestTwSession
 from ippm.wire.server_greeting import ServerGreeting
