@@ -46,7 +46,8 @@ def collect() -> dict[str, list[str]]:
             text=True,
             check=False,
         )
-        if not out.exists():
+        # A module that cannot be imported would take its requirement ids away unnoticed.
+        if not out.exists() or done.returncode != 0:
             sys.stderr.write(done.stdout + done.stderr)
             raise SystemExit("pytest could not collect the tests")
         collected: dict[str, list[str]] = json.loads(out.read_text())
