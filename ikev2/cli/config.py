@@ -35,6 +35,9 @@ DEFAULT_IKE_PROPOSALS = (
 )
 DEFAULT_ESP_PROPOSALS = ("aes256gcm16", "aes128gcm16", "aes256-sha256")
 MAX_LABEL_OCTETS = 16
+SMALLEST_FRAGMENT_SIZE = 200
+"""Octets of an IP datagram that leave room for IPv6, UDP, SKF and some content with every algorithm."""
+
 _SECRET_WORDS = frozenset(("secret", "psk", "password", "passphrase", "key", "shared_secret"))
 
 
@@ -131,6 +134,8 @@ class ConnectionSection(_Section):
     children: dict[str, ChildSection] = {}
     dpd_delay: Seconds = 0.0
     encap: bool = False
+    fragmentation: Literal["yes", "no", "force"] = "yes"
+    fragment_size: Annotated[int, Field(ge=SMALLEST_FRAGMENT_SIZE, le=65535)] = 1280
     retransmit_timeout: Annotated[Seconds, Field(gt=0)] = 2.0
     retransmit_base: Annotated[float, Field(ge=1, le=10, strict=False)] = 1.8
     retransmit_tries: Annotated[int, Field(ge=1, le=30)] = 5
@@ -278,6 +283,8 @@ def _connection(
         ),
         dpd_delay_s=section.dpd_delay,
         encap=section.encap,
+        fragmentation=section.fragmentation,
+        fragment_size=section.fragment_size,
         ike_port=section.ike_port,
         nat_port=section.nat_port,
     )

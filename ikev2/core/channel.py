@@ -26,13 +26,14 @@ MAX_FRAGMENT_NUMBER = 0xFFFF
 class Plain:
     """A message before its protection: the header to be, and the content of its Encrypted payload.
 
-    `first` is the type of the first payload in `content`. Fragments are cut from it again and again when smaller
-    ones are needed. RFC 7383 section 2.5.
+    `first` is the type of the first payload in `content`; `clear` are payloads that go unprotected, which no exchange
+    has so far. Fragments are cut from it again and again when smaller ones are needed. RFC 7383 section 2.5.
     """
 
     header: Header
     first: PayloadType
     content: bytes
+    clear: tuple[Payload, ...] = ()
 
 
 class SecureChannel:
@@ -76,33 +77,34 @@ class SecureChannel:
 
     def whole_octets(self, plain: Plain) -> int:
         """The length of `seal_whole(plain)`."""
-        return HEADER_OCTETS + GENERIC_HEADER_OCTETS + self._outbound.sealed_octets(len(plain.content))
+        before = HEADER_OCTETS + _octets(plain.clear) + GENERIC_HEADER_OCTETS
+        return before + self._outbound.sealed_octets(len(plain.content))
 
     def seal_whole(self, plain: Plain) -> bytes:
         """The message with one Encrypted payload."""
-        return self._seal(plain.header, Encrypted(plain.first, b""), plain.content)
+        return self._seal(plain.header, Encrypted(plain.first, b""), plain.content, plain.clear)
 
     def fragment_count(self, plain: Plain, message_octets: int) -> int:
         """In how many IKE Fragment messages of at most `message_octets` the message goes."""
-        return max(1, -(-len(plain.content) // self._fragment_room(message_octets)))
+        return len(self._cut(plain, message_octets))
 
     def seal_fragments(self, plain: Plain, message_octets: int) -> tuple[bytes, ...]:
         """The message as IKE Fragment messages of at most `message_octets` each. RFC 7383 section 2.5.
 
         LocalProtocolError when these would be more than can be numbered.
         """
-        room, total = self._fragment_room(message_octets), self.fragment_count(plain, message_octets)
-        if total > MAX_FRAGMENT_NUMBER:
+        chunks = self._cut(plain, message_octets)
+        if len(chunks) > MAX_FRAGMENT_NUMBER:
             raise LocalProtocolError(f"{len(plain.content)} octets do not fit in {MAX_FRAGMENT_NUMBER} fragments")
-        # rfc7383-s2.5-02, rfc7383-s2.5-03, rfc7383-s2.5-07
-        return tuple(
-            self._seal(
-                plain.header,
-                EncryptedFragment(plain.first if number == 1 else PayloadType.NO_NEXT_PAYLOAD, number, total, b""),
-                plain.content[(number - 1) * room : number * room],
-            )
-            for number in range(1, total + 1)
-        )
+        first = EncryptedFragment(plain.first, 1, len(chunks), b"")  # rfc7383-s2.5-02
+        fragments = [
+            self._seal(plain.header, first, chunks[0], plain.clear)
+        ]  # rfc7383-s2.5.3-01, rfc7383-s2.5.3-02
+        for number, chunk in enumerate(chunks[1:], 2):
+            # rfc7383-s2.5-03, rfc7383-s2.5-07
+            other = EncryptedFragment(PayloadType.NO_NEXT_PAYLOAD, number, len(chunks), b"")
+            fragments.append(self._seal(plain.header, other, chunk))
+        return tuple(fragments)
 
     def open(self, data: bytes, message: Message) -> tuple[Payload, ...]:
         """The payloads inside; IntegrityError when there is nothing authentic, InvalidSyntax after a good ICV."""
@@ -116,11 +118,27 @@ class SecureChannel:
         """The content of one fragment; IntegrityError when it is not authentic, InvalidSyntax for its padding."""
         return self._inbound.open(received_prefix(data, sealed), sealed.body)
 
-    def _seal(self, header: Header, sealed: Encrypted | EncryptedFragment, content: bytes) -> bytes:
+    def _seal(
+        self,
+        header: Header,
+        sealed: Encrypted | EncryptedFragment,
+        content: bytes,
+        clear: tuple[Payload, ...] = (),
+    ) -> bytes:
         cipher = self._outbound
-        aad = sealed_prefix(header, sealed, cipher.sealed_octets(len(content)))
+        aad = sealed_prefix(header, sealed, cipher.sealed_octets(len(content)), clear)
         return aad + cipher.seal(aad, content, cipher.new_iv(self._entropy))
 
-    def _fragment_room(self, message_octets: int) -> int:
+    def _cut(self, plain: Plain, message_octets: int) -> list[bytes]:
+        """The contents of the fragments; the first one is short, or empty, where unprotected payloads take its room."""
         before = HEADER_OCTETS + GENERIC_HEADER_OCTETS + FRAGMENT_NUMBERS_OCTETS
-        return max(1, self._outbound.plaintext_octets(message_octets - before))
+        room = max(1, self._outbound.plaintext_octets(message_octets - before))
+        end = room
+        if plain.clear:
+            end = max(0, self._outbound.plaintext_octets(message_octets - before - _octets(plain.clear)))
+        content = plain.content
+        return [content[:end], *(content[at : at + room] for at in range(end, len(content), room))]
+
+
+def _octets(payloads: tuple[Payload, ...]) -> int:
+    return len(encode_payloads(payloads)[1]) if payloads else 0

@@ -120,6 +120,8 @@ FAULTS = [
         LAB + "ike_port = 4500\n",
         "connections.lab.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each",
     ),
+    (LAB + "fragmentation = true\n", "connections.lab.fragmentation: True is not one of yes, no, force"),
+    (LAB + "fragment_size = 68\n", "connections.lab.fragment_size: must be greater than or equal to 200"),
     (LAB + "encap = 'yes'\n", "connections.lab.encap: must be true or false"),
     (LAB + "local = { auth = 'pubkey' }\n", "connections.lab.local.auth: 'pubkey' is not one of psk"),
     (
