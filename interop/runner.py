@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import json
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -26,7 +27,7 @@ from ikev2.errors import IkeError
 from ikev2.io.netns import TwoHosts
 from interop.lab.netns import interrupted_by_signals, why_no_namespaces
 from interop.peers.ours import Capture, Ours
-from interop.peers.strongswan import PeerError, Section, StrongSwan, why_not
+from interop.peers.strongswan import PeerError, StrongSwan, why_not
 from interop.scenarios.cases import (
     OUR_ID,
     PEER_ID,
@@ -40,7 +41,7 @@ from interop.scenarios.run import Mismatch, Run
 
 OUR_ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64", "10.1.0.1/24")
 PEER_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64", "10.2.0.1/24")
-CHARON: Section = {
+CHARON: dict[str, Any] = {
     # With one half-open IKE SA it asks for cookies: the scenario "cookie" makes one.
     "cookie_threshold": 1,
     "retransmit_timeout": 0.5,
@@ -101,10 +102,13 @@ class StrongSwanLab:
 
     def run(self, case: Case, directory: Path) -> Result:
         """One case; its files are in `directory`: capture, key log, both logs. Failures are in the result."""
+        if (directory / "ours.toml").exists():
+            shutil.rmtree(directory)  # an earlier run's
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         psk = f"0x{secrets.token_hex(32)}"
         other = f"0x{secrets.token_hex(32)}" if case.settings.get("peer", {}).get("other_psk") else psk
         start = self.peer.log_position()
+        self.peer.change_settings(CHARON | case.part("peer", "charon"))
         self.peer.load(peer_connections(case), {"ike-lab": {"id-a": OUR_ID, "id-b": PEER_ID, "secret": other}})
         capture = Capture(self.hosts.interface("a"), directory / "host.pcapng")
         impairments = case.settings.get("ours", {}).get("impair", ())

@@ -182,11 +182,16 @@ class StrongSwan(Swanctl):
         """Start charon and wait until it says that it is ready."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.log_path.touch(mode=0o600)
-        self._conf.write_text(render(self._strongswan_conf()))
+        self._conf.write_text(render(self._strongswan_conf(self._settings)))
         with (self.directory / "charon.stderr").open("wb") as errors:
             self._process = start_and_wait(
                 self.namespace, [find("charon-systemd")], self.directory, self.log, self._environment(), errors
             )
+
+    def change_settings(self, settings: Section) -> None:
+        """Other settings than those of the start, for IKE SAs that are made from now on."""
+        self._conf.write_text(render(self._strongswan_conf(settings)))
+        self.swanctl("--reload-settings")
 
     def stop(self) -> None:
         """End charon: it deletes its SAs and removes its TUN device and routes."""
@@ -218,7 +223,7 @@ class StrongSwan(Swanctl):
     ) -> None:
         self.stop()
 
-    def _strongswan_conf(self) -> Section:
+    def _strongswan_conf(self, settings: Section) -> Section:
         log: Section = {
             "path": str(self.log_path),
             "flush_line": True,
@@ -235,7 +240,7 @@ class StrongSwan(Swanctl):
             },
             "journal": {"default": -1},
             "filelog": {"file": log},
-        } | dict(self._settings)
+        } | dict(settings)
         return {"charon-systemd": charon, "swanctl": {"load": "random openssl pem pkcs1"}}
 
 
@@ -303,4 +308,4 @@ def wait_until(look: Callable[[], T], good: Callable[[T], bool], timeout_s: floa
 
 
 def _excerpt(log: str) -> str:
-    return "\n".join(line for line in log.splitlines()[-200:] if tellable(line))[-3000:]
+    return "\n".join(line for line in log.splitlines()[-200:] if tellable(line))[-1500:]

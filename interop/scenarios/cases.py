@@ -10,6 +10,7 @@ ours: `psk-tunnel/aes128gcm-curve25519/initiator`.
     ike, esp                              proposals of both ends
     ours.connection, ours.child, ours.endpoint, ours.impair     words of our configuration file
     peer.connection, peer.child, peer.other_psk                 words of swanctl.conf
+    peer.charon                           words of strongswan.conf
     variants.NAME                         any of these again, merged over the others
 """
 
