@@ -8,6 +8,7 @@ limits) and `measurement`, which belongs to another package and is passed on as 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -45,8 +46,13 @@ class ConfigurationFaults(ConfigurationError):
     """All that is wrong with a configuration: one line each, with its full path."""
 
     def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = tuple(faults)
+        self.faults = tuple(_printable(fault) for fault in faults)
         super().__init__("\n".join(self.faults))
+
+
+def _printable(text: str) -> str:
+    """One line that cannot steer a terminal, whatever a key or a value of the file holds."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def _checked(parse: Callable[[str], object]) -> AfterValidator:
@@ -74,9 +80,29 @@ def _duration(value: object) -> float:
         raise ValueError(str(error)) from None
 
 
-def _address(text: str) -> None:
-    if not text or any(character.isspace() for character in text):
-        raise ConfigurationError(f"{text!r} is not an address, a host's name or %any")
+def _local_address(text: str) -> None:
+    if text != "%any" and not _parses(ipaddress.ip_address, text):
+        raise ConfigurationError(f"{text!r} is not an IP address of this host or %any")
+
+
+def _remote_address(text: str) -> None:
+    if text == "%any" or _parses(ipaddress.ip_network, text):
+        return
+    if not text or "/" in text or not text.isprintable() or any(character.isspace() for character in text):
+        raise ConfigurationError(f"{text!r} is not an address, a network, a host's name or %any")
+
+
+def _parses(parse: Callable[[str], object], text: str) -> bool:
+    try:
+        parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _socket_path(text: str) -> None:
+    if not text or "\0" in text:
+        raise ConfigurationError(f"{text!r} is not the name of a socket")
 
 
 def _identity(text: str) -> None:
@@ -87,7 +113,12 @@ def _identity(text: str) -> None:
 Seconds = Annotated[float, BeforeValidator(_duration)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 _Text = Annotated[str, Field(strict=True)]
-Addresses = Annotated[list[Annotated[_Text, _checked(_address)]], BeforeValidator(_strings), Field(min_length=1)]
+LocalAddresses = Annotated[
+    list[Annotated[_Text, _checked(_local_address)]], BeforeValidator(_strings), Field(min_length=1)
+]
+RemoteAddresses = Annotated[
+    list[Annotated[_Text, _checked(_remote_address)]], BeforeValidator(_strings), Field(min_length=1)
+]
 IkeProposals = Annotated[
     list[Annotated[_Text, _checked(parse_ike_proposal)]], BeforeValidator(_strings), Field(min_length=1)
 ]
@@ -98,6 +129,7 @@ Selectors = Annotated[
     list[Annotated[_Text, _checked(parse_selector)]], BeforeValidator(_strings), Field(min_length=1)
 ]
 IdentityText = Annotated[_Text, _checked(_identity)]
+SocketPath = Annotated[_Text, _checked(_socket_path)]
 
 
 class _Section(BaseModel):
@@ -126,8 +158,8 @@ class ConnectionSection(_Section):
     """One connection: swanctl's words, charon's for retransmission, ours for the ports."""
 
     version: Literal[2] = 2
-    local_addrs: Addresses = ["%any"]
-    remote_addrs: Addresses = ["%any"]
+    local_addrs: LocalAddresses = ["%any"]
+    remote_addrs: RemoteAddresses = ["%any"]
     proposals: IkeProposals = list(DEFAULT_IKE_PROPOSALS)
     local: AuthSection = AuthSection()
     remote: AuthSection = AuthSection()
@@ -155,8 +187,8 @@ class EndpointSection(_Section):
     """The process itself."""
 
     backend: Literal["auto", "xfrm", "userspace", "memory", "dry-run"] = "auto"
-    control_socket: _Text | None = None
-    key_agent_socket: _Text | None = None
+    control_socket: SocketPath | None = None
+    key_agent_socket: SocketPath | None = None
     cookie_threshold: Annotated[int, Field(ge=0)] = Limits().cookie_threshold
     half_open_limit: Annotated[int, Field(ge=1)] = Limits().half_open_limit
     half_open_timeout: Annotated[Seconds, Field(gt=0)] = Limits().half_open_timeout_s
@@ -181,8 +213,10 @@ def load(path: Path) -> Configuration:
         document = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigurationFaults([f"{path}: {error.strerror}"]) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:  # TOMLDecodeError, not UTF-8, a number of thousands of digits
         raise ConfigurationFaults([f"{path}: not TOML: {error}"]) from None
+    except RecursionError:
+        raise ConfigurationFaults([f"{path}: not TOML that anybody means: its brackets are too deep"]) from None
     return parse(document, path)
 
 
