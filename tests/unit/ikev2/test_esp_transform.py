@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ikev2.crypto.esp import EspCipher, esp_cipher
+from ikev2.crypto.integ import integ
 from ikev2.errors import LocalProtocolError
 from ikev2.iana import EncrId, IntegId
 from ikev2.ipsec.backend import DropReason
@@ -196,6 +197,18 @@ def test_padding_is_looked_at(plaintext: bytes, reason: DropReason | None) -> No
 def test_up_to_255_octets_of_padding_are_taken() -> None:
     packet, inbound = with_trailer(b"abc" + bytes(range(1, 256)) + b"\xff\x04")
     assert inbound.open(packet) == (b"abc", 4)
+
+
+def test_an_authentic_packet_of_broken_blocks_is_dropped_and_spoils_no_other() -> None:
+    """CBC runs one context per direction: half a block in it would shift all that comes."""
+    of_a, of_b = child_pair("aes128-sha256")
+    out, inbound = Pair.of(of_a).outbound, Pair.of(of_b).inbound
+    good = [out.seal(b"data", 4) for _ in range(2)]
+    assert of_a.integ_key_out is not None
+    signed = good[0][:-16] + bytes(3)
+    broken = signed + integ(IntegId.HMAC_SHA2_256_128).tag(of_a.integ_key_out, signed)
+    assert drop_reason(inbound, broken) is DropReason.MALFORMED
+    assert [inbound.open(packet) for packet in good] == [(b"data", 4)] * 2
 
 
 def test_a_dummy_packet_is_dropped_by_its_next_header() -> None:
