@@ -53,7 +53,8 @@ class ChildSa:
     """A Child SA of ours: its parameters, KEYMAT as taken, and what becomes of it.
 
     `closing`: we have sent, or are about to send, a Delete for it; `rekeying`: we have it in mind, or in hand, to
-    replace it; `standby_for`: the inbound SPI of the pair on which we send until the peer has deleted that.
+    replace it, `rekey_failed`: that was refused; `standby_for`: the inbound SPI of the pair on which we send until the
+    peer has deleted that; `soft_at`, `hard_at`: when it is to be rekeyed, and when it ends.
     """
 
     config: ChildConfig
@@ -62,6 +63,7 @@ class ChildSa:
     installed_at: float = 0.0
     closing: bool = False
     rekeying: bool = False
+    rekey_failed: bool = False
     standby_for: int | None = None
     soft_at: float | None = None
     hard_at: float | None = None

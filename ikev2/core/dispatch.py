@@ -13,9 +13,10 @@ from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.events import ChildSaMoved
 from ikev2.core.exchange import CloseIkeSa, Ignored, Inbound
-from ikev2.core.exchanges import ike_sa_init
+from ikev2.core.exchanges import ike_sa_init, rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
-from ikev2.core.transitions import TRANSITIONS, State, Transition
+from ikev2.core.state import WITH_PEER, State
+from ikev2.core.transitions import TRANSITIONS, Transition
 from ikev2.core.types import Role
 from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayload
 from ikev2.iana import ExchangeType, NotifyType
@@ -47,7 +48,7 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     if row is not None and not row.protected:
         _answer_clear(sa, row, inbound)
         return
-    if sa.state not in (State.HALF_OPEN, State.ESTABLISHED, State.DELETING):
+    if sa.state is not State.HALF_OPEN and sa.state not in WITH_PEER:
         raise Ignored(f"no {header.exchange_type} request in state {sa.state}")
     if sa.state is State.HALF_OPEN and row is None:
         raise Ignored(f"{header.exchange_type} before IKE_AUTH")  # rfc7296-s1-02, rfc7296-s1.4-01
@@ -112,6 +113,7 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
     if channel is None:
         raise Ignored("there are no keys")
     payloads: tuple[Payload, ...]
+    before = sa.state
     try:
         inbound = _open(channel, inbound)
         sa.trace_received(inbound)
@@ -119,6 +121,8 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
         if row is None:
             raise InvalidSyntax(f"{header.exchange_type} has no place in state {sa.state}")
         _check_rules(row, inbound.message, inbound.payloads)
+        if sa.predecessor is not None:
+            rekey_ike_sa.used(sa, inbound)
         payloads = row.handler(sa, inbound)
     except ProtocolError as error:
         if error.notify_type is None:
@@ -134,7 +138,7 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
     if sa.close_after is not None:
         reason, notify_type = sa.close_after
         sa.close(reason, inbound.now, notify_type, linger=True)
-    elif row is not None:
+    elif row is not None and sa.state is before:
         sa.go(row.leads_to[0], row.story)
 
 

@@ -45,6 +45,15 @@ class IkeSaRekeyed:
 
 
 @dataclass(frozen=True, slots=True)
+class IkeSaRekeyFailed:
+    """There is no new IKE SA; the old one stays until its lifetime is over. RFC 7296 section 2.8."""
+
+    ike_sa: IkeSaInfo
+    reason: str
+    notify_type: NotifyType | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChildSaReady:
     """A Child SA pair is negotiated: install it now.
 
@@ -112,6 +121,7 @@ Event = (
     | IkeSaFailed
     | IkeSaDeleted
     | IkeSaRekeyed
+    | IkeSaRekeyFailed
     | ChildSaReady
     | ChildSaRekeyed
     | ChildSaHalfClosed

@@ -19,30 +19,43 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ikev2.core import dispatch, fragmentation
+from ikev2.core import dispatch, fragmentation, lifetime
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import ChildSa
 from ikev2.core.child_sa import ChildSaParameters
-from ikev2.core.config import ConnectionConfig, Identity, Limits
+from ikev2.core.config import ChildConfig, ConnectionConfig, Identity, Limits
 from ikev2.core.events import (
     ChildSaDeleted,
     ChildSaFailed,
     ChildSaReady,
+    ChildSaRekeyed,
     Event,
     IkeSaDeleted,
     IkeSaEstablished,
     IkeSaFailed,
 )
-from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Ignored, Inbound, Task
-from ikev2.core.exchanges import ike_sa_init, informational
+from ikev2.core.exchange import (
+    CheckLiveness,
+    CloseChildSa,
+    CloseIkeSa,
+    CloseReplaced,
+    Ignored,
+    Inbound,
+    MakeChildSa,
+    RekeyChildSa,
+    RekeyIkeSa,
+    Task,
+)
+from ikev2.core.exchanges import create_child_sa, ike_sa_init, informational, rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
 from ikev2.core.fragmentation import PROBE_RETRANSMISSIONS, Fragmentation
 from ikev2.core.info import ChildSaInfo, IkeSaInfo
 from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
 from ikev2.core.observer import LoneObserver, Observer
+from ikev2.core.state import State
 from ikev2.core.tracer import NullTracer, Tracer
-from ikev2.core.transitions import TRANSITIONS, State
+from ikev2.core.transitions import TRANSITIONS
 from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
 from ikev2.core.window import MESSAGE_ID_LIMIT, Requests, Responses
 from ikev2.crypto.entropy import Entropy
@@ -98,6 +111,13 @@ class IkeSa:
         self.peer_id: Identity | None = None
         self.children: dict[int, ChildSa] = {}
         self.unwanted_spis: set[int] = set()
+        self.wanted = connection.children[:1] if role is Role.INITIATOR else ()
+        self.replaces: IkeSa | None = None
+        self.predecessor: IkeSa | None = None
+        self.heir: IkeSa | None = None
+        self.authenticated_first = role is Role.INITIATOR
+        self.times = lifetime.Times()
+        self.busy_since: float | None = None
         self.requests = Requests(connection.retransmission, entropy)
         self.responses = Responses()
         self.created_at = 0.0
@@ -113,6 +133,7 @@ class IkeSa:
         self.last_hint_at = float("-inf")
         self.close_after: tuple[str, NotifyType | None] | None = None
         self._failed = False
+        self.comes_of_rekeying = False
 
     # --- the sans-IO contract ------------------------------------------------------------------------------------
 
@@ -148,7 +169,7 @@ class IkeSa:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, None for never."""
-        others = (self.deadline, self._liveness_at(), self.fragmentation.next_timer())
+        others = (self.deadline, self._liveness_at(), self.fragmentation.next_timer(), lifetime.next_timer(self))
         times = [time for time in others if time is not None]
         if self.requests.in_flight is not None:
             times.append(self.requests.in_flight.again_at)
@@ -160,12 +181,15 @@ class IkeSa:
             self.deadline = None
             if self.state is State.CLOSED:
                 self.responses = Responses()
+            elif self.state is State.REKEYED:
+                self.queue(CloseIkeSa("replaced, and the peer did not delete it"))
             else:
                 self.close("the initiator did not come back with IKE_AUTH", now)
         self.fragmentation.expire(now)
         in_flight = self.requests.in_flight
         if in_flight is not None and in_flight.again_at <= now:
             self._send_again(now)
+        lifetime.handle_timer(self, now)
         due = self._liveness_at()
         if due is not None and due <= now:
             self._tasks.append(CheckLiveness())
@@ -199,6 +223,60 @@ class IkeSa:
         if not any(isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self._tasks):
             self._tasks.append(CloseChildSa(spi_in, reason))
             self._pump(now)
+
+    def make_child(self, config: ChildConfig, now: float) -> None:
+        """Make a further Child SA: ChildSaReady or ChildSaFailed follows. RFC 7296 section 1.3.1."""
+        self._need_peer()
+        self._tasks.append(MakeChildSa(config))
+        self._pump(now)
+
+    def rekey_child(self, child: ChildSaParameters | int, now: float) -> None:
+        """Replace a Child SA: ChildSaRekeyed or ChildSaFailed follows. LocalProtocolError when it is not here.
+
+        RFC 7296 section 2.8.
+        """
+        spi_in = child if isinstance(child, int) else child.spi_in
+        found = self.children.get(spi_in)
+        if found is None:
+            raise LocalProtocolError(f"this IKE SA has no Child SA with the inbound SPI {spi_in:08x}")
+        if not found.rekeying and not self.is_closing_child(found):
+            found.rekeying = True
+            self._tasks.append(RekeyChildSa(spi_in))
+            self._pump(now)
+
+    def rekey(self, now: float) -> None:
+        """Replace the IKE SA: IkeSaRekeyed or IkeSaRekeyFailed follows. RFC 7296 section 2.18."""
+        self._need_peer()
+        if self.state is State.ESTABLISHED and not any(isinstance(task, RekeyIkeSa) for task in self._tasks):
+            self._tasks.append(RekeyIkeSa())
+            self._pump(now)
+
+    def expire(self, now: float, reason: str) -> None:
+        """The IKE SA may not be used any longer, nor its Child SAs: all that still goes out is its Delete."""
+        for child in list(self.children.values()):
+            self.remove_child(child, reason)
+        self.times = lifetime.Times()
+        self.delete(now, reason)
+
+    def expire_child(self, child: ChildSaParameters, now: float, reason: str = "its lifetime is over") -> None:
+        """A Child SA may not be used any longer: it goes now, and the peer is told (rfc7296-s2.8-01).
+
+        With it goes the IKE SA when the peer has refused to rekey it (rfc7296-s2.8-02).
+        """
+        found = self.children.get(child.spi_in)
+        if found is None:
+            return
+        if found.rekey_failed:
+            self.expire(now, f"{reason}, and it could not be rekeyed")
+            return
+        self.remove_child(found, reason)
+        if not found.closing:
+            self.delete_unwanted(child.spi_in, reason)
+        self._pump(now)
+
+    def _need_peer(self) -> None:
+        if self.state not in (State.ESTABLISHED, State.REKEYING):
+            raise LocalProtocolError(f"the IKE SA is {self.state}")
 
     def check_liveness(self, now: float) -> None:
         """Ask whether the peer lives, unless a request is in flight, which asks the same. RFC 7296 section 2.4."""
@@ -261,6 +339,28 @@ class IkeSa:
     def child_by_spi_out(self, spi_out: int) -> ChildSa | None:
         """The Child SA on whose SPI the peer receives."""
         return next((child for child in self.children.values() if child.params.spi_out == spi_out), None)
+
+    def is_closing_child(self, child: ChildSa) -> bool:
+        """True when we have sent a Delete for it, or are going to."""
+        spi_in = child.params.spi_in
+        return child.closing or any(
+            isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self._tasks
+        )
+
+    def replacement_of(self, child: ChildSa) -> ChildSa | None:
+        """What the peer has made to replace this Child SA, which it has still to delete."""
+        spi_in = child.params.spi_in
+        return next((other for other in self.children.values() if other.standby_for == spi_in), None)
+
+    def is_busy_with_children(self) -> bool:
+        """True while a request of ours makes, rekeys or closes a Child SA."""
+        return rekey_ike_sa.is_about_children(self.purpose_in_flight)
+
+    @property
+    def purpose_in_flight(self) -> object:
+        """What our outstanding request is for, None when there is none."""
+        in_flight = self.requests.in_flight
+        return None if in_flight is None else in_flight.purpose
 
     def _drop(self, reason: str) -> None:
         self.dropped += 1
@@ -346,13 +446,26 @@ class IkeSa:
         if self.requests.next_id >= MESSAGE_ID_LIMIT and self.state is State.ESTABLISHED and not self.is_closing():
             self.queue_first(CloseIkeSa("the message ids are used up"))  # rfc7296-s2.2-02
         while self._tasks and self.requests.in_flight is None and self._may_request():
-            task = self._tasks.popleft()
-            informational.begin(self, task, now)
-            if isinstance(task, CloseIkeSa):
+            self._begin(self._tasks.popleft(), now)
+
+    def _begin(self, task: Task, now: float) -> None:
+        match task:
+            case MakeChildSa() | RekeyChildSa():
+                create_child_sa.begin(self, task, now)
+            case RekeyIkeSa():
+                rekey_ike_sa.begin(self, task, now)
+            case CloseReplaced():
+                self.observer.replaced(self, now)
+            case CloseIkeSa():
+                informational.begin(self, task, now)
                 self.go(State.DELETING, "we close the IKE SA")
+            case _:
+                informational.begin(self, task, now)
 
     def _may_request(self) -> bool:
-        return self.state is State.ESTABLISHED or (self.state is State.AUTH_SENT and self._failed)
+        if self.state is State.AUTH_SENT:
+            return self._failed
+        return self.state in (State.ESTABLISHED, State.REKEYED)
 
     # --- what handlers call --------------------------------------------------------------------------------------
 
@@ -383,6 +496,7 @@ class IkeSa:
         self.established_at = now
         self.deadline = None
         self.go(State.ESTABLISHED, TRANSITIONS[self.state, ExchangeType.IKE_AUTH, self.role].story)
+        lifetime.begin(self, now, authenticated=True)
         self.add_event(IkeSaEstablished(self.info()))
         self.observer.established(self, now, initial_contact=initial_contact)
 
@@ -400,17 +514,23 @@ class IkeSa:
         """Queue an event for the driver."""
         self._events.append(event)
 
-    def add_child(self, child: ChildSa, now: float) -> None:
-        """A Child SA is negotiated."""
+    def add_child(self, child: ChildSa, now: float, *, standby_for: int | None = None) -> None:
+        """A Child SA is negotiated; with `standby_for` another one is still to be sent on."""
         child.installed_at = now
+        child.standby_for = standby_for
+        child.soft_at, child.hard_at = lifetime.draw(child.config.lifetime, self.entropy, now)
         self.children[child.params.spi_in] = child
         if self.keylog is not None:
             self.keylog.child_sa(child.params)
-        self.add_event(ChildSaReady(child.params))
+        self.add_event(ChildSaReady(child.params, standby=standby_for is not None))
 
     def remove_child(self, child: ChildSa, reason: str) -> None:
-        """A Child SA is gone at both ends."""
+        """A Child SA is gone at both ends; what stood by for it takes over."""
         del self.children[child.params.spi_in]
+        for other in self.children.values():
+            if other.standby_for == child.params.spi_in:
+                other.standby_for = None
+                self.add_event(ChildSaRekeyed(child.params, other.params))
         self.add_event(ChildSaDeleted(child.params, reason))
 
     def delete_unwanted(self, spi_in: int, reason: str) -> None:
@@ -418,9 +538,72 @@ class IkeSa:
         self.unwanted_spis.add(spi_in)
         self._tasks.append(CloseChildSa(spi_in, reason))
 
+    def queue(self, *tasks: Task) -> None:
+        """Put local actions behind all others."""
+        self._tasks.extend(tasks)
+
     def queue_first(self, task: Task) -> None:
         """Put a local action before all others."""
         self._tasks.appendleft(task)
+
+    def retry_later(self, task: Task, now: float) -> None:
+        """The peer is busy: try a local action again after a while. RFC 7296 section 2.25."""
+        lifetime.retry_later(self, task, now)
+
+    # --- succession ----------------------------------------------------------------------------------------------
+
+    def successor(self, role: Role, spis: tuple[bytes, bytes], now: float) -> IkeSa:
+        """A new IKE SA with the same peer, without keys: who began the rekeying is its initiator. Section 2.18."""
+        new = IkeSa(
+            self.connection,
+            role,
+            self.entropy,
+            self.spi_source,
+            local=self.local,
+            remote=self.remote,
+            limits=self.limits,
+            observer=self.observer,
+            tracer=self.tracer,
+            keylog=self.keylog,
+        )
+        new.spi_i, new.spi_r = spis
+        new.nat = self.nat
+        new.local_id, new.peer_id = self.local_id, self.peer_id
+        new.authenticated_first = self.authenticated_first
+        new.fragmentation.inherit(self.fragmentation)
+        new.created_at = new.established_at = new.last_inbound_at = now
+        new.comes_of_rekeying = True
+        lifetime.begin(new, now, authenticated=False)
+        new.times.reauth_at, new.times.auth_ends_at = self.times.reauth_at, self.times.auth_ends_at
+        new.go(State.ESTABLISHED, f"comes in the place of {self.name}")
+        return new
+
+    def take_over(self, old: IkeSa) -> None:
+        """Inherit what was still to be done on the IKE SA that this one replaces."""
+        self._tasks.extend(task for task in old._tasks if rekey_ike_sa.inherited(task))
+        self.times.retries += [entry for entry in old.times.retries if rekey_ike_sa.inherited(entry[1])]
+        self.times.reauth_at, self.times.auth_ends_at = old.times.reauth_at, old.times.auth_ends_at
+        self.unwanted_spis |= old.unwanted_spis
+        self.replaces, old.replaces = old.replaces, None
+        old._tasks.clear()
+        old.times = lifetime.Times()
+
+    def resume(self, now: float) -> None:
+        """Go on with what is to be done, though no message came."""
+        self._pump(now)
+        self.observer.touched(self)
+
+    def close_soon(self, reason: str, now: float) -> None:
+        """Delete this IKE SA, which another one replaces, as the last thing that is done on it."""
+        self.queue(CloseIkeSa(reason))
+        self.resume(now)
+
+    def await_delete(self, story: str, now: float) -> None:
+        """The peer is going to delete this IKE SA: wait for that, but not for ever."""
+        if self.state is not State.CLOSED:
+            self.go(State.REKEYED, story)
+            self.deadline = now + self.connection.retransmission.total_s
+            self.observer.touched(self)
 
     def close_after_response(self, reason: str, notify_type: NotifyType | None = None) -> None:
         """Close as soon as the response to the request in hand is on its way."""
@@ -432,6 +615,7 @@ class IkeSa:
         """Forget everything; with `linger`, answer retransmissions of the last request for a while."""
         if self.state is State.CLOSED:
             return
+        rekey_ike_sa.settle(self, now)
         for child in list(self.children.values()):
             self.remove_child(child, reason)
         if self.established_at is not None:

@@ -23,8 +23,8 @@ from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Delivery, Impairment
 from ikev2.core.keylog import KeyLog
 from ikev2.core.observer import SPI_OCTETS
+from ikev2.core.state import WITH_PEER, State
 from ikev2.core.tracer import NullTracer, Tracer
-from ikev2.core.transitions import State
 from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
 from ikev2.core.window import request_digest
 from ikev2.crypto.entropy import Entropy
@@ -36,6 +36,8 @@ from ikev2.wire.payloads import Nonce, Notify
 
 REQID_BASE = 0x4950_0001
 REQID_COUNT = 0xFFFE
+REAUTH_RETRY_S = 60.0
+"""How long to wait after an authentication that did not succeed while the SA that it was to replace still lives."""
 
 
 class SaListener(Protocol):
@@ -99,6 +101,7 @@ class SaManager:
         self._timer_of: dict[bytes, float] = {}
         self._serial = 0
         self._reqid = 0
+        self._touched: list[IkeSa] = []
 
     # --- the sans-IO contract ------------------------------------------------------------------------------------
 
@@ -183,6 +186,37 @@ class SaManager:
             raise LocalProtocolError(f"no IKE SA has {child.label}")
         sa.delete_child(child, now, reason)
         self._collect(sa, now)
+
+    def make_child(self, sa: IkeSa, name: str, now: float) -> None:
+        """Make a further Child SA, by its name in the configuration. LocalProtocolError when there is no such.
+
+        RFC 7296 section 1.3.1.
+        """
+        config = next((child for child in sa.connection.children if child.name == name), None)
+        if config is None:
+            raise LocalProtocolError(f"connection {sa.connection.name} has no child {name!r}")
+        sa.make_child(config, now)
+        self._collect(sa, now)
+
+    def rekey(self, sa: IkeSa, now: float) -> None:
+        """Replace an IKE SA. RFC 7296 section 2.18."""
+        sa.rekey(now)
+        self._collect(sa, now)
+
+    def rekey_child(self, child: ChildSaParameters, now: float) -> None:
+        """Replace a Child SA; LocalProtocolError when its IKE SA, or it, is gone. RFC 7296 section 2.8."""
+        sa = self._owner(child)
+        if sa is None:
+            raise LocalProtocolError(f"no IKE SA has {child.label}")
+        sa.rekey_child(child, now)
+        self._collect(sa, now)
+
+    def expire_child(self, child: ChildSaParameters, now: float, reason: str = "its lifetime is over") -> None:
+        """A Child SA has reached its limit: it is not used any longer, and the peer is told."""
+        sa = self._owner(child)
+        if sa is not None:
+            sa.expire_child(child, now, reason)
+            self._collect(sa, now)
 
     def check_liveness(self, sa: IkeSa, now: float) -> None:
         """Ask a peer whether it lives."""
@@ -282,8 +316,49 @@ class SaManager:
                 other.close("the peer has started anew (INITIAL_CONTACT)", now)  # rfc7296-s2.4-04
                 self._collect(other, now)
 
+    def adopted(self, sa: IkeSa, now: float) -> None:
+        """Keep what came of the rekeying of another."""
+        self._by_spi[_own_spi(sa)] = sa
+        self._touched.append(sa)
+        for listener in self.listeners:
+            listener.sa_established(sa, now)
+
+    def touched(self, sa: IkeSa) -> None:
+        """Look at this one, too, at the end of the turn."""
+        self._touched.append(sa)
+
+    def reauthenticate(self, sa: IkeSa, now: float) -> None:
+        """Begin the IKE SA that is to replace this one. RFC 7296 section 2.8.3."""
+        port = sa.connection.ike_port
+        local, remote = Address(sa.local.host, port), Address(sa.remote.host, port)
+        new = self._make(sa.connection, Role.INITIATOR, local, remote, ())
+        new.replaces = sa
+        new.wanted = tuple({child.config.name: child.config for child in sa.children.values()}.values())
+        new.initiate(now)
+        self._by_spi[new.spi_i] = new
+        self._touched.append(new)
+
+    def replaced(self, sa: IkeSa, now: float) -> None:
+        """Delete what this one replaces, when it has all of its Child SAs."""
+        old, sa.replaces = sa.replaces, None
+        while old is not None and old.heir is not None:
+            old = old.heir
+        if old is None or old.state is State.CLOSED:
+            return
+        missing = _child_names(old) - _child_names(sa)
+        if missing:
+            self._tracer.note(f"{old.name} stays: {sa.name} has no {', '.join(sorted(missing))}")
+            return
+        old.delete(now, "authenticated anew")
+        self._touched.append(old)
+
     def closing(self, sa: IkeSa, now: float) -> None:
         """Tell the listeners, while there are keys."""
+        old = sa.replaces
+        if old is not None and sa.established_at is None:
+            # It did not come up: try again, as long as the old one lives.
+            old.times.reauth_at = now + REAUTH_RETRY_S
+            self._touched.append(old)
         if sa.established_at is not None:
             for listener in self.listeners:
                 listener.sa_closing(sa, now)
@@ -412,11 +487,16 @@ class SaManager:
         )
 
     def _collect(self, sa: IkeSa, now: float) -> None:
-        """Take what an SA has to say, and keep the tables in step with its state."""
+        """Take what an SA has to say, and whoever was touched by it, and keep the tables in step with their states."""
+        self._collect_one(sa, now)
+        while self._touched:
+            self._collect_one(self._touched.pop(0), now)
+
+    def _collect_one(self, sa: IkeSa, now: float) -> None:
         while (event := sa.next_event()) is not None:
             self._events.append(event)
         self._queue(sa.datagrams_to_send(), now)
-        spi = sa.spi_i if sa.role is Role.INITIATOR else sa.spi_r
+        spi = _own_spi(sa)
         if sa.finished:
             self._forget(spi)
             return
@@ -469,12 +549,20 @@ def _begins(header: Header) -> bool:
     )
 
 
+def _own_spi(sa: IkeSa) -> bytes:
+    return sa.spi_i if sa.role is Role.INITIATOR else sa.spi_r
+
+
+def _child_names(sa: IkeSa) -> set[str]:
+    return {child.config.name for child in sa.children.values()}
+
+
 def _nonce(message: Message) -> bytes:
     return next((payload.data for payload in message.payloads if isinstance(payload, Nonce)), b"")
 
 
 def _has_keys(sa: IkeSa) -> bool:
-    return sa.established_at is not None and sa.state in (State.ESTABLISHED, State.DELETING) and sa.keys is not None
+    return sa.established_at is not None and sa.state in WITH_PEER and sa.keys is not None
 
 
 def _leads_to(sa: IkeSa, host: str) -> bool:

@@ -35,6 +35,22 @@ class Observer(Protocol):
         """The SA is about to forget its keys."""
         ...
 
+    def adopted(self, sa: IkeSa, now: float) -> None:
+        """An SA has come of the rekeying of another. RFC 7296 section 2.18."""
+        ...
+
+    def touched(self, sa: IkeSa) -> None:
+        """This SA may have events, datagrams or another timer, though it was not its turn."""
+        ...
+
+    def reauthenticate(self, sa: IkeSa, now: float) -> None:
+        """It is time to replace this SA by one that is authenticated anew. RFC 7296 section 2.8.3."""
+        ...
+
+    def replaced(self, sa: IkeSa, now: float) -> None:
+        """The SA that was to replace another is complete."""
+        ...
+
 
 class LoneObserver:
     """The observer of an IKE SA that nobody manages."""
@@ -62,4 +78,16 @@ class LoneObserver:
         """Nobody cares."""
 
     def closing(self, sa: IkeSa, now: float) -> None:
+        """Nobody cares."""
+
+    def adopted(self, sa: IkeSa, now: float) -> None:
+        """Nobody cares."""
+
+    def touched(self, sa: IkeSa) -> None:
+        """Nobody cares."""
+
+    def reauthenticate(self, sa: IkeSa, now: float) -> None:
+        """Nobody would look after the new one."""
+
+    def replaced(self, sa: IkeSa, now: float) -> None:
         """Nobody cares."""

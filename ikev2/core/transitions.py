@@ -8,7 +8,9 @@ protection of an established IKE SA, refused.
 
     IDLE ------ initiate ----> INIT_SENT -- IKE_SA_INIT --> AUTH_SENT -- IKE_AUTH --> ESTABLISHED
     IDLE ---- IKE_SA_INIT ---> HALF_OPEN ------------- IKE_AUTH -----------------> ESTABLISHED
-    ESTABLISHED -- delete --> DELETING -- INFORMATIONAL --> CLOSED
+    ESTABLISHED -- rekey --> REKEYING -- CREATE_CHILD_SA --> REKEYED (and another IKE SA is ESTABLISHED)
+    ESTABLISHED ----- CREATE_CHILD_SA for a new IKE SA ----> REKEYED (likewise)
+    ESTABLISHED or REKEYED -- delete --> DELETING -- INFORMATIONAL --> CLOSED
 
 RFC 7296 sections 1.2 to 1.4.
 """
@@ -17,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from ikev2.core.exchange import Inbound
-from ikev2.core.exchanges import create_child_sa, ike_auth, ike_sa_init, informational
+from ikev2.core.exchanges import create_child_sa, ike_auth, ike_sa_init, informational, rekey_ike_sa
+from ikev2.core.state import State
 from ikev2.core.types import Role
 from ikev2.iana import ExchangeType
 from ikev2.wire.payloads import Payload
@@ -29,20 +31,10 @@ from ikev2.wire.payloads import Payload
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
 
+__all__ = ["TRANSITIONS", "Handler", "Key", "State", "Transition"]
+
 Handler = Callable[["IkeSa", Inbound], "tuple[Payload, ...]"]
 """Gives the payloads of the response (empty ones for a response that came in)."""
-
-
-class State(StrEnum):
-    """The states of an IKE SA. RFC 7296 names none: these follow its exchanges."""
-
-    IDLE = "IDLE"
-    INIT_SENT = "INIT_SENT"
-    HALF_OPEN = "HALF_OPEN"
-    AUTH_SENT = "AUTH_SENT"
-    ESTABLISHED = "ESTABLISHED"
-    DELETING = "DELETING"
-    CLOSED = "CLOSED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +49,9 @@ class Transition:
 
 
 Key = tuple[State, ExchangeType, Role]
+
+_REQUESTS = ("new-child", "rekey-child", "rekey-ike")
+_RESPONSES = (*_REQUESTS, "invalid-ke", "error")
 
 TRANSITIONS: dict[Key, Transition] = {
     (State.IDLE, ExchangeType.IKE_SA_INIT, Role.RESPONDER): Transition(
@@ -86,10 +81,40 @@ TRANSITIONS: dict[Key, Transition] = {
         (State.ESTABLISHED, State.DELETING, State.CLOSED),
     ),
     (State.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): Transition(
-        "the peer asks for another SA: refuse",
-        ("new-child", "rekey-child", "rekey-ike"),
+        "the peer asks for another SA: make it; a new IKE SA takes the place of this one",
+        _REQUESTS,
         create_child_sa.answer,
-        (State.ESTABLISHED,),
+        (State.ESTABLISHED, State.REKEYED, State.CLOSED),
+    ),
+    (State.ESTABLISHED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): Transition(
+        "the peer has made a Child SA, or says why not",
+        _RESPONSES,
+        create_child_sa.conclude,
+        (State.ESTABLISHED, State.DELETING, State.CLOSED),
+    ),
+    (State.REKEYING, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): Transition(
+        "the peer wants a new IKE SA, too: make it, and see later which one stays",
+        _REQUESTS,
+        rekey_ike_sa.answer_rekeying,
+        (State.REKEYING, State.CLOSED),
+    ),
+    (State.REKEYING, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): Transition(
+        "the peer has made a new IKE SA, or says why not",
+        _RESPONSES,
+        rekey_ike_sa.conclude,
+        (State.REKEYED, State.ESTABLISHED, State.DELETING, State.CLOSED),
+    ),
+    (State.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): Transition(
+        "the peer asks for an SA on an IKE SA that has been replaced: not here",
+        _REQUESTS,
+        create_child_sa.answer_closing,
+        (State.REKEYED,),
+    ),
+    (State.REKEYED, ExchangeType.CREATE_CHILD_SA, Role.INITIATOR): Transition(
+        "the peer has made a new IKE SA, which is not needed any more",
+        _RESPONSES,
+        rekey_ike_sa.conclude_late,
+        (State.REKEYED, State.DELETING, State.CLOSED),
     ),
     (State.ESTABLISHED, ExchangeType.INFORMATIONAL, Role.RESPONDER): Transition(
         "the peer deletes, notifies, or wants to know that we live",
@@ -103,9 +128,27 @@ TRANSITIONS: dict[Key, Transition] = {
         informational.conclude,
         (State.ESTABLISHED, State.DELETING, State.CLOSED),
     ),
+    (State.REKEYING, ExchangeType.INFORMATIONAL, Role.RESPONDER): Transition(
+        "the peer deletes, notifies, or wants to know that we live, while we rekey the IKE SA",
+        ("normal",),
+        informational.answer,
+        (State.REKEYING, State.REKEYED, State.CLOSED),
+    ),
+    (State.REKEYED, ExchangeType.INFORMATIONAL, Role.RESPONDER): Transition(
+        "the peer deletes the IKE SA that has been replaced",
+        ("normal",),
+        informational.answer,
+        (State.REKEYED, State.CLOSED),
+    ),
+    (State.REKEYED, ExchangeType.INFORMATIONAL, Role.INITIATOR): Transition(
+        "the peer has taken note of what we asked before the IKE SA was replaced",
+        ("normal",),
+        informational.conclude,
+        (State.REKEYED, State.DELETING, State.CLOSED),
+    ),
     (State.DELETING, ExchangeType.CREATE_CHILD_SA, Role.RESPONDER): Transition(
         "the peer asks for an SA while we close: not now",
-        ("new-child", "rekey-child", "rekey-ike"),
+        _REQUESTS,
         create_child_sa.answer_closing,
         (State.DELETING,),
     ),

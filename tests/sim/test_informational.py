@@ -259,8 +259,8 @@ def new_child(a: Host, *more: Payload) -> tuple[Payload, ...]:
     return (*more, Sa(proposals), Nonce(bytes(32)), TsI(own), TsR(other))
 
 
-def test_new_child_sa_is_refused_with_no_additional_sas() -> None:
-    network, a, b = connected()
+def test_more_child_sas_than_are_allowed_are_refused_with_no_additional_sas() -> None:
+    network, a, b = connected(limits=Limits(child_sas=1))
     assert notify_types(ask(network, a, b, *new_child(a), exchange=CREATE)) == [NotifyType.NO_ADDITIONAL_SAS]
     assert_joined(a, b)
 

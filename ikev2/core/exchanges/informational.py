@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ikev2.core.events import ChildSaHalfClosed, PeerAlive
 from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Inbound, Task
+from ikev2.core.purposes import ChildRequest
 from ikev2.core.types import Role
 from ikev2.iana import ExchangeType, NotifyType, ProtocolId
 from ikev2.wire.payloads import Delete, Notify, Payload
@@ -55,7 +56,8 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     Whatever is not understood is ignored, and answered all the same (rfc7296-s1.4-04).
     """
     fatal = next((notify for notify in inbound.notifies if notify.notify_type in FATAL_NOTIFIES), None)
-    if fatal is not None and sa.role is Role.RESPONDER and inbound.message.header.message_id == FIRST_ID_AFTER_AUTH:
+    after_auth = sa.role is Role.RESPONDER and not sa.comes_of_rekeying
+    if fatal is not None and after_auth and inbound.message.header.message_id == FIRST_ID_AFTER_AUTH:
         sa.close_after_response(
             f"the initiator refused our IKE_AUTH response: {fatal.notify_type}", fatal.notify_type
         )
@@ -82,6 +84,9 @@ def _delete_child(sa: IkeSa, spi_out: int) -> bytes | None:
     """
     child = sa.child_by_spi_out(spi_out)
     if child is None:
+        request = sa.purpose_in_flight
+        if isinstance(request, ChildRequest):
+            request.deleted.add(spi_out)
         return None  # rfc7296-s2.25.1-07
     if child.closing:
         # rfc7296-s1.4.1-04, rfc7296-s1.4.1-05: both delete at once.
