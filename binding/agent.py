@@ -22,6 +22,9 @@ ANSWER_S = 10.0
 UP_S = 120.0
 """How long it may take to bring an IKE SA up: longer than its own retransmissions go on."""
 
+WITH_KEYS = frozenset({"ESTABLISHED", "DELETING"})
+"""States in which an IKE SA has keys: its key agent gives them out."""
+
 
 def runs_at(path: Path) -> bool:
     """Whether an endpoint answers at a control socket. Raises IkeError when there is one that is not for us."""
@@ -63,7 +66,7 @@ class RunningHost:
     def sas(self) -> list[SaView]:
         """The established IKE SAs."""
         try:
-            return [_view(sa) for sa in self._list()["ike_sas"] if sa["state"] == "ESTABLISHED"]
+            return [_view(sa) for sa in self._list()["ike_sas"] if sa["state"] in WITH_KEYS]
         except (KeyError, TypeError, ValueError):
             raise IkeError(f"{self._control}: the endpoint's answer makes no sense") from None
 

@@ -102,6 +102,7 @@ class Host:
         Raises IkeError, IppmError or OSError.
         """
         async with AsyncExitStack() as stack:
+            stack.callback(self._forget)
             if self._keylog is not None:
                 self._secret_log = SecretLog(self._keylog)
                 stack.callback(self._secret_log.close)
@@ -114,7 +115,10 @@ class Host:
     async def stop(self) -> None:
         """End the servers, delete the SAs, take everything out of the system."""
         await self._stack.aclose()
-        self._endpoint = None
+
+    def _forget(self) -> None:
+        self._endpoint = self._secret_log = None
+        self._bypassed.clear()
 
     @property
     def endpoint(self) -> Endpoint:

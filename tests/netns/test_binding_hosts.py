@@ -134,6 +134,13 @@ def test_derivations_that_the_ends_do_not_share_are_refused_in_one_line(lab: Lab
     assert "Accept 1" in line
 
 
+@pytest.mark.req("rfc7717-s5.4-01")
+def test_open_mode_goes_through_the_tunnel(lab: Lab) -> None:
+    (run,) = json.loads(lab.twping("-n", "10", "-A", "O", "--path", "tunnel", "--json").stdout)["runs"]
+    assert (run["mode"], run["derivation"], run["result"]["lost"]) == ("open", None, 0)
+    assert min(run["child_sa"]["packets_out"], run["child_sa"]["packets_in"]) >= 10
+
+
 @pytest.mark.req("rfc7717-s5.1-m3")
 def test_an_sa_is_brought_up_by_the_running_host_and_that_is_logged(lab: Lab) -> None:
     lab.ikev2("a", "down", "lab")

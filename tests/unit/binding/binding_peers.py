@@ -82,15 +82,18 @@ def control(
     mode: Mode = Mode.ENCRYPTED,
     *,
     require_ikev2: bool = False,
+    seed: str = "",
     **rules: object,
 ) -> Pair:
-    """A Control connection from A to B, run until it is quiet."""
+    """A Control connection from A to B, run until it is quiet; another `seed`, other random octets."""
     made = Pair(
         ControlClientConfig(mode, require_ikev2=require_ikev2),
         ControlServerConfig(**{"count": 1024, **rules}),  # type: ignore[arg-type]
         client,
         server,
     )
+    made.client._entropy = CountedEntropy(f"client{seed}")
+    made.server._entropy = CountedEntropy(f"server{seed}")
     made.run()
     return made
 
