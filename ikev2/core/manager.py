@@ -33,6 +33,7 @@ from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import HEADER_OCTETS, MAJOR_VERSION, Header
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Nonce, Notify
+from ikev2.wire.rules import check_message
 
 REQID_BASE = 0x4950_0001
 REQID_COUNT = 0xFFFE
@@ -415,7 +416,11 @@ class SaManager:
             if candidates and len(data) == Header.parse(data).length:
                 self._reply(Header.parse(data), Notify(NotifyType.INVALID_SYNTAX), local, remote, now)
             raise error
+        if message.header.initiator_spi in self._by_spi:
+            # Somebody returns what we send: we would prove the shared secret to ourselves.
+            raise InvalidSyntax("a request with an SPI of our own")
         if self._half_open.wants_cookies and not self._has_cookie(message, remote, now):
+            check_message(message)  # what could not begin an SA is shorter than a cookie: nobody shall gain by it
             self._ask_for_cookie(message, local, remote, now)
             return
         if not self._half_open.has_room(remote.host) or len(self._by_spi) >= self.limits.ike_sa_limit:
