@@ -14,7 +14,8 @@ from sim.network import A, B, Host, Network, pair
 from ikev2.core.channel import SecureChannel
 from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.ike_sa import IkeSa
-from ikev2.core.transitions import TRANSITIONS, State
+from ikev2.core.state import WITH_PEER, State
+from ikev2.core.transitions import TRANSITIONS
 from ikev2.core.types import Address, Role
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.payloads import Delete, Nonce, Notify, Payload
@@ -44,7 +45,8 @@ def test_rows_name_variants_that_the_payload_rules_have_and_states_that_exist() 
 
 
 def test_every_state_can_be_reached_and_left() -> None:
-    reached = {State.IDLE, State.INIT_SENT} | {state for row in TRANSITIONS.values() for state in row.leads_to}
+    ours = {State.IDLE, State.INIT_SENT, State.REKEYING}
+    reached = ours | {state for row in TRANSITIONS.values() for state in row.leads_to}
     assert reached == set(State)
     assert {state for state, _, _ in TRANSITIONS} == set(State) - {State.CLOSED}
 
@@ -62,10 +64,16 @@ def in_state(state: State) -> tuple[Network, Host, Host, IkeSa, SecureChannel | 
     if state is State.HALF_OPEN:
         ike_sa_init.derive_late(b.sa)
         return network, b, a, b.sa, sa.channel
-    if state is State.DELETING:
+    if state in (State.DELETING, State.REKEYING):
         network.link = lambda sent: ()
-        a.manager.delete(sa, network.now)
+        (a.manager.delete if state is State.DELETING else a.manager.rekey)(sa, network.now)
         network.flush(a)
+    if state is State.REKEYED:
+        # B asks for a new IKE SA, and does not get to know that it has one.
+        b.manager.rekey(b.sa, network.now)
+        network.flush(b)
+        network.link = lambda sent: ()
+        network.run(0.2)
     peer = b.manager.sas[0].channel if b.manager.sas else None
     if state is State.AUTH_SENT:
         ike_sa_init.derive_late(b.sa)
@@ -109,7 +117,7 @@ def allowed(state: State, exchange: ExchangeType, role: Role, *, authentic: bool
     """The states that this message may lead to."""
     row = TRANSITIONS.get((state, exchange, role))
     if row is None:
-        refused = authentic and role is Role.RESPONDER and state in (State.ESTABLISHED, State.DELETING)
+        refused = authentic and role is Role.RESPONDER and state in WITH_PEER
         return {state, State.CLOSED} if refused else {state}
     # Malformed content: the SA is closed, or being closed. RFC 7296 section 2.21.
     malformed = {State.CLOSED, State.DELETING} if authentic and row.protected else set()
@@ -139,6 +147,10 @@ def _act(index: int) -> Step:
         for sa in host.manager.sas[:1]:
             action(sa)
 
+    def rekey(host: Host, sa: IkeSa, now: float) -> None:
+        if sa.state is State.ESTABLISHED:
+            host.manager.rekey(sa, now)
+
     return (
         lambda network, a, b: network.run(network.now + 0.3),
         lambda network, a, b: network.run(network.now + 40),
@@ -154,10 +166,18 @@ def _act(index: int) -> Step:
         ],
         lambda network, a, b: a.manager.initiate("lab", None, a.address, network.now),
         lambda network, a, b: b.manager.initiate("lab", None, b.address, network.now),
+        lambda network, a, b: with_sa(a, lambda sa: rekey(a, sa, network.now)),
+        lambda network, a, b: with_sa(b, lambda sa: rekey(b, sa, network.now)),
+        lambda network, a, b: [a.manager.rekey_child(child, network.now) for child in list(a.installed.values())][
+            :0
+        ],
+        lambda network, a, b: [b.manager.rekey_child(child, network.now) for child in list(b.installed.values())][
+            :0
+        ],
     )[index]  # type: ignore[return-value]
 
 
-@given(st.lists(st.integers(0, 9), max_size=12), st.integers(0, 3), st.randoms(use_true_random=False))
+@given(st.lists(st.integers(0, 13), max_size=12), st.integers(0, 3), st.randoms(use_true_random=False))
 @settings(max_examples=150, deadline=None)
 def test_any_order_of_local_actions_comes_to_rest_with_nothing_half_done(
     actions: list[int], loss: int, rng: object
