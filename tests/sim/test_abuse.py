@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from sim.craft import clear, give, parse
-from sim.network import A, B, IKE_PROPOSAL, Network, connection, pair
+from sim.network import IKE_PROPOSAL, A, B, Network, connection, pair
 
 from ikev2.core.config import Limits
 from ikev2.core.events import IkeSaEstablished
