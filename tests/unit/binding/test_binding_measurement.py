@@ -87,6 +87,7 @@ def test_an_identity_means_the_newest_sa_with_it() -> None:
     side = Side([view(1, since=5.0), view(2, since=7.0), view(3, since=9.0, remote_id="c.example")])
     assert existing_sa(side, SaChoice(peer_identity="B.EXAMPLE"), THERE) == side.there[1]
     assert existing_sa(side, SaChoice(peer_identity="d.example"), THERE) is None
+    assert newest_with("b.example", [view(1, since=7.0), view(2, since=5.0)]).spis == view(1).spis
     tie = [view(1, since=5.0), view(2, since=5.0)]
     assert newest_with("b.example", tie) == tie[1]
     select = SaChoice(peer_identity="b.example").selector(side.sas)

@@ -10,7 +10,7 @@ from binding_peers import Ends, Everything, bare_server, control, ends, outcome
 from ippm_control_peers import WISH, Pair, SessionAccepted, drain
 from sim.network import A, B, proposals
 
-from binding.derivation import Derivation
+from binding.derivation import Derivation, control_context
 from binding.provider import IkeKeyProvider, KeyOptions
 from ikev2 import IkeError, LocalProtocolError
 from ippm import (
@@ -126,11 +126,20 @@ def test_swapped_spis_are_no_sa() -> None:
 
 @pytest.mark.parametrize("derivation", [Derivation.KEYMAT_SID, Derivation.SKD_SID])
 def test_draft_forms_give_every_session_keys_of_its_own(derivation: Derivation) -> None:
-    made = ends().control(KeyOptions(derivation=derivation))
+    both = ends()
+    made = both.control(KeyOptions(derivation=derivation))
     set_up(made)
     first, second = session(made)[0], session(made)[0]
     assert first.sid != second.sid
     assert first.keys != second.keys
+    suite, keys = both.a.sa.need_keys()
+    root = keys.sk_d
+    if derivation is Derivation.KEYMAT_SID:
+        (root,) = (child.keymat for child in both.a.sa.children.values())
+    for one in (first, second):
+        # S_t = prf(K, SID); prf+(S_t, L | SID), of which the first 16 and the next 32 octets.
+        stream = suite.prf.plus(suite.prf(root, one.sid), b"TWAMP-Test" + one.sid, 48)
+        assert one.keys == SessionKeys(stream[:16], stream[16:])
 
 
 # Deleted and gone SAs.
@@ -415,7 +424,8 @@ def test_no_key_of_ike_hangs_on_the_binding_and_none_is_in_a_log_or_repr(derivat
         root.setLevel(old)
     secret = made.client._secret
     assert secret is not None
-    derived = [*secret.token_keys(bytes(16), 1024), at_client.keys.aes, at_client.keys.hmac]  # type: ignore[union-attr]
+    shared = both.at_a.open(B, derivation.value).secret(control_context(derivation, secret.key_id))
+    derived = [shared, *secret.token_keys(bytes(16), 1024), at_client.keys.aes, at_client.keys.hmac]  # type: ignore[union-attr]
     said = "".join(log.lines) + "".join(
         repr(thing) for thing in (client, server, secret, *client.records, *server.records, both.at_a)
     )

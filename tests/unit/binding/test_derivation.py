@@ -143,6 +143,30 @@ def test_two_key_experiment_uses_the_control_keys_for_test() -> None:
     assert (answer["test_aes_key"], answer["test_hmac_key"]) == (AES.hex(), HMAC.hex())
 
 
+@pytest.mark.parametrize("derivation", ["keymat-sid", "skd-sid"])
+def test_two_key_experiment_has_no_test_secret(derivation: str) -> None:
+    root = ("--keymat", KEYMAT.hex()) if derivation == "keymat-sid" else ("--sk-d", SK_D.hex())
+    answer = derive("--derivation", derivation, *root, "--key-count", "2", *TOKEN_INPUTS)
+    assert (answer["test_aes_key"], answer["test_hmac_key"]) == (AES.hex(), HMAC.hex())
+    assert "test_secret" not in answer
+
+
+def test_keymat_sid_key_id_of_the_command() -> None:
+    spis = ("--spi-i", SPI_I.hex(), "--spi-r", SPI_R.hex(), "--esp-spi", "c0000001")
+    answer = derive("--derivation", "keymat-sid", *spis)
+    assert answer["key_id"] == (SPI_I + SPI_R + bytes.fromhex("c0000001") + bytes(60)).hex()
+
+
+def test_label_of_the_command_takes_the_place_of_ippm() -> None:
+    answer = derive("--sk-d", SK_D.hex(), "--label", "LAB")
+    assert answer["shared_secret"] == prf256(SK_D, b"LAB").hex()
+
+
+def test_text_names_a_draft_form_as_an_unverified_reading() -> None:
+    result = CliRunner().invoke(main, ["derive", "--derivation", "skd-sid", "--sk-d", SK_D.hex()])
+    assert "skd-sid (unverified reading)" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
@@ -198,6 +222,10 @@ def test_fingerprint_depends_on_name_and_octets_and_shows_no_key() -> None:
         (["--keymat", KEYMAT.hex()], "--sk-d"),
         (["--prf", "hmac-md4"], "hmac-md4"),
         (["--count", "0"], "--count"),
+        (["--count", str(1 << 32)], "--count"),
+        (["--label", ""], "--label"),
+        (["--label", "x" * 17], "--label"),
+        (["--esp-spi", "c0000001"], "--esp-spi"),
     ],
 )
 def test_derive_refuses_inputs_that_do_not_fit_in_one_line(arguments: list[str], words: str) -> None:
