@@ -82,6 +82,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         self._stop_received = False
         self._source: Iterator[bytes] | None = None
         self._stored: StoredSession | None = None
+        self._parked: FetchSession | None = None
         self._now = now
         super().__init__(config, provider, hooks, entropy, local=local, remote=remote, now=now)
 
@@ -134,13 +135,17 @@ class OwampServer(ServerConnection[OwampServerEvent]):
     def session_ended(self, sid: bytes) -> None:
         """A test session needs no keys any more. The last one of a closed connection frees the secret."""
         self._sessions.discard(sid)
+        if self._parked is not None and self._parked.sid == sid and not self.closed:
+            fetch, self._parked = self._parked, None
+            self._answer_fetch(fetch)
+            super().receive_data(b"", self._now)
         self._release()
 
     # Commands.
 
     def _step(self, now: float) -> bool:
-        # While records go out, the next command waits.
-        return self._source is None and super()._step(now)
+        # While records go out, or are about to, the next command waits.
+        return self._source is None and self._parked is None and super()._step(now)
 
     def _part_octets(self, first_block: bytes, parts: list[bytes], body: bytes) -> int:
         command = first_block[0]
@@ -244,6 +249,12 @@ class OwampServer(ServerConnection[OwampServerEvent]):
 
     def _fetch_session(self, parts: list[bytes], now: float) -> None:
         fetch = FetchSession.parse(parts[0])
+        if fetch.sid in self._sessions and fetch.sid not in self._requested:
+            self._parked = fetch  # it has been stopped, and its last records are being written
+        else:
+            self._answer_fetch(fetch)
+
+    def _answer_fetch(self, fetch: FetchSession) -> None:
         try:
             stored = self._open_stored(fetch)
         except RefuseSession as error:

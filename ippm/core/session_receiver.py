@@ -22,6 +22,7 @@ from ippm.wire.stop_descriptions import SessionDescription
 TTL_UNKNOWN = 255
 _CHUNK = 4096
 _HALF = 1 << 63
+_AHEAD = 3 << 32
 
 
 class SessionEnd(IntEnum):
@@ -120,10 +121,16 @@ class SessionReceiver:
         self._records.clear()
         return records
 
-    def complete_at(self) -> int:
-        """The NTP time at which the session is complete: Timeout after its last packet. RFC 4656 section 3.8."""
-        last = self.plan.schedule.offset(self._count - 1)
-        return (self.plan.start_time + last + self.plan.timeout) & MASK_64
+    def complete_at(self, now: int) -> int | None:
+        """The NTP time at which the session is complete: Timeout after its last packet. RFC 4656 section 3.8.
+
+        None while the last packet is due more than some seconds after `now`: ask again in a second.
+        """
+        elapsed = (now - self.plan.start_time) & MASK_64
+        if elapsed >= _HALF:
+            elapsed -= MASK_64 + 1
+        last = self.plan.schedule.offset_within(self._count - 1, max(0, elapsed) + _AHEAD)
+        return None if last is None else (self.plan.start_time + last + self.plan.timeout) & MASK_64
 
     def finish(self, description: SessionDescription | None, now: int) -> ReceiverResult:
         """The end of a session by what its sender said, or (None) without it: the Control connection broke.
@@ -134,9 +141,9 @@ class SessionReceiver:
             # What follows the last packet that came may never have been sent.  rfc4656-s3.8-08
             return ReceiverResult(SessionEnd.BROKEN, self.highest + 1, (), self.highest + 1, "no Stop-Sessions")
         if description.next_seqno > self._count:
-            return self._invalid(f"Next Seqno {description.next_seqno} of {self._count} packets")
+            return self.invalid(f"Next Seqno {description.next_seqno} of {self._count} packets")
         if self.highest >= description.next_seqno:  # rfc4656-s3.8-09
-            return self._invalid(f"packet {self.highest} came, and {description.next_seqno} was never sent")
+            return self.invalid(f"packet {self.highest} came, and {description.next_seqno} was never sent")
         # Packets of the last Timeout may still be on their way: neither received nor lost.  rfc4656-s3.8-10
         limit = (now - self.plan.timeout - self.plan.start_time) & MASK_64
         keep_below = 0 if limit >= _HALF else self.plan.schedule.first_from(limit)
@@ -165,7 +172,8 @@ class SessionReceiver:
         if chunk:
             yield bytes(chunk)
 
-    def _invalid(self, reason: str) -> ReceiverResult:
+    def invalid(self, reason: str) -> ReceiverResult:
+        """The result of a session whose data is worth nothing, and why."""
         return ReceiverResult(SessionEnd.INVALID, 0, (), 0, reason)
 
     def _discard(self, name: str) -> bool:

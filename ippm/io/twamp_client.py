@@ -10,13 +10,11 @@ import logging
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Self
 
 from ippm.core.control_client import ClientState, ControlClient, ControlClientConfig, SessionWish
 from ippm.core.control_events import (
-    ClientEvent,
     Connected,
-    ConnectionClosed,
     Endpoint,
     SessionAccepted,
     SessionRejected,
@@ -26,10 +24,11 @@ from ippm.core.control_events import (
 from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.crypto import Entropy, KeyProvider, NoProvider
-from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
+from ippm.errors import IppmError, LocalProtocolError
 from ippm.iana import Accept, Mode
 from ippm.io.clock import clock_state, now_ntp
-from ippm.io.control_tcp import connect, endpoint_of, resolve
+from ippm.io.control_client_tcp import ControlTcpClient, connect_any
+from ippm.io.control_tcp import endpoint_of
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import TwpingOptions
 from ippm.io.pacing import StopSignal
@@ -41,21 +40,17 @@ from ippm.wire.test_packet import symmetric_padding_octets
 
 log = logging.getLogger("ippm.client")
 
-_READ_OCTETS = 4096
-Event = TypeVar("Event")
 
-
-class TwampClient:
+class TwampClient(ControlTcpClient):
     """A Control connection to a TWAMP server, for one or more test sessions. Use `async with TwampClient.connect(...)`.
 
     RFC 5357 section 3.
     """
 
     def __init__(self, role: ControlClient, sock: socket.socket) -> None:
+        super().__init__(role, sock)
         self.role = role
         self.connected: Connected | None = None
-        self._sock = sock
-        self._loop = asyncio.get_running_loop()
 
     @classmethod
     async def connect(
@@ -68,7 +63,7 @@ class TwampClient:
             maximum_count=options.maximum_count,
             response_wait_s=options.response_wait_s,
         )
-        sock = await _connect_any(options)
+        sock = await connect_any(options)
         role = ControlClient(
             config,
             provider or NoProvider(),
@@ -89,12 +84,6 @@ class TwampClient:
             raise
         return client
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
     async def request_session(self, wish: SessionWish) -> TestSession:
         """Ask for a test session. Raises ServerRefused when the server does not want it; the connection stays."""
         self.role.request_session(wish, self._loop.time())
@@ -114,76 +103,6 @@ class TwampClient:
         """Stop all sessions that run."""
         self.role.stop_sessions(self._loop.time(), accept)
         await self._flush()
-
-    async def watch(self) -> None:
-        """Returns never, but raises IppmError when the server closes the connection or breaks the protocol."""
-        await self._next()
-
-    async def close(self) -> None:
-        """End the connection and let go of the secret."""
-        self.role.close()
-        self._sock.close()
-
-    async def _await(self, kind: type[Event]) -> Event:
-        """The next event, which must be of this kind."""
-        event = await self._next()
-        if not isinstance(event, kind):
-            raise LocalProtocolError(f"{type(event).__name__} was not awaited")
-        return event
-
-    async def _next(self) -> ClientEvent:
-        """The next event. Raises the error of a ConnectionClosed."""
-        while True:
-            event: ClientEvent | None = self.role.next_event()
-            if isinstance(event, ConnectionClosed):
-                raise event.error or ConnectionFailed(event.reason)
-            if event is not None:
-                return event
-            await self._flush()
-            await self._receive()
-
-    async def _flush(self) -> None:
-        data = self.role.data_to_send()
-        if data:
-            try:
-                await self._loop.sock_sendall(self._sock, data)
-            except OSError as error:
-                raise ConnectionFailed(f"the connection broke: {error.strerror or error}") from None
-
-    async def _receive(self) -> None:
-        try:
-            async with asyncio.timeout_at(self.role.next_timer()):
-                octets = await self._loop.sock_recv(self._sock, _READ_OCTETS)
-        except TimeoutError:
-            self.role.handle_timer(self._loop.time())
-            return
-        except OSError as error:
-            raise ConnectionFailed(f"the connection broke: {error.strerror or error}") from None
-        if octets:
-            self.role.receive_data(octets, self._loop.time())
-        else:
-            self.role.receive_eof(self._loop.time())
-
-
-async def _connect_any(options: TwpingOptions) -> socket.socket:
-    """A TCP connection to the first address of the host that answers. Raises the last address's error."""
-    family = options.family
-    if not family and options.local_address is not None:
-        family = socket.AF_INET6 if ":" in options.local_address else socket.AF_INET
-    error: IppmError = ConnectionFailed(f"{options.host} has no address")
-    for its_family, address in await resolve(options.host, options.port, family, wait_s=options.connect_wait_s):
-        try:
-            return await connect(
-                address,
-                its_family,
-                local_address=options.local_address,
-                ports=options.local_port_range,
-                wait_s=options.connect_wait_s,
-                mark_callback=options.mark_callback,
-            )
-        except IppmError as failed:
-            error = failed
-    raise error
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ def format_result(result: RunResult) -> str:
     metrics = result.metrics
     percent = f"{100 * metrics.lost / metrics.sent:.3f}%" if metrics.sent else "-"
     lines = [
-        f"--- twping statistics from {_endpoint(result.local)} to {_endpoint(result.remote)} ---",
+        f"--- twping statistics from {endpoint_words(result.local)} to {endpoint_words(result.remote)} ---",
         f"SID:   {result.sid.hex()}",
         f"mode:  {result.mode}" + (f", path: {result.path}" if result.path else ""),
-        f"first: {_time(result.first_sent_unix_ns)}",
-        f"last:  {_time(result.last_sent_unix_ns)}",
+        f"first: {time_words(result.first_sent_unix_ns)}",
+        f"last:  {time_words(result.last_sent_unix_ns)}",
         f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.send_duplicates} send duplicates, "
         f"{metrics.reflect_duplicates} reflect duplicates, {metrics.reordered} reordered",
         _delay("round-trip time", metrics.round_trip),
@@ -27,9 +27,9 @@ def format_result(result: RunResult) -> str:
         _delay("reflector processing time", metrics.reflector_turnaround),
         _jitter("send jitter", metrics.forward),
         _jitter("reflect jitter", metrics.backward),
-        _hops("send hops", metrics.hops_forward),
-        _hops("reflect hops", metrics.hops_backward),
-        f"clocks: here {_clock(result.local_clock)}; there {_clock(result.peer_clock)}",
+        hops_words("send hops", metrics.hops_forward),
+        hops_words("reflect hops", metrics.hops_backward),
+        f"clocks: here {clock_words(result.local_clock)}; there {clock_words(result.peer_clock)}",
     ]
     unusual = {"skipped": result.skipped, "late": result.late, "send failed": result.send_failed}
     for name, count in (unusual | result.rejected).items():
@@ -59,25 +59,25 @@ def _jitter(name: str, statistics: DelayStatistics | None) -> str:
     return f"{name} = {milliseconds(statistics.p95 - statistics.median)} ms (P95-P50)"
 
 
-def _hops(name: str, hops: tuple[int, int] | None) -> str:
+def hops_words(name: str, hops: tuple[int, int] | None) -> str:
     if hops is None:
         return f"{name}: unknown"
     return f"{name} = {hops[0]} (consistently)" if hops[0] == hops[1] else f"{name} = {hops[0]} to {hops[1]}"
 
 
-def _clock(state: ClockState | None) -> str:
+def clock_words(state: ClockState | None) -> str:
     if state is None:
         return "unknown"
     word = "synchronized" if state.synchronized else "NOT synchronized"
     return f"{word}, error estimate {milliseconds(state.error_ns)} ms"
 
 
-def _endpoint(endpoint: tuple[str, int]) -> str:
+def endpoint_words(endpoint: tuple[str, int]) -> str:
     host, port = endpoint
     return f"[{host}]:{port}"
 
 
-def _time(unix_ns: int) -> str:
+def time_words(unix_ns: int) -> str:
     if not unix_ns:
         return "-"
     seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)

@@ -1,0 +1,84 @@
+"""All metrics of a one-way session, from its packet records.
+
+One-way delay is RFC 7679, loss RFC 7680, delay variation RFC 5481, reordering RFC 4737, duplication RFC 5560. A packet
+that came more than once counts once, with the delay of its first copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ippm.core.fetched_session import FetchedSession
+from ippm.metrics import reordering
+from ippm.metrics.delay import packet_delay_variation
+from ippm.metrics.statistics import DelayStatistics
+from ippm.metrics.two_way import worst_clock
+from ippm.timestamps import ClockState, ntp_difference_ns, unix_ns_from_ntp
+from ippm.wire.packet_record import RECORD
+
+
+@dataclass(frozen=True, slots=True)
+class OneWayMetrics:
+    """Counts are packets; delays are DelayStatistics in nanoseconds, None when no packet arrived.
+
+    `sent` counts packets that came or were lost; those that were sent so late that neither is known do not count.
+    The clock states are the worst that each end claimed in the session.
+    """
+
+    sent: int
+    received: int
+    duplicates: int
+    reordered: int
+    skipped: int
+    delay: DelayStatistics | None
+    pdv: DelayStatistics | None
+    hops: tuple[int, int] | None
+    sender_clock: ClockState | None
+    receiver_clock: ClockState | None
+    first_sent_unix_ns: int
+    last_sent_unix_ns: int
+
+    @property
+    def lost(self) -> int:
+        """Packets that were sent and did not come within Timeout. RFC 7680 section 2."""
+        return self.sent - self.received
+
+
+def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
+    """The metrics of a session."""
+    arrivals: list[int] = []
+    first: dict[int, tuple[int, int, int]] = {}
+    lost: set[int] = set()
+    send_errors: set[int] = set()
+    receive_errors: set[int] = set()
+    for sequence, send_error, receive_error, sent, received, ttl in RECORD.iter_unpack(session.records):
+        if not received:
+            lost.add(sequence)
+            continue
+        arrivals.append(sequence)
+        send_errors.add(send_error)
+        receive_errors.add(receive_error)
+        if sequence not in first:
+            first[sequence] = sent, received, ttl
+    delays = [ntp_difference_ns(received, sent) for sent, received, _ in first.values()]
+    ttls = {ttl for _, _, ttl in first.values()}
+    stamps = sorted(sent for sent, _, _ in first.values())
+    return OneWayMetrics(
+        sent=len(first) + len(lost - first.keys()),
+        received=len(first),
+        duplicates=len(arrivals) - len(first),
+        reordered=reordering.reordered(arrivals),
+        skipped=sum(last - begin + 1 for begin, last in session.skip_ranges),
+        delay=DelayStatistics.of(delays),
+        pdv=DelayStatistics.of(packet_delay_variation(delays)),
+        hops=(255 - max(ttls), 255 - min(ttls)) if ttls else None,
+        sender_clock=_worst(send_errors),
+        receiver_clock=_worst(receive_errors),
+        first_sent_unix_ns=unix_ns_from_ntp(stamps[0]) if stamps else 0,
+        last_sent_unix_ns=unix_ns_from_ntp(stamps[-1]) if stamps else 0,
+    )
+
+
+def _worst(error_estimates: Iterable[int]) -> ClockState | None:
+    return worst_clock(error_estimates)

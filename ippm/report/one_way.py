@@ -1,0 +1,205 @@
+"""The result of a one-way session: one model, from which every form of report is made.
+
+A one-way delay never stands without the state of both clocks beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ippm.core.fetched_session import FetchedSession
+from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
+from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
+from ippm.report.result import NOTE_AUTHENTICATED, NOTE_OPEN, NOTE_STOPPED
+from ippm.report.text import clock_words, endpoint_words, hops_words, milliseconds, time_words
+from ippm.timestamps import ns_from_fixed_point
+from ippm.wire.schedule_slot import SlotType
+from ippm.wire.test_packet import PacketMode
+
+NOTE_CLOCKS = "delays contain the offset between clocks that are not both synchronized"
+NOTE_UNFINISHED = "the session had not ended normally when its records were read"
+NOTE_SKIPPED_ALL = "no packet was sent in time: do the clocks of the two hosts differ by more than Timeout?"
+
+
+@dataclass(frozen=True, slots=True)
+class OneWayResult:
+    """What a session measured. `direction` is `to` or `from` (the server), `mode` a word, `path` the caller's word.
+
+    `send_error` is how late packets were sent, where we sent them. RFC 4656, RFC 7679, RFC 7680.
+    """
+
+    direction: str
+    mode: str
+    session: FetchedSession = field(repr=False)
+    metrics: OneWayMetrics
+    send_error: DelayStatistics | None = None
+    path: str | None = None
+    rejected: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        session: FetchedSession,
+        direction: str,
+        mode: str,
+        *,
+        path: str | None = None,
+        late_ns: Sequence[int] = (),
+        rejected: dict[str, int] | None = None,
+        stopped: bool = False,
+    ) -> Self:
+        """The result of a session's data."""
+        metrics = one_way_metrics(session)
+        notes = []
+        if mode in ("authenticated", "open"):
+            notes.append(NOTE_AUTHENTICATED if mode == "authenticated" else NOTE_OPEN)
+        clocks = metrics.sender_clock, metrics.receiver_clock
+        if any(clock is not None and not clock.synchronized for clock in clocks):
+            notes.append(NOTE_CLOCKS)
+        if session.finished != 1:
+            notes.append(NOTE_UNFINISHED)
+        if metrics.skipped and not metrics.sent:
+            notes.append(NOTE_SKIPPED_ALL)
+        if stopped:
+            notes.append(NOTE_STOPPED)
+        return cls(
+            direction, mode, session, metrics, DelayStatistics.of(late_ns), path, rejected or {}, tuple(notes)
+        )
+
+    @property
+    def sent(self) -> int:
+        """Packets sent."""
+        return self.metrics.sent
+
+    @property
+    def lost(self) -> int:
+        """Packets that did not come within Timeout."""
+        return self.metrics.lost
+
+    @property
+    def duplicates(self) -> int:
+        """Copies beyond the first of a packet."""
+        return self.metrics.duplicates
+
+    @property
+    def delay(self) -> DelayStatistics | None:
+        """One-way delay, nanoseconds; read it with `clocks_synchronized`."""
+        return self.metrics.delay
+
+    @property
+    def clocks_synchronized(self) -> bool:
+        """True when both ends say that their clock is synchronized to UTC."""
+        sender, receiver = self.metrics.sender_clock, self.metrics.receiver_clock
+        return sender is not None and sender.synchronized and receiver is not None and receiver.synchronized
+
+    @property
+    def clock_error_ns(self) -> int | None:
+        """The sum of both ends' error estimates: how far off a delay may be when both clocks are synchronized."""
+        sender, receiver = self.metrics.sender_clock, self.metrics.receiver_clock
+        return None if sender is None or receiver is None else sender.error_ns + receiver.error_ns
+
+    @property
+    def sender(self) -> tuple[str, int]:
+        """Address and port of the sender."""
+        request = self.session.request
+        return str(request.sender_address), request.sender_port
+
+    @property
+    def receiver(self) -> tuple[str, int]:
+        """Address and port of the receiver."""
+        request = self.session.request
+        return str(request.receiver_address), request.receiver_port
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `result` of the JSON reports: integers, units in the names; statistics of nothing are null."""
+        metrics, request = self.metrics, self.session.request
+        octets = PacketMode[self.mode.upper()].sender_octets + request.padding_length
+        return {
+            "direction": self.direction,
+            "sent": metrics.sent,
+            "received": metrics.received,
+            "lost": metrics.lost,
+            "duplicates": metrics.duplicates,
+            "reordered": metrics.reordered,
+            "skipped": metrics.skipped,
+            "rejected": dict(self.rejected),
+            "delay": _statistics(metrics.delay),
+            "pdv": _statistics(metrics.pdv),
+            "send_error": _statistics(self.send_error),
+            "quantiles": QUANTILE_DEFINITION,
+            "clock": {
+                "sender": None if metrics.sender_clock is None else metrics.sender_clock.to_dict(),
+                "receiver": None if metrics.receiver_clock is None else metrics.receiver_clock.to_dict(),
+                "both_synchronized": self.clocks_synchronized,
+                "error_ns": self.clock_error_ns,
+            },
+            "stamps": {"transmit": "packet", "receive": "record"},
+            "mode": self.mode,
+            "path": self.path,
+            "sid": self.session.sid.hex(),
+            "sender": {"address": self.sender[0], "port": self.sender[1]},
+            "receiver": {"address": self.receiver[0], "port": self.receiver[1]},
+            "payload_octets": octets,
+            "schedule": [
+                {
+                    "type": "exponential" if slot.slot_type is SlotType.EXPONENTIAL else "fixed",
+                    "parameter_ns": ns_from_fixed_point(slot.parameter),
+                }
+                for slot in request.slots[:64]
+            ],
+            "schedule_slots": len(request.slots),
+            "timeout_ns": ns_from_fixed_point(request.timeout),
+            "dscp": request.dscp,
+            "hops": metrics.hops and list(metrics.hops),
+            "finished": self.session.finished,
+            "next_seqno": self.session.next_seqno,
+            "first_sent_unix_ns": metrics.first_sent_unix_ns,
+            "last_sent_unix_ns": metrics.last_sent_unix_ns,
+            "notes": list(self.notes),
+        }
+
+
+def format_one_way(result: OneWayResult) -> str:
+    """A dozen lines in the manner of owping, the last with a line end."""
+    metrics = result.metrics
+    percent = f"{100 * metrics.lost / metrics.sent:.3f}%" if metrics.sent else "-"
+    lines = [
+        f"--- owping statistics from {endpoint_words(result.sender)} to {endpoint_words(result.receiver)} ---",
+        f"SID:   {result.session.sid.hex()}",
+        f"mode:  {result.mode}" + (f", path: {result.path}" if result.path else ""),
+        f"first: {time_words(metrics.first_sent_unix_ns)}",
+        f"last:  {time_words(metrics.last_sent_unix_ns)}",
+        f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.duplicates} duplicates",
+        _delay(metrics.delay, result.clock_error_ns),
+    ]
+    if metrics.delay is not None:
+        lines.append(f"one-way jitter = {milliseconds(metrics.delay.p95 - metrics.delay.median)} ms (P95-P50)")
+    lines += [
+        hops_words("hops", metrics.hops),
+        f"{metrics.reordered} reordered" if metrics.reordered else "no reordering",
+        f"clocks: sender {clock_words(metrics.sender_clock)}; receiver {clock_words(metrics.receiver_clock)}",
+    ]
+    if result.send_error is not None:
+        late = result.send_error
+        values = "/".join(milliseconds(value) for value in (late.median, late.p99, late.maximum))
+        lines.append(f"sent late by median/p99/max = {values} ms")
+    if metrics.skipped:
+        lines.append(f"not sent: {metrics.skipped}")
+    lines += [f"{name.replace('_', ' ')}: {count}" for name, count in result.rejected.items() if count]
+    lines += [f"note: {note}" for note in result.notes]
+    return "\n".join(lines) + "\n"
+
+
+def _delay(statistics: DelayStatistics | None, error_ns: int | None) -> str:
+    if statistics is None:
+        return "one-way delay: no packet arrived"
+    values = (statistics.minimum, statistics.median, statistics.p95, statistics.p99, statistics.maximum)
+    error = "unknown" if error_ns is None else f"{milliseconds(error_ns)} ms"
+    return f"one-way delay min/median/p95/p99/max = {'/'.join(map(milliseconds, values))} ms (err={error})"
+
+
+def _statistics(statistics: DelayStatistics | None) -> dict[str, int] | None:
+    return None if statistics is None else statistics.to_dict()
