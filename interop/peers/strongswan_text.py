@@ -55,7 +55,10 @@ class ChildSaState:
 
 @dataclass(frozen=True, slots=True)
 class IkeSaState:
-    """An IKE SA as strongSwan lists it. `unique_id` is the number in its log."""
+    """An IKE SA as strongSwan lists it. `unique_id` is the number in its log.
+
+    `children` is without those that were deleted after rekeying: strongSwan takes late packets on them for 5 s more.
+    """
 
     name: str
     unique_id: int
@@ -156,6 +159,7 @@ def _ike_sa(name: str, content: Mapping[str, Any]) -> IkeSaState:
         for key in ("encr-alg", "encr-keysize", "integ-alg", "prf-alg", "dh-group")
         if content.get(key)
     )
+    children = [_child_sa(child) for child in content.get("child-sas", {}).values()]
     return IkeSaState(
         name=name,
         unique_id=int(content["uniqueid"]),
@@ -167,7 +171,7 @@ def _ike_sa(name: str, content: Mapping[str, Any]) -> IkeSaState:
         remote_id=content.get("remote-id", ""),
         remote_host=content["remote-host"],
         suite=suite,
-        children=tuple(_child_sa(child) for child in content.get("child-sas", {}).values()),
+        children=tuple(child for child in children if child.state != "DELETED"),
     )
 
 

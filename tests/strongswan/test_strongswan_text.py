@@ -52,6 +52,11 @@ def test_listed_sas_become_values() -> None:
     assert child.remote_ts == ("192.0.2.1/32",)
 
 
+def test_a_child_sa_that_lingers_after_rekeying_is_left_out() -> None:
+    [sa] = parse_sas(LIST.replace("state=INSTALLED", "state=DELETED"))
+    assert sa.children == ()
+
+
 def test_no_sa_is_an_empty_list() -> None:
     assert parse_sas("list-sas reply {}\n") == []
 
