@@ -5,8 +5,9 @@ RFC 7296 section 3.14, RFC 7383 section 2.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ikev2.core.impair_message import MessageImpairment, Tampering, rewritten
 from ikev2.core.types import Role
 from ikev2.crypto.entropy import Entropy
 from ikev2.crypto.keymat import IkeKeys
@@ -34,12 +35,16 @@ class Plain:
     first: PayloadType
     content: bytes
     clear: tuple[Payload, ...] = ()
+    tampering: Tampering | None = None
 
 
 class SecureChannel:
-    """Both directions of one IKE SA. `role` is ours as of the original initiator or responder."""
+    """Both directions of one IKE SA. `role` is ours as of the original initiator or responder.
 
-    __slots__ = ("_entropy", "_inbound", "_outbound", "_role", "_spi_i", "_spi_r")
+    `rewriters` are asked about every message before it is protected.
+    """
+
+    __slots__ = ("_entropy", "_inbound", "_outbound", "_role", "_spi_i", "_spi_r", "rewriters")
 
     def __init__(
         self, suite: IkeSuite, keys: IkeKeys, role: Role, spi_i: bytes, spi_r: bytes, entropy: Entropy
@@ -53,6 +58,7 @@ class SecureChannel:
             ours, theirs = theirs, ours
         self._outbound, self._inbound = ours, theirs
         self._role, self._spi_i, self._spi_r, self._entropy = role, spi_i, spi_r, entropy
+        self.rewriters: tuple[MessageImpairment, ...] = ()
 
     def seal(
         self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
@@ -64,7 +70,6 @@ class SecureChannel:
         self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
     ) -> Plain:
         """The message that is to be sealed. LocalProtocolError when a payload holds what the RFC forbids."""
-        first, content = encode_payloads(payloads, response=is_response)
         header = Header.to_send(
             self._spi_i,
             self._spi_r,
@@ -73,7 +78,10 @@ class SecureChannel:
             is_initiator=self._role is Role.INITIATOR,  # rfc7296-s3.1-17, rfc7296-s3.1-18
             is_response=is_response,  # rfc7296-s3.1-12, rfc7296-s3.1-13
         )
-        return Plain(header, first, content)
+        draft = rewritten(self.rewriters, header, payloads) if self.rewriters else None
+        if draft is not None:
+            return Plain(header, *draft.chain(), tampering=draft.tampering)
+        return Plain(header, *encode_payloads(payloads, response=is_response))
 
     def whole_octets(self, plain: Plain) -> int:
         """The length of `seal_whole(plain)`."""
@@ -82,7 +90,11 @@ class SecureChannel:
 
     def seal_whole(self, plain: Plain) -> bytes:
         """The message with one Encrypted payload."""
-        return self._seal(plain.header, Encrypted(plain.first, b""), plain.content, plain.clear)
+        if plain.tampering is not None and plain.tampering.unprotected:
+            length = HEADER_OCTETS + len(plain.content)
+            header = replace(plain.header, next_payload=plain.first, length=length)
+            return plain.tampering.patched(header.encode() + plain.content)
+        return self._seal(plain, Encrypted(plain.first, b""), plain.content, plain.clear)
 
     def fragment_count(self, plain: Plain, message_octets: int) -> int:
         """In how many IKE Fragment messages of at most `message_octets` the message goes."""
@@ -97,13 +109,11 @@ class SecureChannel:
         if len(chunks) > MAX_FRAGMENT_NUMBER:
             raise LocalProtocolError(f"{len(plain.content)} octets do not fit in {MAX_FRAGMENT_NUMBER} fragments")
         first = EncryptedFragment(plain.first, 1, len(chunks), b"")  # rfc7383-s2.5-02
-        fragments = [
-            self._seal(plain.header, first, chunks[0], plain.clear)
-        ]  # rfc7383-s2.5.3-01, rfc7383-s2.5.3-02
+        fragments = [self._seal(plain, first, chunks[0], plain.clear)]  # rfc7383-s2.5.3-01, rfc7383-s2.5.3-02
         for number, chunk in enumerate(chunks[1:], 2):
             # rfc7383-s2.5-03, rfc7383-s2.5-07
             other = EncryptedFragment(PayloadType.NO_NEXT_PAYLOAD, number, len(chunks), b"")
-            fragments.append(self._seal(plain.header, other, chunk))
+            fragments.append(self._seal(plain, other, chunk))
         return tuple(fragments)
 
     def open(self, data: bytes, message: Message) -> tuple[Payload, ...]:
@@ -120,14 +130,19 @@ class SecureChannel:
 
     def _seal(
         self,
-        header: Header,
+        plain: Plain,
         sealed: Encrypted | EncryptedFragment,
         content: bytes,
         clear: tuple[Payload, ...] = (),
     ) -> bytes:
-        cipher = self._outbound
-        aad = sealed_prefix(header, sealed, cipher.sealed_octets(len(content)), clear)
-        return aad + cipher.seal(aad, content, cipher.new_iv(self._entropy))
+        cipher, tampering = self._outbound, plain.tampering
+        if tampering is None:
+            aad = sealed_prefix(plain.header, sealed, cipher.sealed_octets(len(content)), clear)
+            return aad + cipher.seal(aad, content, cipher.new_iv(self._entropy))
+        padded = tampering.padded(content, cipher.encr.block_octets)
+        aad = sealed_prefix(plain.header, sealed, cipher.sealed_octets(len(padded) - 1), clear)
+        aad = tampering.patched(aad)
+        return aad + cipher.seal_padded(aad, padded, cipher.new_iv(self._entropy))
 
     def _cut(self, plain: Plain, message_octets: int) -> list[bytes]:
         """The contents of the fragments; the first one is short, or empty, where unprotected payloads take its room."""

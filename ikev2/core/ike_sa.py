@@ -49,6 +49,8 @@ from ikev2.core.exchange import (
 from ikev2.core.exchanges import create_child_sa, ike_sa_init, informational, rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
 from ikev2.core.fragmentation import PROBE_RETRANSMISSIONS, Fragmentation
+from ikev2.core.impair import Impairment, Outlet, message_impairments
+from ikev2.core.impair_message import rewritten
 from ikev2.core.info import ChildSaInfo, IkeSaInfo
 from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
@@ -72,7 +74,9 @@ class IkeSa:
     """One IKE SA in either role.
 
     `connection` is what we want (initiator) or the first of `candidates` (responder; the one that counts is known
-    after IKE_AUTH). Errors of the peer never raise; LocalProtocolError for a local action that does not fit.
+    after IKE_AUTH). `impairments` spoil what this SA sends, `shared_impairments` only the messages that it makes: their
+    datagrams are someone else's. Errors of the peer never raise; LocalProtocolError for a local action that does not
+    fit.
     RFC 7296 sections 1.2 to 1.4, 2.1 to 2.4.
     """
 
@@ -90,6 +94,8 @@ class IkeSa:
         observer: Observer | None = None,
         tracer: Tracer | None = None,
         keylog: KeyLog | None = None,
+        impairments: Sequence[Impairment] = (),
+        shared_impairments: Sequence[Impairment] = (),
     ) -> None:
         self.connection = connection
         self.role = role
@@ -101,6 +107,9 @@ class IkeSa:
         self.observer: Observer = observer or LoneObserver(entropy)
         self.tracer: Tracer = tracer or NullTracer()
         self.keylog = keylog
+        self.impairments = tuple(impairments)
+        self.rewriters = message_impairments((*impairments, *shared_impairments))
+        self._outlet = Outlet(impairments) if impairments else None
         self.state = State.IDLE
         self.spi_i = self.spi_r = ZERO_SPI
         self.nat = NatState()
@@ -171,6 +180,8 @@ class IkeSa:
         """When `handle_timer` wants to be called, None for never."""
         others = (self.deadline, self._liveness_at(), self.fragmentation.next_timer(), lifetime.next_timer(self))
         times = [time for time in others if time is not None]
+        if self._outlet is not None and (delayed_until := self._outlet.next_timer()) is not None:
+            times.append(delayed_until)
         if self.requests.in_flight is not None:
             times.append(self.requests.in_flight.again_at)
         return min(times) if times else None
@@ -186,6 +197,8 @@ class IkeSa:
             else:
                 self.close("the initiator did not come back with IKE_AUTH", now)
         self.fragmentation.expire(now)
+        if self._outlet is not None:
+            self._outbox += self._outlet.take_due(now)
         in_flight = self.requests.in_flight
         if in_flight is not None and in_flight.again_at <= now:
             self._send_again(now)
@@ -301,7 +314,8 @@ class IkeSa:
     @property
     def finished(self) -> bool:
         """True when nothing is left to do: the owner can forget this object."""
-        return self.state is State.CLOSED and self.deadline is None
+        waiting = self._outlet is not None and self._outlet.next_timer() is not None
+        return self.state is State.CLOSED and self.deadline is None and not waiting
 
     @property
     def is_half_open(self) -> bool:
@@ -374,7 +388,7 @@ class IkeSa:
         """Send an unprotected request; its octets, which AUTH will cover."""
         data = self.clear_message(exchange, payloads, is_response=False)
         self.requests.start(exchange, (data,), purpose, now)
-        self._post((data,), self.local, self.remote)
+        self._post((data,), self.local, self.remote, now)
         return data
 
     def send_request(
@@ -389,14 +403,16 @@ class IkeSa:
         data = fragmentation.seal_request(self, self.channel, plain)
         kept = plain if fragmentation.may_shrink(self, self.channel, plain) else None
         self.requests.start(exchange, data, purpose, now, kept)
-        self._post(data, self.local, self.remote)
+        self._post(data, self.local, self.remote, now)
 
     def send_back(self, data: tuple[bytes, ...], inbound: Inbound) -> None:
         """Send a response to where its request came from (rfc7296-s2.11-02, rfc7296-s2.11-03, rfc7296-s2.23-03)."""
-        self._post(data, inbound.local, inbound.remote)
+        self._post(data, inbound.local, inbound.remote, inbound.now)
 
-    def _post(self, data: tuple[bytes, ...], local: Address, remote: Address) -> None:
-        self._outbox += [Datagram(octets, local, remote) for octets in data]
+    def _post(self, data: tuple[bytes, ...], local: Address, remote: Address, now: float) -> None:
+        for octets in data:
+            datagram = Datagram(octets, local, remote)
+            self._outbox += [datagram] if self._outlet is None else self._outlet.send(datagram, now)
 
     def clear_message(self, exchange: ExchangeType, payloads: tuple[Payload, ...], *, is_response: bool) -> bytes:
         """The octets of an unprotected message of this SA, with message id 0."""
@@ -409,7 +425,8 @@ class IkeSa:
             is_response=is_response,
         )
         self.trace_sent(exchange, 0, payloads, is_response=is_response)
-        return Message(header, payloads).encode()
+        draft = rewritten(self.rewriters, header, payloads) if self.rewriters else None
+        return Message(header, payloads).encode() if draft is None else draft.encode_clear()
 
     def _send_again(self, now: float) -> None:
         if self._send_smaller(now):
@@ -419,7 +436,7 @@ class IkeSa:
         data = self.requests.due(now, policy.tries if failure is None else min(policy.tries, policy.error_tries))
         if data is not None:
             # rfc7296-s2.1-06, rfc7296-s2.1-07, rfc7296-s2.2-01
-            self._post(data, self.local, self.remote)
+            self._post(data, self.local, self.remote, now)
             return
         # rfc7296-s2.4-04
         if failure is None:
@@ -438,7 +455,7 @@ class IkeSa:
             return False  # rfc7383-s2.5.2-04
         size, data = cut
         self.requests.restart(data, size, now)
-        self._post(data, self.local, self.remote)
+        self._post(data, self.local, self.remote, now)
         return True
 
     def _pump(self, now: float) -> None:
@@ -488,6 +505,7 @@ class IkeSa:
     def take_keys(self, suite: IkeSuite, keys: IkeKeys, channel: SecureChannel) -> None:
         """IKE_SA_INIT is complete."""
         self.suite, self.keys, self.channel = suite, keys, channel
+        channel.rewriters = self.rewriters
         if self.keylog is not None:
             self.keylog.ike_sa(self.info(), suite, keys)
 
@@ -565,7 +583,9 @@ class IkeSa:
             observer=self.observer,
             tracer=self.tracer,
             keylog=self.keylog,
+            impairments=self.impairments,
         )
+        new.rewriters = self.rewriters
         new.spi_i, new.spi_r = spis
         new.nat = self.nat
         new.local_id, new.peer_id = self.local_id, self.peer_id

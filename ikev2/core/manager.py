@@ -20,7 +20,7 @@ from ikev2.core.events import Event
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, clear_reply
 from ikev2.core.halfopen import HalfOpenTable, TokenBucket
 from ikev2.core.ike_sa import IkeSa
-from ikev2.core.impair import Delivery, Impairment
+from ikev2.core.impair import Impairment, Outlet
 from ikev2.core.keylog import KeyLog
 from ikev2.core.observer import SPI_OCTETS
 from ikev2.core.state import WITH_PEER, State
@@ -80,7 +80,8 @@ class SaManager:
     ) -> None:
         self.connections: list[ConnectionConfig] = list(connections)
         self.limits = limits or Limits()
-        self.impairments = list(impairments)
+        self._outlet = Outlet(impairments)
+        self.impairments = self._outlet.impairments
         self.listeners: list[SaListener] = []
         self.now = 0.0
         self.dropped = 0
@@ -97,7 +98,6 @@ class SaManager:
         self._replies = TokenBucket(self.limits.unprotected_replies_per_s)
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
-        self._delayed: list[tuple[float, int, Datagram]] = []
         self._timers: list[tuple[float, int, bytes]] = []
         self._timer_of: dict[bytes, float] = {}
         self._serial = 0
@@ -134,15 +134,14 @@ class SaManager:
         times = [listener_at for listener in self.listeners if (listener_at := listener.next_timer()) is not None]
         if self._timers:
             times.append(self._timers[0][0])
-        if self._delayed:
-            times.append(self._delayed[0][0])
+        if (delayed_until := self._outlet.next_timer()) is not None:
+            times.append(delayed_until)
         return min(times) if times else None
 
     def handle_timer(self, now: float) -> None:
         """Do whatever is due."""
         self.now = max(self.now, now)
-        while self._delayed and self._delayed[0][0] <= now:
-            self._outbox.append(heapq.heappop(self._delayed)[2])
+        self._outbox += self._outlet.take_due(now)
         for listener in self.listeners:
             listener.handle_timer(now)
         while self._timers and self._timers[0][0] <= now:
@@ -156,9 +155,18 @@ class SaManager:
 
     # --- local actions -------------------------------------------------------------------------------------------
 
-    def initiate(self, connection_name: str, remote: Address | None, local: Address, now: float) -> IkeSa:
+    def initiate(
+        self,
+        connection_name: str,
+        remote: Address | None,
+        local: Address,
+        now: float,
+        *,
+        impairments: Sequence[Impairment] = (),
+    ) -> IkeSa:
         """Begin an IKE SA. `remote` None takes the connection's first address and its IKE port.
 
+        `impairments` spoil what this one SA sends, before those of the manager.
         LocalProtocolError when there is no such connection, or it names no address.
         """
         self.now = max(self.now, now)
@@ -168,7 +176,7 @@ class SaManager:
             if host is None:
                 raise LocalProtocolError(f"connection {connection_name} names no address to call")
             remote = Address(host, connection.ike_port)
-        sa = self._make(connection, Role.INITIATOR, local, remote, ())
+        sa = self._make(connection, Role.INITIATOR, local, remote, (), impairments)
         sa.initiate(now)
         self._by_spi[sa.spi_i] = sa
         self._collect(sa, now)
@@ -476,6 +484,7 @@ class SaManager:
         local: Address,
         remote: Address,
         candidates: Iterable[ConnectionConfig],
+        impairments: Sequence[Impairment] = (),
     ) -> IkeSa:
         return IkeSa(
             connection,
@@ -489,6 +498,8 @@ class SaManager:
             observer=self,
             tracer=self._tracer,
             keylog=self._keylog,
+            impairments=impairments,
+            shared_impairments=self.impairments,
         )
 
     def _collect(self, sa: IkeSa, now: float) -> None:
@@ -524,20 +535,7 @@ class SaManager:
 
     def _queue(self, datagrams: Iterable[Datagram], now: float) -> None:
         for datagram in datagrams:
-            for delivery in self._impaired(datagram.data):
-                out = Datagram(delivery.data, datagram.local, datagram.remote)
-                if delivery.delay_s:
-                    self._serial += 1
-                    heapq.heappush(self._delayed, (now + delivery.delay_s, self._serial, out))
-                else:
-                    self._outbox.append(out)
-
-    def _impaired(self, data: bytes) -> list[Delivery]:
-        for impairment in self.impairments:
-            deliveries = impairment.apply(data)
-            if deliveries is not None:
-                return deliveries
-        return [Delivery(data)]
+            self._outbox += self._outlet.send(datagram, now)
 
     def _owner(self, child: ChildSaParameters) -> IkeSa | None:
         return next((sa for sa in self._by_spi.values() if child.spi_in in sa.children), None)

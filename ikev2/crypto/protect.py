@@ -75,10 +75,13 @@ class SkCipher:
 
     def seal(self, aad: bytes, plaintext: bytes, iv: bytes) -> bytes:
         """The sealed body: IV | ciphertext of (plaintext, padding, Pad Length) | ICV."""
+        # rfc7296-s3.14-05, rfc7296-s3.14-06: the least padding that completes a block.
+        return self.seal_padded(aad, plaintext + _PADDINGS[-(len(plaintext) + 1) % self._block], iv)
+
+    def seal_padded(self, aad: bytes, padded: bytes, iv: bytes) -> bytes:
+        """The same for a plaintext whose padding and Pad Length are there already, right or wrong: whole blocks."""
         if len(iv) != self.iv_octets:
             raise LocalProtocolError(f"{self.encr.keyword} takes an IV of {self.iv_octets} octets, not {len(iv)}")
-        # rfc7296-s3.14-05, rfc7296-s3.14-06: the least padding that completes a block.
-        padded = plaintext + _PADDINGS[-(len(plaintext) + 1) % self._block]
         return iv + self._aead.encrypt(self._salt + iv, padded, aad)
 
     def open(self, aad: bytes, body: bytes) -> bytes:

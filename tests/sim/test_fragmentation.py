@@ -292,7 +292,7 @@ def test_unprotected_payloads_in_another_fragment_are_not_taken() -> None:
     total = numbers(first)
     assert total is not None
     odd = channel._seal(
-        plain.header, EncryptedFragment(PayloadType.NO_NEXT_PAYLOAD, 2, total[1], b""), b"x", (VendorId(b"x"),)
+        plain, EncryptedFragment(PayloadType.NO_NEXT_PAYLOAD, 2, total[1], b""), b"x", (VendorId(b"x"),)
     )
     give(network, b, first, a.address)
     give(network, b, odd, a.address)
@@ -628,7 +628,7 @@ def test_a_set_of_very_many_fragments_is_not_begun(total: int) -> None:
     plain = channel.prepare(INFO, 2, FILLER, is_response=False)
     for number in (1, 2, total):
         first = PayloadType.V if number == 1 else PayloadType.NO_NEXT_PAYLOAD
-        give(network, b, channel._seal(plain.header, EncryptedFragment(first, number, total, b""), b"x"), a.address)
+        give(network, b, channel._seal(plain, EncryptedFragment(first, number, total, b""), b"x"), a.address)
     assert b.sa.fragmentation.request is None
 
 
