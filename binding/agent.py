@@ -22,7 +22,7 @@ ANSWER_S = 10.0
 UP_S = 120.0
 """How long it may take to bring an IKE SA up: longer than its own retransmissions go on."""
 
-WITH_KEYS = frozenset({"ESTABLISHED", "DELETING"})
+WITH_KEYS = frozenset({"ESTABLISHED", "REKEYING", "REKEYED", "DELETING"})
 """States in which an IKE SA has keys: its key agent gives them out."""
 
 

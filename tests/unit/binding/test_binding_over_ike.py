@@ -168,6 +168,42 @@ def test_a_session_goes_on_to_its_end_when_the_ike_sa_is_deleted_in_the_middle(d
 
 
 @pytest.mark.req("rfc7717-s5.1-03")
+@pytest.mark.parametrize("what", ["ike", "child"])
+@pytest.mark.parametrize("derivation", ALL)
+def test_a_session_goes_on_when_an_sa_is_rekeyed_and_a_new_connection_takes_the_new_one(
+    derivation: Derivation, what: str
+) -> None:
+    """Readings A13 and A14: SPIi is then that of the end that rekeyed, here the server's host."""
+    both = ends()
+    options = KeyOptions(derivation=derivation)
+    made = both.control(options)
+    set_up(made)
+    before, old = session(made), both.spis
+    (old_child,) = both.b.installed.values()
+    if what == "ike":
+        both.b.manager.rekey(both.b.sa, both.network.now)
+    else:
+        both.b.manager.rekey_child(old_child, both.network.now)
+    both.network.run(both.network.now + 100)
+    assert (both.spis == old) == (what == "child")
+    assert (old_child.spi_in in both.b.installed) == (what == "ike")
+    assert reflects(*before)[0] == 5
+    at_client, at_server = session(made)
+    assert at_client.keys == at_server.keys
+    assert reflects(at_client, at_server)[0] == 5
+    again = both.control(options, seed="again")
+    set_up(again)
+    sent = SetUpResponse.parse(again.to_server[: SetUpResponse.OCTETS]).key_id
+    assert sent[:16] == both.a.sa.spi_i + both.a.sa.spi_r
+    if what == "ike":
+        assert both.b.sa.role.value == "initiator"
+        assert sent[:16] != b"".join(old)
+    if derivation is Derivation.KEYMAT_SID:
+        (child,) = both.b.installed.values()
+        assert sent[16:20] == child.spi_in.to_bytes(4, "big")
+
+
+@pytest.mark.req("rfc7717-s5.1-03")
 def test_keymat_sid_lives_on_when_its_child_sa_is_deleted() -> None:
     both = ends()
     made = both.control(KeyOptions(derivation=Derivation.KEYMAT_SID))
