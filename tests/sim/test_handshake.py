@@ -8,6 +8,7 @@ from sim.network import assert_joined, assert_nothing_left, connected, pair, up
 from ikev2.core.events import ChildSaDeleted, ChildSaReady, IkeSaDeleted, IkeSaEstablished, PeerAlive
 
 
+@pytest.mark.req("rfc7296-s4-04")
 def test_four_messages_make_an_ike_sa_and_a_child_sa() -> None:
     """HDR, SAi1, KEi, Ni --> <-- HDR, SAr1, KEr, Nr; HDR, SK {IDi, AUTH, SAi2, TSi, TSr} --> <-- ..."""
     network, a, b = pair()

@@ -181,7 +181,7 @@ def test_eap_is_refused_when_it_is_not_configured() -> None:
     assert failed.notify_type == NotifyType.AUTHENTICATION_FAILED
 
 
-@pytest.mark.req("rfc7296-s2.21.2-02", "rfc7296-s2.21.2-03", "rfc7296-s2.5-10", "rfc7296-s2.5-11")
+@pytest.mark.req("rfc7296-s2.21.2-02", "rfc7296-s2.21.2-03", "rfc7296-s2.5-10", "rfc7296-s2.5-11", "rfc7296-s4-03")
 def test_critical_payload_in_ike_auth_gets_that_notify_alone_and_no_ike_sa() -> None:
     network, a, b, genuine = half_open()
     give(network, b, sealed(a, AUTH_EXCHANGE, (*genuine, unknown(177, critical=True)), message_id=1), a.address)

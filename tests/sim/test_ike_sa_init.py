@@ -52,7 +52,8 @@ GROUPS = {"proposals": proposals("aes256gcm16-prfsha256-ecp384-curve25519-ecp256
 ONLY_ECP256 = {"proposals": proposals("aes256gcm16-prfsha256-ecp256")}
 
 
-@pytest.mark.req("rfc7296-s1.2-04", "rfc7296-s1.2-05", "rfc7296-s3.1-04")
+@pytest.mark.req("rfc7296-s1.2-04", "rfc7296-s1.2-05", "rfc7296-s3.1-04", "rfc7296-s3.4-03", "rfc7296-s3.4-05")
+@pytest.mark.req("rfc7296-s3.3.6-09", "rfc7296-s3.3.6-10", "rfc7296-s3.3.6-11")
 def test_initiator_retries_with_the_wanted_group_and_its_full_proposals() -> None:
     """--> SAi1, KEi(ecp384); <-- N(INVALID_KE_PAYLOAD, ecp256); --> SAi1, KEi(ecp256); <-- SAr1, KEr, Nr"""
     network, a, b = pair(a=GROUPS, b=ONLY_ECP256)

@@ -57,7 +57,7 @@ def test_notifies_that_nobody_knows_are_ignored_in_requests(
     assert len(a.installed) == 1
 
 
-@pytest.mark.req("rfc7296-s3.10.1-02", "rfc7296-s1.4-04")
+@pytest.mark.req("rfc7296-s3.10.1-02", "rfc7296-s1.4-04", "rfc7296-s4-05")
 def test_notifies_that_nobody_knows_are_ignored_in_informational_requests() -> None:
     network, a, b = connected()
     payloads = tuple(Notify(kind) for kind in (UNKNOWN_ERROR, PRIVATE_ERROR, UNKNOWN_STATUS, PRIVATE_STATUS))

@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from ikev2.cli.main import main
+from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration
 from ikev2.errors import ConfigurationError
 
@@ -86,3 +87,15 @@ def test_time_has_an_end(text: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_duration(text)
     assert parse_duration("3660d") == 3660 * 86400
+
+
+@pytest.mark.req("rfc7296-s2.15-01", "rfc7296-s2.15-03")
+@pytest.mark.parametrize("octets", [1, 64, 65, 1024])
+def test_shared_secret_is_taken_as_it_stands_or_in_hex(tmp_path: Path, octets: int) -> None:
+    """Every printable ASCII character, as many as anybody wants, and no terminator behind them."""
+    text = (bytes(range(33, 127)) * 11)[:octets]
+    path = tmp_path / "psk"
+    path.touch(mode=0o600)
+    for content in (text + b"\n", text, b"0x" + text.hex().encode() + b"\n"):
+        path.write_bytes(content)
+        assert read_secret(path, "PSK").octets == text

@@ -461,3 +461,17 @@ def test_another_pair_serves_the_traffic_of_a_half_closed_one(world: World) -> N
     world.a.delete_outbound(new[0])
     world.a.send_packet(udp_packet())
     assert world.b.query(new[1]).packets_in == world.b.query(old[1]).packets_in == 1
+
+
+@pytest.mark.req("rfc7296-s1.4.1-06")
+def test_the_spi_of_a_half_closed_pair_is_not_given_again(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    from ikev2.ipsec import sad
+
+    of_a, of_b = child_pair()
+    world.install((of_a, of_b))
+    world.a.delete_outbound(of_a)
+    drawn = iter([of_a.spi_in - 0x100, of_a.spi_in - 0x100, 7])
+    monkeypatch.setattr(sad.secrets, "randbelow", lambda below: next(drawn))
+    assert world.a.allocate_spi(A, B) == 0x107
+    world.b.send_packet(udp_packet(B, A, (7, 40000)))
+    assert len(world.at_a) == 1
