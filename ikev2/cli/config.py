@@ -166,6 +166,7 @@ class ConnectionSection(_Section):
     children: dict[str, ChildSection] = {}
     dpd_delay: Seconds = 0.0
     encap: bool = False
+    unique: Literal["no", "never"] = "no"
     fragmentation: Literal["yes", "no", "force"] = "yes"
     fragment_size: Annotated[int, Field(ge=SMALLEST_FRAGMENT_SIZE, le=65535)] = 1280
     retransmit_timeout: Annotated[Seconds, Field(gt=0)] = 2.0
@@ -317,6 +318,7 @@ def _connection(
         ),
         dpd_delay_s=section.dpd_delay,
         encap=section.encap,
+        send_initial_contact=section.unique != "never",
         fragmentation=section.fragmentation,
         fragment_size=section.fragment_size,
         ike_port=section.ike_port,

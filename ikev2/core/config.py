@@ -174,7 +174,8 @@ class ConnectionConfig:
 
     `remote_addrs` may hold "%any" (and `local_addrs` too); `local_id` None is our address; `remote_id` None is
     any identity that has the PSK. `encap` makes us claim to be behind a NAT, so that ESP travels in UDP.
-    `dpd_delay_s` 0 is no liveness check. `send_initial_contact`: say INITIAL_CONTACT when it is true.
+    `dpd_delay_s` 0 is no liveness check. `send_initial_contact`: say INITIAL_CONTACT when it is true,
+    and heed it: False for an identity that several hosts share (rfc7296-s2.4-01).
     `reauth_s` (0: never): after that time who began the IKE SA authenticates anew; the other end says so in
     AUTH_LIFETIME and closes the SA after `reauth_s` and the `over_s` of `lifetime` (RFC 4478).
     `fragmentation`: "yes" for messages whose IP datagram would exceed `fragment_size` octets, "force" for every

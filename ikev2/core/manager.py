@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ikev2.core.child_sa import ChildSaParameters
-from ikev2.core.config import ConnectionConfig, Limits
+from ikev2.core.config import ConnectionConfig, Identity, Limits
 from ikev2.core.cookie import CookieJar
 from ikev2.core.events import Event
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, clear_reply
@@ -286,12 +286,16 @@ class SaManager:
     # --- Observer ------------------------------------------------------------------------------------------------
 
     def is_only_sa(self, sa: IkeSa) -> bool:
-        """True when no other SA of this connection's identities is there, or on its way. RFC 7296 section 2.4."""
-        wanted = (sa.connection.local_id, sa.connection.remote_id)
+        """True when no other SA that may be of this connection's identities is there, or on its way.
+
+        An identity that is not known before the peer says it may be any. RFC 7296 section 2.4.
+        """
+        wanted = sa.connection
         return not any(
             other is not sa
             and other.state is not State.CLOSED
-            and (other.connection.local_id, other.connection.remote_id) == wanted
+            and _may_be_one(wanted.local_id, other.connection.local_id)
+            and _may_be_one(wanted.remote_id, other.peer_id or other.connection.remote_id)
             for other in self._by_spi.values()
         )
 
@@ -558,6 +562,10 @@ def _own_spi(sa: IkeSa) -> bytes:
 
 def _child_names(sa: IkeSa) -> set[str]:
     return {child.config.name for child in sa.children.values()}
+
+
+def _may_be_one(one: Identity | None, other: Identity | None) -> bool:
+    return one is None or other is None or one.matches(other)
 
 
 def _nonce(message: Message) -> bytes:

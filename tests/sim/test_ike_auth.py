@@ -436,6 +436,37 @@ def test_initial_contact_is_not_said_when_there_is_another_sa_and_not_when_switc
         assert len(a.manager.sas) == len(b.manager.sas) == 2
 
 
+def test_initial_contact_is_not_said_by_a_connection_with_anybody_beside_one_with_this_peer() -> None:
+    """Whom it meets is not known when it speaks: the SA with the same peer would be dropped there."""
+    network = Network()
+    named, anybody = connection(A, B), connection(A, B, name="anybody", remote_id=None)
+    a = network.add("a", A, [named, anybody])
+    b = network.add("b", B, [connection(B, A)])
+    for name in ("lab", "anybody"):
+        up(network, a, name, until=network.now + 5)
+    assert len(a.manager.sas) == len(b.manager.sas) == 2
+    other = network.add("c", "192.0.2.3", [connection("192.0.2.3", B, local_id=Identity.parse("c"))])
+    b.manager.connections.append(connection(B, "192.0.2.3", name="c", remote_id=Identity.parse("c")))
+    up(network, other, until=network.now + 5)
+    assert "N(INIT_CONTACT)" in next(line for line in other.tracer.lines if "out IKE_AUTH" in line)
+
+
+@pytest.mark.req("rfc7296-s2.4-01")
+def test_hosts_that_share_an_identity_neither_say_nor_heed_initial_contact() -> None:
+    network = Network()
+    shared = {"remote_addrs": ("%any",), "remote_id": Identity.parse("crowd"), "send_initial_contact": False}
+    b = network.add("b", B, [connection(B, A, **shared)])
+    hosts = []
+    for number, said in ((1, False), (2, False), (3, True)):
+        host = f"198.51.100.{number}"
+        mine = connection(host, B, local_id=Identity.parse("crowd"), send_initial_contact=said)
+        hosts.append(network.add(f"host {number}", host, [mine]))
+        up(network, hosts[-1], until=network.now + 5)
+    said = ["N(INIT_CONTACT)" in " ".join(host.tracer.lines) for host in hosts]
+    assert said == [False, False, True]
+    assert len(b.manager.sas) == 3
+
+
 def test_both_ends_begin_at_once_and_neither_drops_what_the_other_keeps() -> None:
     network, a, b = pair()
     for host in (a, b):

@@ -63,6 +63,11 @@ def _peer_octets(sa: IkeSa, id_body: bytes) -> bytes:
     return signed_octets(suite.prf, handshake.request, handshake.nonce_r, keys.sk_pi.octets, id_body)
 
 
+def _heeds_initial_contact(sa: IkeSa, inbound: Inbound) -> bool:
+    """Whether the peer has started anew; never for an identity that several hosts share. RFC 7296 section 2.4."""
+    return sa.connection.send_initial_contact and inbound.notify(NotifyType.INITIAL_CONTACT) is not None
+
+
 def _nonces(sa: IkeSa) -> Nonces:
     handshake = sa.need_handshake()
     return Nonces(handshake.nonce_i, handshake.nonce_r)
@@ -111,7 +116,7 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     if _failed_entirely(sa, inbound):
         return ()
     sa.peer_id = peer_id
-    sa.establish(inbound.now, initial_contact=inbound.notify(NotifyType.INITIAL_CONTACT) is not None)
+    sa.establish(inbound.now, initial_contact=_heeds_initial_contact(sa, inbound))
     _take_child(sa, inbound)
     sa.end_handshake()
     return ()
@@ -173,7 +178,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     sa.local, sa.remote = inbound.local, inbound.remote
     id_r = IdR(sa.local_id.id_type, sa.local_id.data)
     payloads: list[Payload] = [id_r, authenticator.prove(_our_octets(sa, id_r.body()))]
-    sa.establish(inbound.now, initial_contact=inbound.notify(NotifyType.INITIAL_CONTACT) is not None)
+    sa.establish(inbound.now, initial_contact=_heeds_initial_contact(sa, inbound))
     payloads += _answer_child(sa, inbound)
     sa.end_handshake()
     return tuple(payloads)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ikev2.cli.config import load
 from ikev2.cli.main import main
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration
@@ -99,3 +100,15 @@ def test_shared_secret_is_taken_as_it_stands_or_in_hex(tmp_path: Path, octets: i
     for content in (text + b"\n", text, b"0x" + text.hex().encode() + b"\n"):
         path.write_bytes(content)
         assert read_secret(path, "PSK").octets == text
+
+
+@pytest.mark.req("rfc7296-s2.4-01")
+@pytest.mark.parametrize(("line", "said"), [("", True), ('unique = "no"', True), ('unique = "never"', False)])
+def test_unique_never_is_for_an_identity_that_several_hosts_share(tmp_path: Path, line: str, said: bool) -> None:
+    secret = tmp_path / "lab.psk"
+    secret.touch(mode=0o600)
+    secret.write_text("correct horse\n")
+    path = tmp_path / "host.toml"
+    path.write_text(GOOD.replace("[secrets", f"{line}\n[secrets"))
+    (connection,) = load(path).endpoint.connections
+    assert connection.send_initial_contact is said
