@@ -150,7 +150,8 @@ class OwampServer(ServerConnection[OwampServerEvent]):
     def _part_octets(self, first_block: bytes, parts: list[bytes], body: bytes) -> int:
         command = first_block[0]
         if command == Command.REQUEST_SESSION:
-            return RequestSession.slots_octets(first_block) if parts else RequestSession.OCTETS
+            slots = RequestSession.slots_octets(first_block)
+            return slots if parts else RequestSession.OCTETS
         if command == Command.START_SESSIONS:
             return StartSessions.OCTETS
         if command == Command.STOP_SESSIONS:
@@ -163,10 +164,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         raise InvalidMessage(f"Command Number {command} has no length known here")
 
     def _part_count(self, first_block: bytes) -> int:
-        if first_block[0] == Command.REQUEST_SESSION:
-            RequestSession.slots_octets(first_block)
-            return 2
-        return 1
+        return 2 if first_block[0] == Command.REQUEST_SESSION else 1
 
     def _dispatch(self, parts: list[bytes], now: float) -> None:
         command = Command(parts[0][0])
