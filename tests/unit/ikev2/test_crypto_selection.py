@@ -488,3 +488,22 @@ def test_whatever_is_chosen_the_check_accepts_or_raises_a_protocol_error(
     except ProtocolError:
         return
     IkeSuite.from_proposal(Proposal(number, ProtocolId.IKE, b"", transforms))
+
+
+@pytest.mark.req("rfc7296-s2.7-05")
+@pytest.mark.parametrize("own", ["aes256-sha1", "aes128-sha1", "aes128-aes256-sha1"])
+def test_the_rfcs_own_example_of_an_esp_offer_gives_one_cipher_and_one_integrity_algorithm(own: str) -> None:
+    """ENCR_3DES, ENCR_AES with 128 and 256 bits, AUTH_HMAC_MD5, AUTH_HMAC_SHA: RFC 7296 section 2.7."""
+    example = with_transforms(
+        esp("aes128-sha1")[0],
+        Transform.of(ENCR, EncrId.TRIPLE_DES),
+        Transform.of(ENCR, EncrId.AES_CBC, 128),
+        Transform.of(ENCR, EncrId.AES_CBC, 256),
+        Transform.of(INTEG, IntegId.HMAC_MD5_96),
+        Transform.of(INTEG, IntegId.HMAC_SHA1_96),
+        without=(ENCR, INTEG),
+    )
+    chosen = choose_proposal([example], esp(own))
+    assert len(chosen.of_type(ENCR)) == len(chosen.of_type(INTEG)) == 1
+    assert chosen.of_type(ENCR)[0] in example.of_type(ENCR)
+    assert chosen.of_type(INTEG) == (Transform.of(INTEG, IntegId.HMAC_SHA1_96),)
