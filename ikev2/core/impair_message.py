@@ -34,6 +34,7 @@ class Raw:
     body: bytes
     critical: bool = False
     length_error: int = 0
+    reserved: int = 0
 
     @classmethod
     def of(cls, payload: Payload) -> Raw:
@@ -97,7 +98,7 @@ class Draft:
         octets = b"".join(
             GENERIC_HEADER.pack(
                 following,
-                CRITICAL_BIT if payload.critical else 0,
+                (CRITICAL_BIT if payload.critical else 0) | payload.reserved,
                 (GENERIC_HEADER.size + len(payload.body) + payload.length_error) & 0xFFFF,
             )
             + payload.body
@@ -299,9 +300,10 @@ REWRITES: dict[str, tuple[Callable[[str], object] | None, str | None, Callable[.
     "cut": (
         parse_selected,
         None,
-        _each(lambda payload, meant: replace(payload, body=payload.body[: -(meant.value or 1)])),
+        _each(lambda payload, meant: replace(payload, body=payload.body[: meant.value])),
     ),
     "critical-bit": (parse_selected, None, _each(lambda payload, _: replace(payload, critical=True))),
+    "reserved-bits": (parse_selected, None, _each(lambda payload, _: replace(payload, reserved=0x7F))),
     "payload-length": (
         parse_selected,
         None,
