@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DEMO_REPORT ?= demo-report
 DEMO_OPTIONS ?=
 
-.PHONY: help demo test test-quick lint type compliance bench clean setup
+.PHONY: help demo test test-quick lint type compliance bench fuzz clean setup
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -44,6 +44,11 @@ compliance: setup ## every requirement id: covered, superseded, not testable or 
 
 bench: setup ## what things cost here: IKE handshakes, ESP, TWAMP (no assertions)
 	@for one in bench/*.py; do echo "== $$one"; $(BIN)/python $$one || exit 1; done
+
+RUNS ?= 1000000
+fuzz: setup ## coverage-guided fuzzing of the parsers and the TWAMP server, RUNS inputs each (needs atheris)
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python -m pip install -q --group fuzz
+	@for one in ikev2_message ikev2_payloads twamp_server; do $(BIN)/python fuzz/run.py $$one --runs $(RUNS) || exit 1; done
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO_REPORT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,83 @@
+"""What fuzzing calls: one function per target, from octets to None; any exception that comes out is a finding.
+
+The property of a parser is "a ProtocolError or a valid value that encodes again, nothing else". The functions need no
+fuzzer, so that tests run the kept corpus through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ikev2.errors import InvalidSyntax, ProtocolError
+from ikev2.wire.message import Message, describe, parse_payloads
+from ikev2.wire.rules import check_message
+from ippm.core.control_events import Endpoint
+from ippm.core.server import ControlServer
+from ippm.core.server_policy import ControlServerConfig
+from ippm.crypto import NoProvider
+
+Target = Callable[[bytes], None]
+
+
+def ikev2_message(data: bytes) -> None:
+    """A whole IKE message: parsed, checked by its rules, described, encoded, and parsed again to the same value."""
+    try:
+        message = Message.parse(data)
+    except InvalidSyntax:
+        return
+    describe(message)
+    try:
+        check_message(message)
+    except ProtocolError:
+        return
+
+
+def ikev2_payloads(data: bytes) -> None:
+    """What is inside an Encrypted payload: the first octet is the type of the first payload."""
+    if not data:
+        return
+    from ikev2.iana import PayloadType
+
+    try:
+        parse_payloads(PayloadType(data[0]), data[1:])
+    except InvalidSyntax:
+        return
+
+
+class _Hooks:
+    """A server's surroundings: a clock that stands still and ports for everybody."""
+
+    def ntp_time(self) -> int:
+        return 0xE000_0000_0000_0000
+
+    def open_session(self, session: object) -> int:
+        return 18760
+
+
+class _Octets:
+    def octets(self, n: int) -> bytes:
+        return b"\x5a" * n
+
+
+def twamp_server(data: bytes) -> None:
+    """Everything that a client sends on one Control connection, in pieces of the lengths that it names itself."""
+    server = ControlServer(
+        ControlServerConfig(), NoProvider(), _Hooks(), _Octets(),
+        local=Endpoint("192.0.2.2", 862), remote=Endpoint("192.0.2.1", 40000), now=0.0,
+    )  # fmt: skip
+    rest = data
+    while rest and not server.closed:
+        octets = 1 + rest[0] % 64
+        server.receive_data(rest[1 : 1 + octets], 0.0)
+        server.data_to_send()
+        while server.next_event() is not None:
+            pass
+        rest = rest[1 + octets :]
+    server.receive_eof(0.0)
+
+
+TARGETS: dict[str, Target] = {
+    "ikev2_message": ikev2_message,
+    "ikev2_payloads": ikev2_payloads,
+    "twamp_server": twamp_server,
+}
