@@ -482,7 +482,8 @@ class IkeSa:
     def _may_request(self) -> bool:
         if self.state is State.AUTH_SENT:
             return self._failed
-        return self.state in (State.ESTABLISHED, State.REKEYED)
+        # One that may have to go again, as both ends have rekeyed at once, waits until that is decided.
+        return self.state in (State.ESTABLISHED, State.REKEYED) and self.predecessor is None
 
     # --- what handlers call --------------------------------------------------------------------------------------
 
@@ -567,6 +568,10 @@ class IkeSa:
     def retry_later(self, task: Task, now: float) -> None:
         """The peer is busy: try a local action again after a while. RFC 7296 section 2.25."""
         lifetime.retry_later(self, task, now)
+
+    def postpone(self, task: Task, now: float) -> None:
+        """Put a local action off for a while."""
+        lifetime.postpone(self, task, now)
 
     # --- succession ----------------------------------------------------------------------------------------------
 

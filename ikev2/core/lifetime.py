@@ -77,6 +77,11 @@ def retry_later(sa: IkeSa, task: Task, now: float) -> None:
     elif now - sa.busy_since >= sa.limits.busy_limit_s:
         sa.queue_first(CloseIkeSa("the peer is busy for too long: both ends' states differ"))
         return
+    postpone(sa, task, now)
+
+
+def postpone(sa: IkeSa, task: Task, now: float) -> None:
+    """Do this after a while, of which a part is random."""
     wait_s = sa.limits.busy_retry_s * (1 + _share(sa.entropy))
     sa.times.retries.append((now + wait_s, task))
 

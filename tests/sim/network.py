@@ -13,7 +13,14 @@ from dataclasses import dataclass, field, replace
 
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Identity, Limits, Retransmission
-from ikev2.core.events import ChildSaDeleted, ChildSaFailed, ChildSaMoved, ChildSaReady, Event
+from ikev2.core.events import (
+    ChildSaDeleted,
+    ChildSaFailed,
+    ChildSaMoved,
+    ChildSaReady,
+    ChildSaRekeyed,
+    Event,
+)
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.manager import SaManager
 from ikev2.core.tracer import ListTracer
@@ -88,6 +95,8 @@ class Host:
     spis: SequentialSpis
     events: list[Event] = field(default_factory=list)
     installed: dict[int, ChildSaParameters] = field(default_factory=dict)
+    sending: list[int] = field(default_factory=list)
+    """The inbound SPIs of the installed pairs; the first one is sent on."""
     refuse_install: str | None = None
 
     @property
@@ -197,17 +206,23 @@ class Network:
 
     def _install(self, host: Host, event: Event) -> None:
         match event:
-            case ChildSaReady(child):
+            case ChildSaReady(child, standby):
                 if host.refuse_install is not None:
                     host.manager.child_install_failed(child, host.refuse_install, self.now)
                 else:
                     assert child.spi_in not in host.installed
                     host.installed[child.spi_in] = child
+                    host.sending.insert(len(host.sending) if standby else 0, child.spi_in)
+            case ChildSaRekeyed(old, new):
+                assert old.spi_in in host.installed
+                host.sending.remove(new.spi_in)
+                host.sending.insert(0, new.spi_in)
             case ChildSaMoved(old, new):
                 assert host.installed[old.spi_in] == old
                 host.installed[new.spi_in] = new
             case ChildSaDeleted(child):
                 assert host.installed.pop(child.spi_in, None) is not None
+                host.sending.remove(child.spi_in)
             case ChildSaFailed():
                 pass
 

@@ -41,7 +41,13 @@ def begin(sa: IkeSa, task: MakeChildSa | RekeyChildSa, now: float) -> None:
     old: ChildSa | None = None
     if isinstance(task, RekeyChildSa):
         old = sa.children.get(task.spi_in)
-        if old is None or sa.is_closing_child(old) or sa.replacement_of(old) is not None:
+        if old is None:
+            return
+        if sa.is_closing_child(old) or sa.replacement_of(old) is not None:
+            old.rekeying = False
+            return
+        if old.standby_for is not None:
+            sa.postpone(task, now)  # the peer may not have it yet
             return
     config = task.config if isinstance(task, MakeChildSa) else old.config  # type: ignore[union-attr]
     nonce = sa.entropy.octets(NONCE_OCTETS)
@@ -173,6 +179,9 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     old: ChildSa | None = None
     if rekey is not None:
         old = sa.child_by_spi_out(int.from_bytes(rekey.spi, "big")) if rekey.protocol == ProtocolId.ESP else None
+        if old is None and isinstance(sa.purpose_in_flight, ChildRequest):
+            # It may be the one that the peer has made for us, and of which we are going to hear.
+            raise TemporaryFailure("a Child SA is being made")
         if old is None:  # rfc7296-s2.25-05, rfc7296-s2.25.1-04
             return (Notify(NotifyType.CHILD_SA_NOT_FOUND, protocol=rekey.protocol, spi=rekey.spi),)
         if sa.is_closing_child(old):  # rfc7296-s2.25.1-01
