@@ -1,6 +1,6 @@
 """Coverage-guided fuzzing with atheris: `python fuzz/run.py TARGET [--runs N | --seconds S]`; `make fuzz` runs all.
 
-A finding is written to fuzz/findings and ends the run with status 77 (libFuzzer's). Inputs that reached new code are kept in
+A finding is written to fuzz/findings and ends the run with status 77. Inputs that reached new code are kept in
 fuzz/corpus/TARGET, which the tests run.
 """
 
