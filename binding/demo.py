@@ -182,7 +182,7 @@ def _progress(document: dict[str, Any]) -> None:
         case "step":
             say(f"demo: {document['text']}")
         case "ready":
-            say(f"demo: backend {document['backend']}: {document['reason']}")
+            say(f"demo: backend {document['reason']}")
         case "failed":
             say(f"demo: {document['reason']}")
 

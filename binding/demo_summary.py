@@ -30,7 +30,8 @@ def print_summary(result: DemoResult, report: Path) -> None:
         console.width = MINIMUM_WIDTH
     console.print()
     console.print(f"[bold]Hosts[/bold]    {result.place}")
-    console.print(f"[bold]Backend[/bold]  {result.backend}: {result.reason}")
+    reason = result.reason.removeprefix(f"{result.backend}: ")
+    console.print(f"[bold]Backend[/bold]  {result.backend}: {reason}")
     if result.ike_sa is not None:
         _sas(console, result.ike_sa)
     _chain(console, result.records_a)
@@ -75,6 +76,12 @@ def _chain(console: Console, records: list[dict[str, Any] | None]) -> None:
         )
 
 
+def _counted(child: dict[str, Any]) -> str:
+    """The Child SA's packet counters before and after a run, each way."""
+    before, after = child["before"], child["after"]
+    return ", ".join(f"{before[name]} -> {after[name]}" for name in ("packets_out", "packets_in"))
+
+
 def _runs(console: Console, runs: list[dict[str, Any]]) -> None:
     table = Table(title="TWAMP, round trip in ms", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for column in (
@@ -88,7 +95,7 @@ def _runs(console: Console, runs: list[dict[str, Any]]) -> None:
         "p95",
         "max",
         "keys",
-        "ESP out/in",
+        "Child SA out, in",
     ):
         table.add_column(
             column, justify="right" if column in {"sent", "lost", "min", "median", "p95", "max"} else "left"
@@ -103,6 +110,6 @@ def _runs(console: Console, runs: list[dict[str, Any]]) -> None:
             str(result["lost"]),
             *(milliseconds(delay.get(name)) for name in ("minimum_ns", "median_ns", "p95_ns", "maximum_ns")),
             {True: "equal", False: "DIFFER", None: "-"}[run["keys_equal"]],
-            "-" if child is None else f"+{child['packets_out']}/+{child['packets_in']}",
+            "-" if child is None else _counted(child),
         )
     console.print(table)

@@ -89,6 +89,8 @@ class ChildTraffic:
             "octets_out": after.octets_out - before.octets_out,
             "packets_in": after.packets_in - before.packets_in,
             "octets_in": after.octets_in - before.octets_in,
+            "before": {"packets_out": before.packets_out, "packets_in": before.packets_in},
+            "after": {"packets_out": after.packets_out, "packets_in": after.packets_in},
         }
 
 
