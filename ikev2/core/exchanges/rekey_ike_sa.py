@@ -223,7 +223,7 @@ def _answer(sa: IkeSa, inbound: Inbound) -> tuple[IkeSa, tuple[Payload, ...], by
 # --- both --------------------------------------------------------------------------------------------------------
 
 
-def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
+def hand_over(old: IkeSa, new: IkeSa, now: float, *, resume: bool = True) -> None:
     """`new` takes the place of `old`: Child SAs, what was still to be done, and the time until the next AUTH.
 
     `old` then waits until its Delete has come, or gone. RFC 7296 section 2.8.
@@ -238,7 +238,8 @@ def hand_over(old: IkeSa, new: IkeSa, now: float) -> None:
     old.add_event(IkeSaRekeyed(old.info(), new.info()))
     old.await_delete("a new IKE SA has its place", now)
     new.observer.touched(old)
-    new.resume(now)
+    if resume:
+        new.resume(now)
 
 
 def used(new: IkeSa, inbound: Inbound) -> None:
@@ -246,7 +247,7 @@ def used(new: IkeSa, inbound: Inbound) -> None:
     old = new.predecessor
     if old is None or any(isinstance(p, Delete) and p.protocol == ProtocolId.IKE for p in inbound.payloads):
         return
-    hand_over(old, new, inbound.now)
+    hand_over(old, new, inbound.now, resume=False)  # its own turn goes on: first comes what the peer asks
 
 
 def settle(old: IkeSa, now: float) -> None:
