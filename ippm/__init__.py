@@ -1,6 +1,6 @@
 """OWAMP (RFC 4656) and TWAMP (RFC 5357): measurement of paths, one way and two ways.
 
-The public API: a TWAMP server and client over asyncio, and the interface by which shared secrets come in.
+The public API: servers and clients of both over asyncio, and the interface by which shared secrets come in.
 """
 
 from __future__ import annotations
@@ -32,9 +32,13 @@ if TYPE_CHECKING:
         test_session_keys,
     )
     from ippm.io.options import ServerOptions, TwpingOptions
+    from ippm.io.owamp_client import owping
+    from ippm.io.owamp_options import OwampServerOptions, OwpingOptions
+    from ippm.io.owamp_server import OwampServer
     from ippm.io.packet_path import PacketSession
     from ippm.io.twamp_client import twping
     from ippm.io.twamp_server import TwampServer
+    from ippm.report.one_way import OneWayResult, format_one_way
     from ippm.report.result import RunResult
     from ippm.report.text import format_result
 
@@ -50,6 +54,10 @@ __all__ = [
     "Mode",
     "NoProvider",
     "NoSecret",
+    "OneWayResult",
+    "OwampServer",
+    "OwampServerOptions",
+    "OwpingOptions",
     "PacketEndpoint",
     "PacketSession",
     "PassphraseProvider",
@@ -60,7 +68,9 @@ __all__ = [
     "SessionKeys",
     "TwampServer",
     "TwpingOptions",
+    "format_one_way",
     "format_result",
+    "owping",
     "pbkdf2_token_key",
     "seal_token",
     "test_session_keys",
@@ -81,6 +91,12 @@ _LATER = {
     "PacketSession": "ippm.io.packet_path",
     "RunResult": "ippm.report.result",
     "format_result": "ippm.report.text",
+    "OneWayResult": "ippm.report.one_way",
+    "format_one_way": "ippm.report.one_way",
+    "OwampServer": "ippm.io.owamp_server",
+    "OwampServerOptions": "ippm.io.owamp_options",
+    "OwpingOptions": "ippm.io.owamp_options",
+    "owping": "ippm.io.owamp_client",
     "ServerOptions": "ippm.io.options",
     "TwampServer": "ippm.io.twamp_server",
     "TwpingOptions": "ippm.io.options",

@@ -6,140 +6,24 @@ Exit status: 0 done, 1 the operation failed or the peer refused, 2 usage or conf
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ippm.cli.common import EXIT_THRESHOLD, bind_to_device, end, one_line_errors, provider_of
+from ippm.cli.owamp import fetch, owping, stats
+from ippm.cli.serve import serve
+
 if TYPE_CHECKING:
     from ippm.crypto import KeyProvider
-    from ippm.io.options import ServerOptions, TwpingOptions
+    from ippm.io.options import TwpingOptions
     from ippm.report.result import RunResult
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_THRESHOLD = 3
-
-
-def _end(message: str, status: int) -> NoReturn:
-    for line in message.splitlines() or [""]:
-        click.echo(f"ippm: {line}", err=True)
-    sys.exit(status)
-
-
-def _one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
-    """Turn the errors that are a person's or the peer's into a line and the right exit status."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        from ippm.errors import ConfigurationError, IppmError
-
-        try:
-            return command(*args, **kwargs)
-        except ConfigurationError as error:
-            _end(str(error), EXIT_USAGE)
-        except IppmError as error:
-            _end(str(error), EXIT_FAILED)
-        except BrokenPipeError:
-            sys.stderr.close()
-            sys.exit(EXIT_FAILED)
-        except OSError as error:
-            _end((f"{error.filename}: " if error.filename else "") + (error.strerror or str(error)), EXIT_FAILED)
-        except KeyboardInterrupt:
-            _end("interrupted", EXIT_FAILED)
-
-    return run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ippm-ipsec")
 def cli() -> None:
-    """Measure network paths with TWAMP (RFC 5357)."""
-
-
-# serve
-
-
-@cli.command()
-@click.option("-c", "config", metavar="FILE", help="TOML file with a [twamp] table; options override it.")
-@click.option("--listen", metavar="ADDR[:PORT]", help="Address to listen on; all addresses, port 862, by default.")
-@click.option("-P", "test_ports", metavar="A-B", help="UDP ports of test sessions (18760-18960).")
-@click.option("-A", "modes", metavar="MODES", help="Modes to offer, letters of OAEM.")
-@click.option("-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600.")
-@click.option("--count", type=int, metavar="N", help="PBKDF2 Count, a power of two from 1024 up.")
-@click.option("-v", "verbose", is_flag=True, help="Log each connection and session.")
-@_one_line_errors
-def serve(config: str | None, key_file: str | None, verbose: bool, **overrides: Any) -> None:
-    """TWAMP server and reflector, in the foreground."""
-    import asyncio
-    import logging
-
-    logging.basicConfig(
-        stream=sys.stderr, format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING
-    )
-    options, its_key_file = _server_options(config, **overrides)
-    asyncio.run(_serve(options, _provider(key_file or its_key_file, None)))
-
-
-def _server_options(
-    config: str | None, listen: str | None, test_ports: str | None, modes: str | None, count: int | None
-) -> tuple[ServerOptions, Any]:
-    from dataclasses import replace
-
-    from ippm.cli.settings import parse_host, parse_ports, read_server_file
-    from ippm.io.options import ServerOptions
-
-    options, key_file = (ServerOptions(), None) if config is None else read_server_file(config)
-    changes: dict[str, Any] = {}
-    if listen is not None:
-        if listen.startswith(":") and listen[1:].isdigit():
-            changes["port"] = int(listen[1:])
-        elif listen.endswith(":0"):
-            changes["address"], changes["port"] = listen[:-2].strip("[]"), 0
-        else:
-            changes["address"], changes["port"] = parse_host(listen, options.port)
-    if test_ports is not None:
-        changes["test_ports"] = parse_ports(test_ports, "-P")
-    if modes is not None:
-        changes["modes"] = _modes(modes)
-    if count is not None:
-        changes["count"] = count
-    return replace(options, **changes), key_file
-
-
-def _modes(words: str) -> Any:
-    from ippm.errors import ConfigurationError
-    from ippm.iana import Mode
-
-    try:
-        return Mode.of_words(words)
-    except ValueError as error:
-        raise ConfigurationError(f"-A {words}: {error}") from None
-
-
-async def _serve(options: ServerOptions, provider: KeyProvider | None) -> None:
-    import asyncio
-    import signal
-
-    from ippm.io.twamp_server import TwampServer
-
-    server = TwampServer(options, provider)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ended.set)
-    await server.start()
-    try:
-        click.echo(f"TWAMP server on {options.address or 'all addresses'} port {server.port}")
-        sys.stdout.flush()
-        await ended.wait()
-    finally:
-        await server.stop()
+    """Measure network paths with OWAMP (RFC 4656) and TWAMP (RFC 5357)."""
 
 
 # twping
@@ -203,7 +87,7 @@ async def _serve(options: ServerOptions, provider: KeyProvider | None) -> None:
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.argument("host", metavar="HOST[:PORT]")
-@_one_line_errors
+@one_line_errors
 def twping(
     host: str,
     quiet: bool,
@@ -220,7 +104,7 @@ def twping(
     from ippm.errors import ConfigurationError, IppmError
 
     options = _twping_options(host, has_keys=bool(user or key_file), **letters)
-    provider = _provider(key_file, user) if options.security.keyed else None
+    provider = provider_of(key_file, user) if options.security.keyed else None
     try:
         run = asyncio.run(_twping(options, provider))
     except ConfigurationError:
@@ -237,7 +121,7 @@ def twping(
 
         click.echo(format_result(result), nl=False)
     if (reason := _exceeded(result, max_loss, max_delay)) is not None:
-        _end(reason, EXIT_THRESHOLD)
+        end(reason, EXIT_THRESHOLD)
 
 
 def _twping_options(
@@ -273,40 +157,9 @@ def _twping_options(
         test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
         local_port_range=None if local_ports is None else parse_ports(local_ports, "--local-ports"),
         family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
-        mark_callback=None if interface is None else _bind_to_device(interface),
+        mark_callback=None if interface is None else bind_to_device(interface),
         **rest,
     )
-
-
-def _bind_to_device(interface: str) -> Callable[[Any], None]:
-    import socket
-
-    def bind(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
-
-    return bind
-
-
-def _provider(key_file: Any, user: str | None) -> KeyProvider | None:
-    """A provider of the file's passphrases, or of one that is asked for at the terminal. Raises ConfigurationError."""
-    from ippm.errors import ConfigurationError
-
-    if key_file is None and user is None:
-        return None
-    from ippm.crypto import PassphraseProvider
-
-    if key_file is None and user is not None:
-        if not sys.stdin.isatty():
-            raise ConfigurationError(
-                f"the passphrase of {user} is in no file (-k), and there is no terminal to ask at"
-            )
-        return PassphraseProvider({user: click.prompt("Passphrase", hide_input=True, err=True)}, user)
-    from ippm.cli.keyfile import read_key_file
-
-    passphrases = read_key_file(key_file)
-    if user is not None and user not in passphrases:
-        raise ConfigurationError(f"{key_file}: no passphrase for {user}")
-    return PassphraseProvider(passphrases, user)
 
 
 async def _twping(options: TwpingOptions, provider: KeyProvider | None) -> Any:
@@ -364,6 +217,12 @@ def _exceeded(result: RunResult, max_loss: float | None, max_delay: float | None
         if result.round_trip.median > max_delay * 1e6:
             return f"median round-trip time {result.round_trip.median / 1e6:.3f} ms: more than {max_delay:g} ms"
     return None
+
+
+cli.add_command(serve)
+cli.add_command(owping)
+cli.add_command(fetch)
+cli.add_command(stats)
 
 
 def main() -> None:

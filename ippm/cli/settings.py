@@ -1,7 +1,7 @@
 """Texts of the command line and of a configuration file, as options of a server or client.
 
-The file is TOML: a table `[twamp]` with the names of ServerOptions (`address`, `port`, `test_ports`, `modes`,
-`count`, `servwait_s` ...) and `key_file`, the path of a key file beside it.
+The file is TOML: tables `[twamp]` with the names of ServerOptions and `[owamp]` with those of OwampServerOptions
+(`address`, `port`, `test_ports`, `modes`, `count`, `servwait_s` ...) and `key_file`, the path of a key file beside it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from ippm.errors import ConfigurationError
 from ippm.iana import Mode
 from ippm.io.options import ServerOptions, check_port_range
+from ippm.io.owamp_options import OwampServerOptions
 
 _KEPT_OUT = {"mark_callback"}
 
@@ -56,8 +57,17 @@ def parse_interval(text: str) -> tuple[float, bool]:
     return float(match[1]), match[2] != "f"
 
 
-def read_server_file(path: str | Path) -> tuple[ServerOptions, Path | None]:
-    """A server's options and its key file. Raises ConfigurationError with the full path of what is wrong."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerTables:
+    """What a server's file says: the options of both servers, None for one whose table is not there, and the keys."""
+
+    twamp: ServerOptions | None
+    owamp: OwampServerOptions | None
+    key_file: Path | None
+
+
+def read_server_file(path: str | Path) -> ServerTables:
+    """A server's file; without any table both serve. Raises ConfigurationError with the full path of what is wrong."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -67,28 +77,47 @@ def read_server_file(path: str | Path) -> tuple[ServerOptions, Path | None]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from None
     for name in document:
-        if name != "twamp":
-            raise ConfigurationError(f"{path}: {name}: not known; [twamp] is")
-    table = document.get("twamp", {})
+        if name not in ("twamp", "owamp"):
+            raise ConfigurationError(f"{path}: {name}: not known; [twamp] and [owamp] are")
+    twamp, twamp_keys = _table(path, document, "twamp", ServerOptions)
+    owamp, owamp_keys = _table(path, document, "owamp", OwampServerOptions)
+    if twamp_keys and owamp_keys and twamp_keys != owamp_keys:
+        raise ConfigurationError(f"{path}: owamp.key_file: not that of [twamp]")
+    return ServerTables(
+        twamp if isinstance(twamp, ServerOptions) else None,
+        owamp if isinstance(owamp, OwampServerOptions) else None,
+        twamp_keys or owamp_keys,
+    )
+
+
+def _table(
+    path: Path, document: dict[str, Any], name: str, kind: type[ServerOptions | OwampServerOptions]
+) -> tuple[ServerOptions | OwampServerOptions | None, Path | None]:
+    """The options in one table; None when only the other table is there."""
+    if name not in document and document:
+        return None, None
+    table = document.get(name, {})
     if not isinstance(table, dict):
-        raise ConfigurationError(f"{path}: twamp: a table is wanted")
+        raise ConfigurationError(f"{path}: {name}: a table is wanted")
     values: dict[str, Any] = {}
     key_file: Path | None = None
-    defaults = {f.name: f.default for f in dataclasses.fields(ServerOptions) if f.name not in _KEPT_OUT}
-    for name, value in table.items():
-        where = f"{path}: twamp.{name}"
-        if name == "key_file":
+    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.name not in _KEPT_OUT}
+    for key, value in table.items():
+        where = f"{path}: {name}.{key}"
+        if key == "key_file":
             if not isinstance(value, str):
                 raise ConfigurationError(f"{where}: a path is wanted")
             key_file = path.parent / value
-        elif name not in defaults:
+        elif key not in defaults:
             raise ConfigurationError(f"{where}: not known")
         else:
-            values[name] = _value(where, name, value, defaults[name])
+            values[key] = _value(where, key, value, defaults[key])
+    if isinstance(values.get("directory"), str):
+        values["directory"] = str(path.parent / values["directory"])
     try:
-        return ServerOptions(**values), key_file
+        return kind(**values), key_file
     except ConfigurationError as error:
-        raise ConfigurationError(f"{path}: twamp.{error}") from None
+        raise ConfigurationError(f"{path}: {name}.{error}") from None
 
 
 def _value(where: str, name: str, value: object, default: object) -> object:

@@ -230,6 +230,7 @@ class ControlConnection(ABC):
         self._servwait_s = servwait_s
         self._loop = asyncio.get_running_loop()
         self._timeout: asyncio.Timeout | None = None
+        self._poke = asyncio.Event()
 
     @abstractmethod
     def _handle_events(self) -> None:
@@ -237,8 +238,27 @@ class ControlConnection(ABC):
 
     def wake(self) -> None:
         """Something is to be sent, or the timer has changed, and no octets came for it."""
-        if self._timeout is not None:
-            self._timeout.reschedule(self._loop.time())
+        self._poke.set()
+
+    async def _receive(self) -> bytes | None:
+        """What has come, no octets at the end of the stream, None when the timer or `wake` was first.
+
+        Not loop.sock_recv with a timeout: octets that it has read when it is cancelled are lost.
+        """
+        self._poke.clear()
+        self._loop.add_reader(self._sock, self._poke.set)
+        try:
+            async with asyncio.timeout_at(self.role.next_timer()) as self._timeout:
+                await self._poke.wait()
+        except TimeoutError:
+            return None
+        finally:
+            self._timeout = None
+            self._loop.remove_reader(self._sock)
+        try:
+            return self._sock.recv(_READ_OCTETS)
+        except BlockingIOError:
+            return None
 
     async def run(self) -> None:
         """Serve until the connection ends; never raises for what the client does."""
@@ -253,15 +273,10 @@ class ControlConnection(ABC):
                 if role.closed:
                     say_goodbye(self._sock)
                     return
-                try:
-                    async with asyncio.timeout_at(role.next_timer()) as self._timeout:
-                        octets = await loop.sock_recv(self._sock, _READ_OCTETS)
-                except TimeoutError:
+                octets = await self._receive()
+                if octets is None:
                     role.handle_timer(loop.time())
-                    continue
-                finally:
-                    self._timeout = None
-                if octets:
+                elif octets:
                     role.receive_data(octets, loop.time())
                 else:
                     role.receive_eof(loop.time())

@@ -14,6 +14,7 @@ import pytest
 from ippm_control_peers import derived_provider, passphrases
 
 from ippm.core.control_events import Endpoint
+from ippm.core.fetched_session import FetchedSession
 from ippm.core.owamp_client import OwampWish
 from ippm.core.owamp_events import AllStopped
 from ippm.crypto import KeyProvider, PassphraseProvider
@@ -311,7 +312,7 @@ class TestEndings:
         run(test)
 
 
-async def fetch_after_stop(client: OwampTcpClient, sid: bytes) -> object:
+async def fetch_after_stop(client: OwampTcpClient, sid: bytes) -> FetchedSession:
     await client._await(AllStopped)
     return await client.fetch(sid)
 

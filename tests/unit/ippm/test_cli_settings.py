@@ -11,6 +11,7 @@ from ippm.cli.settings import parse_host, parse_interval, parse_ports, read_serv
 from ippm.errors import ConfigurationError
 from ippm.iana import Mode
 from ippm.io.options import ServerOptions
+from ippm.io.owamp_options import OwampServerOptions
 
 
 @pytest.mark.parametrize(
@@ -116,8 +117,9 @@ class TestServerFile:
             '[twamp]\naddress = "192.0.2.1"\nport = 8620\ntest_ports = "9000-9099"\nmodes = "AE"\n'
             'servwait_s = 60\nstrict_modes = false\nkey_file = "keys.pfs"\n',
         )
-        options, key_file = read_server_file(path)
-        assert options == ServerOptions(
+        tables = read_server_file(path)
+        assert tables.owamp is None
+        assert tables.twamp == ServerOptions(
             address="192.0.2.1",
             port=8620,
             test_ports=(9000, 9099),
@@ -125,15 +127,23 @@ class TestServerFile:
             servwait_s=60.0,
             strict_modes=False,
         )
-        assert key_file == tmp_path / "keys.pfs"
+        assert tables.key_file == tmp_path / "keys.pfs"
+
+    def test_a_table_for_owamp(self, tmp_path: Path) -> None:
+        tables = read_server_file(self.write(tmp_path, '[owamp]\nport = 8610\nmodes = "E"\ndirectory = "data"\n'))
+        assert tables.twamp is None
+        assert tables.owamp == OwampServerOptions(port=8610, modes=Mode.ENCRYPTED, directory=str(tmp_path / "data"))
+        with pytest.raises(ConfigurationError, match=r"owamp\.refwait_s: not known"):
+            read_server_file(self.write(tmp_path, "[owamp]\nrefwait_s = 1\n"))
 
     def test_an_empty_file_is_all_defaults(self, tmp_path: Path) -> None:
-        assert read_server_file(self.write(tmp_path, "")) == (ServerOptions(), None)
+        tables = read_server_file(self.write(tmp_path, ""))
+        assert (tables.twamp, tables.owamp, tables.key_file) == (ServerOptions(), OwampServerOptions(), None)
 
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("[owamp]\n", "owamp: not known; [twamp] is"),
+            ("[stamp]\n", "stamp: not known; [twamp] and [owamp] are"),
             ("twamp = 3\n", "twamp: a table is wanted"),
             ("[twamp]\nporrt = 5\n", "twamp.porrt: not known"),
             ('[twamp]\nport = "862"\n', "twamp.port: a value of type int is wanted"),

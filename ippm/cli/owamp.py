@@ -1,0 +1,297 @@
+"""`ippm owping`, `ippm fetch` and `ippm stats`: one-way measurement, and the data of sessions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ippm.cli.common import EXIT_FAILED, EXIT_THRESHOLD, bind_to_device, end, one_line_errors, provider_of
+
+if TYPE_CHECKING:
+    from ippm.crypto import KeyProvider
+    from ippm.io.owamp_client import OwampRun
+    from ippm.io.owamp_options import OwpingOptions
+    from ippm.report.one_way import OneWayResult
+
+
+def connection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say how to reach the server, of `owping` and `fetch` alike."""
+    for option in reversed(
+        [
+            click.option("-A", "mode", metavar="MODES", help="Modes to accept, letters of OAE: the strictest."),
+            click.option("-u", "user", metavar="NAME", help="KeyID to use."),
+            click.option(
+                "-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600."
+            ),
+            click.option("-4", "ipv4", is_flag=True, help="IPv4 only."),
+            click.option("-6", "ipv6", is_flag=True, help="IPv6 only."),
+            click.option("-B", "interface", metavar="INTERFACE", help="Send through this interface."),
+            click.option("-S", "local_address", metavar="ADDR", help="Local address."),
+            click.option("--local-ports", metavar="A-B", help="Local ports of Control and of test packets."),
+            click.option(
+                "--max-count",
+                "maximum_count",
+                type=click.IntRange(1024),
+                default=32768,
+                show_default=True,
+                help="Largest PBKDF2 Count to take from a server.",
+            ),
+            click.option("-Q", "quiet", is_flag=True, help="Print no result."),
+            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.option("-f", "from_server", is_flag=True, help="Measure from the server only.")
+@click.option("-t", "to_server", is_flag=True, help="Measure to the server only.")
+@click.option("-c", "count", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
+@click.option(
+    "-i",
+    "interval",
+    default="0.1",
+    show_default=True,
+    metavar="SECONDS[e|f][,...]",
+    help="Time between packets: exponential with this mean (e, the default), or fixed (f); several are gone round.",
+)
+@click.option("-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets.")
+@click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets.")
+@click.option(
+    "-L",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="Seconds until a packet counts as lost.",
+)
+@click.option(
+    "-z",
+    "start_delay_s",
+    type=click.FloatRange(0),
+    default=0.25,
+    show_default=True,
+    help="Seconds from the request to the first packet.",
+)
+@click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of test packets.")
+@click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports of test packets.")
+@click.option("-d", "save", metavar="DIR", help="Save the data of each session here, in a file SID.owp.")
+@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@connection_options
+@click.argument("host", metavar="HOST[:PORT]")
+@one_line_errors
+def owping(
+    host: str,
+    quiet: bool,
+    as_json: bool,
+    save: str | None,
+    max_loss: float | None,
+    user: str | None,
+    key_file: str | None,
+    **letters: Any,
+) -> None:
+    """One-way measurement to an OWAMP server, and from it."""
+    import asyncio
+
+    from ippm.errors import ConfigurationError, IppmError
+
+    options = owping_options(host, has_keys=bool(user or key_file), **letters)
+    provider = provider_of(key_file, user) if options.security.keyed else None
+    try:
+        run = asyncio.run(_owping(options, provider))
+    except ConfigurationError:
+        raise
+    except IppmError as error:
+        if as_json:
+            click.echo(json.dumps({"ok": False, "error": str(error), "accept": getattr(error, "accept", None)}))
+        raise
+    results = run.results
+    if save is not None:
+        for result in results:
+            _save(Path(save) / f"{result.session.sid.hex()}.owp", result.session.encode())
+    if as_json:
+        click.echo(json.dumps(_document(run, results), indent=2))
+    elif not quiet:
+        _print(results)
+    if run.errors:
+        end("\n".join(run.errors), EXIT_FAILED)
+    for result in results:
+        if max_loss is not None and result.lost * 100 > max_loss * result.sent:
+            end(f"{result.lost} of {result.sent} packets lost: more than {max_loss:g} %", EXIT_THRESHOLD)
+
+
+@click.command()
+@click.option("--begin", type=click.IntRange(0, 0xFFFFFFFF), default=0, help="First sequence number.")
+@click.option("--end", "last", type=click.IntRange(0, 0xFFFFFFFF), help="Last sequence number; all by default.")
+@click.option("-o", "output", metavar="FILE", help="Save the data here.")
+@connection_options
+@click.argument("host", metavar="HOST[:PORT]")
+@click.argument("sid", metavar="SID")
+@one_line_errors
+def fetch(
+    host: str,
+    sid: str,
+    begin: int,
+    last: int | None,
+    output: str | None,
+    quiet: bool,
+    as_json: bool,
+    user: str | None,
+    key_file: str | None,
+    **letters: Any,
+) -> None:
+    """The data of a session, from the OWAMP server that received it."""
+    import asyncio
+
+    from ippm.errors import ConfigurationError
+    from ippm.io.owamp_client import fetch as fetch_session
+    from ippm.wire.fetch_session import LAST_SEQNO
+
+    try:
+        octets = bytes.fromhex(sid)
+    except ValueError:
+        octets = b""
+    if len(octets) != 16:
+        raise ConfigurationError(f"{sid!r} is no SID: 32 hexadecimal digits")
+    options = owping_options(host, has_keys=bool(user or key_file), **letters)
+    provider = provider_of(key_file, user) if options.security.keyed else None
+    session = asyncio.run(
+        fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
+    )
+    if output is not None:
+        _save(Path(output), session.encode())
+    if not quiet:
+        _report(session, options.security.strictest.word, as_json)
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
+@one_line_errors
+def stats(file: Path, as_json: bool) -> None:
+    """The statistics of a saved session."""
+    from ippm.core.fetched_session import FetchedSession
+    from ippm.errors import ConfigurationError, InvalidMessage
+
+    try:
+        session = FetchedSession.decode(file.read_bytes())
+    except InvalidMessage as error:
+        raise ConfigurationError(f"{file}: {error}") from None
+    _report(session, "open", as_json)
+
+
+def owping_options(
+    host: str,
+    *,
+    has_keys: bool,
+    mode: str | None,
+    interval: str = "0.1",
+    test_ports: str | None = None,
+    local_ports: str | None = None,
+    from_server: bool = False,
+    to_server: bool = False,
+    ipv4: bool = False,
+    ipv6: bool = False,
+    interface: str | None = None,
+    **rest: Any,
+) -> OwpingOptions:
+    """The options of the letters. Raises ConfigurationError."""
+    import socket
+
+    from ippm.cli.settings import parse_host, parse_interval, parse_ports
+    from ippm.errors import ConfigurationError
+    from ippm.iana import OWAMP_PORT
+    from ippm.io.owamp_options import OwpingOptions
+
+    if ipv4 and ipv6:
+        raise ConfigurationError("-4 and -6 exclude each other")
+    name, port = parse_host(host, OWAMP_PORT)
+    schedule = tuple((kind, seconds) for seconds, kind in map(parse_interval, interval.split(",")))
+    both = from_server == to_server
+    return OwpingOptions(
+        host=name,
+        port=port,
+        mode=mode or ("AE" if has_keys else "O"),
+        schedule=schedule,
+        to_server=to_server or both,
+        from_server=from_server or both,
+        test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
+        local_port_range=None if local_ports is None else parse_ports(local_ports, "--local-ports"),
+        family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
+        mark_callback=None if interface is None else bind_to_device(interface),
+        **rest,
+    )
+
+
+async def _owping(options: OwpingOptions, provider: KeyProvider | None) -> OwampRun:
+    import asyncio
+    import signal
+
+    from ippm.io.owamp_client import run_owping
+    from ippm.io.pacing import StopSignal
+
+    stop = StopSignal()
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(run_owping(options, provider, stop=stop))
+    interrupts = 0
+
+    def interrupt() -> None:
+        """The first time: stop, and report what there is. The second time: end at once."""
+        nonlocal interrupts
+        interrupts += 1
+        stop.set()
+        if interrupts > 1:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        stop.close()
+
+
+def _document(run: OwampRun, results: tuple[OneWayResult, ...]) -> dict[str, Any]:
+    connected = run.connected
+    return {
+        "ok": not run.errors,
+        "host": run.options.host,
+        "port": run.options.port,
+        "mode": connected.mode.word,
+        "ikev2_derived": connected.ikev2_derived,
+        "derivation": connected.derivation,
+        "peer_identity": connected.peer_identity,
+        "count": connected.count,
+        "errors": list(run.errors),
+        "results": [result.to_dict() for result in results],
+    }
+
+
+def _report(session: Any, mode: str, as_json: bool) -> None:
+    from ippm.report.one_way import OneWayResult
+
+    result = OneWayResult.of(session, "from" if session.request.conf_sender else "to", mode)
+    if as_json:
+        click.echo(json.dumps({"ok": True, "mode": mode, "results": [result.to_dict()]}, indent=2))
+    else:
+        _print((result,))
+
+
+def _print(results: tuple[OneWayResult, ...]) -> None:
+    from ippm.report.one_way import format_one_way
+
+    click.echo("\n".join(format_one_way(result) for result in results), nl=False)
+
+
+def _save(path: Path, octets: bytes) -> None:
+    """Write a file as a whole: a name that is there has all of its octets."""
+    new = path.with_name(path.name + ".new")
+    new.write_bytes(octets)
+    new.replace(path)

@@ -1,0 +1,135 @@
+"""`ippm serve`: the servers of OWAMP and TWAMP in one process."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ippm.cli.common import modes_of, one_line_errors, provider_of
+
+if TYPE_CHECKING:
+    from ippm.crypto import KeyProvider
+    from ippm.io.options import ServerOptions
+    from ippm.io.owamp_options import OwampServerOptions
+
+
+@click.command()
+@click.option(
+    "-c", "config", metavar="FILE", help="TOML file with [twamp] and [owamp] tables, or one; options override it."
+)
+@click.option(
+    "--listen",
+    metavar="ADDR[:PORT]",
+    help="Address to listen on, and the port of TWAMP; all addresses, port 862, by default. "
+    "With a port, OWAMP is served only with --owamp-port.",
+)
+@click.option("--owamp-port", type=click.IntRange(0, 65535), help="Port of OWAMP: 861 by default.")
+@click.option("-P", "test_ports", metavar="A-B", help="UDP ports of test sessions (18760-18960).")
+@click.option("-A", "modes", metavar="MODES", help="Modes to offer, letters of OAEM (M is TWAMP's alone).")
+@click.option("-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600.")
+@click.option("--count", type=int, metavar="N", help="PBKDF2 Count, a power of two from 1024 up.")
+@click.option(
+    "--data",
+    "directory",
+    metavar="DIR",
+    help="Keep the records of OWAMP sessions here; a temporary one by default.",
+)
+@click.option("-v", "verbose", is_flag=True, help="Log each connection and session.")
+@one_line_errors
+def serve(config: str | None, key_file: str | None, verbose: bool, **overrides: Any) -> None:
+    """OWAMP server on port 861, TWAMP server on port 862, in the foreground."""
+    import asyncio
+    import logging
+
+    logging.basicConfig(
+        stream=sys.stderr, format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING
+    )
+    twamp, owamp, its_key_file = server_options(config, **overrides)
+    asyncio.run(_serve(twamp, owamp, provider_of(key_file or its_key_file, None)))
+
+
+def server_options(
+    config: str | None,
+    listen: str | None,
+    owamp_port: int | None,
+    test_ports: str | None,
+    modes: str | None,
+    count: int | None,
+    directory: str | None,
+) -> tuple[ServerOptions | None, OwampServerOptions | None, Any]:
+    """Both servers' options, None for one that is not to run, and the key file. Raises ConfigurationError."""
+    from dataclasses import replace
+
+    from ippm.cli.settings import ServerTables, parse_host, parse_ports, read_server_file
+    from ippm.core.owamp_events import SECURITY
+    from ippm.iana import TWAMP_PORT
+    from ippm.io.options import ServerOptions
+    from ippm.io.owamp_options import OwampServerOptions
+
+    tables = (
+        ServerTables(ServerOptions(), OwampServerOptions(), None) if config is None else read_server_file(config)
+    )
+    twamp, owamp = tables.twamp, tables.owamp
+    changes: dict[str, Any] = {}
+    port: int | None = None
+    if listen is not None:
+        if listen.startswith(":") and listen[1:].isdigit():
+            port = int(listen[1:])
+        elif listen.endswith(":0"):
+            changes["address"], port = listen[:-2].strip("[]"), 0
+        else:
+            changes["address"], given = parse_host(listen, TWAMP_PORT)
+            port = given if listen.count(":") == 1 or "]:" in listen else None
+    if test_ports is not None:
+        changes["test_ports"] = parse_ports(test_ports, "-P")
+    if modes is not None:
+        changes["modes"] = modes_of(modes)
+    if count is not None:
+        changes["count"] = count
+    if twamp is not None:
+        twamp = replace(twamp, **changes)
+        twamp = twamp if port is None else replace(twamp, port=port)
+    if port is not None and owamp_port is None and config is None:
+        owamp = None
+    if owamp is None and owamp_port is not None:
+        owamp = OwampServerOptions()
+    if owamp is not None:
+        if "modes" in changes:
+            changes["modes"] &= SECURITY
+        if directory is not None:
+            changes["directory"] = directory
+        owamp = replace(owamp, **changes)
+        owamp = owamp if owamp_port is None else replace(owamp, port=owamp_port)
+    return twamp, owamp, tables.key_file
+
+
+async def _serve(
+    twamp: ServerOptions | None, owamp: OwampServerOptions | None, provider: KeyProvider | None
+) -> None:
+    import asyncio
+    import signal
+    from contextlib import AsyncExitStack
+
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, ended.set)
+    async with AsyncExitStack() as stack:
+        if owamp is not None:
+            from ippm.io.owamp_server import OwampServer
+
+            one_way = OwampServer(owamp, provider)
+            await one_way.start()
+            stack.push_async_callback(one_way.stop)
+            click.echo(f"OWAMP server on {owamp.address or 'all addresses'} port {one_way.port}")
+        if twamp is not None:
+            from ippm.io.twamp_server import TwampServer
+
+            two_way = TwampServer(twamp, provider)
+            await two_way.start()
+            stack.push_async_callback(two_way.stop)
+            click.echo(f"TWAMP server on {twamp.address or 'all addresses'} port {two_way.port}")
+        sys.stdout.flush()
+        await ended.wait()

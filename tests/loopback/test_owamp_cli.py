@@ -1,0 +1,111 @@
+"""`ippm serve`, `owping`, `fetch` and `stats` as processes on loopback: texts, JSON, files, exit status."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "ippm"]
+
+
+@pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys.pfs"
+    path.write_text("alice 636f7272656374\nbob 686f727365\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(scope="module")
+def port(key_file: Path) -> Iterator[str]:
+    """The OWAMP port of a process that serves both."""
+    command = [*COMMAND, "serve", "--listen", "127.0.0.1:0", "--owamp-port", "0", "-P", "29300-29399"]
+    command += ["-k", str(key_file), "-v"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        match = re.fullmatch(r"OWAMP server on 127\.0\.0\.1 port (\d+)\n", server.stdout.readline())
+        assert match
+        assert server.stdout.readline().startswith("TWAMP server on 127.0.0.1 port ")
+        yield match[1]
+        server.send_signal(signal.SIGTERM)
+        _, log = server.communicate(timeout=20)
+        assert server.returncode == 0
+        assert "Traceback" not in log
+        assert "636f7272656374" not in log
+
+
+def ippm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+
+
+def owping(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return ippm("owping", "-c", "5", "-i", "0.001f", "-L", "0.2", "-S", "127.0.0.1", *arguments)
+
+
+def test_text_for_a_person(port: str) -> None:
+    done = owping(f"127.0.0.1:{port}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("5 sent, 0 lost (0.000%), 0 duplicates") == 2
+    assert done.stdout.count("--- owping statistics from [127.0.0.1]:") == 2
+    assert owping("-Q", "-f", f"127.0.0.1:{port}").stdout == ""
+
+
+def test_one_way_in_json(port: str) -> None:
+    done = owping("--json", "-t", "-s", "20", f"127.0.0.1:{port}")
+    document = json.loads(done.stdout)
+    assert document["ok"]
+    (result,) = document["results"]
+    assert (result["direction"], result["sent"], result["lost"], result["payload_octets"]) == ("to", 5, 0, 34)
+    assert result["clock"]["both_synchronized"] in (True, False)
+    assert result["schedule"] == [{"type": "fixed", "parameter_ns": 1_000_000}]
+
+
+def test_a_session_is_saved_fetched_and_read_back(port: str, key_file: Path, tmp_path: Path) -> None:
+    keys = ("-k", str(key_file), "-u", "alice")
+    done = owping(*keys, "-A", "E", "-t", "--json", "-d", str(tmp_path), f"127.0.0.1:{port}")
+    assert done.returncode == 0, done.stderr
+    sid = json.loads(done.stdout)["results"][0]["sid"]
+    saved = tmp_path / f"{sid}.owp"
+    other = tmp_path / "again"
+    done = ippm("fetch", *keys, "-A", "E", "-o", str(other), f"127.0.0.1:{port}", sid)
+    assert done.returncode == 0, done.stderr
+    assert "5 sent, 0 lost" in done.stdout
+    assert other.read_bytes() == saved.read_bytes()
+    assert "5 sent, 0 lost" in ippm("stats", str(saved)).stdout
+    assert json.loads(ippm("stats", "--json", str(saved)).stdout)["results"][0]["sid"] == sid
+    refused = ippm("fetch", "-k", str(key_file), "-u", "bob", "-A", "E", f"127.0.0.1:{port}", sid)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("ippm: server refused: Accept 1")
+    saved.write_bytes(saved.read_bytes()[:-40])
+    assert ippm("stats", str(saved)).returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [("-A", "M"), ("-4", "-6"), ("-i", "x")])
+def test_usage_is_exit_status_2(arguments: tuple[str, ...]) -> None:
+    done = owping(*arguments, "127.0.0.1:1")
+    assert done.returncode == 2
+    assert done.stderr.startswith("ippm: ")
+    assert ippm("fetch", "127.0.0.1", "abc").returncode == 2
+
+
+def test_ctrl_c_ends_a_run_with_what_there_is(port: str) -> None:
+    command = [*COMMAND, "owping", "-c", "100000", "-i", "0.001", "-L", "0.1", "--json", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        time.sleep(2)
+        client.send_signal(signal.SIGINT)
+        text, log = client.communicate(timeout=20)
+    assert client.returncode == 0, log
+    results = json.loads(text)["results"]
+    assert len(results) == 2
+    assert all("stopped before its end" in result["notes"] for result in results)
