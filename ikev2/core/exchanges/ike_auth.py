@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from ikev2.core import child_negotiation
 from ikev2.core.auth import Authenticator, authenticator_for
 from ikev2.core.child_negotiation import Nonces
-from ikev2.core.config import ConnectionConfig, Identity
+from ikev2.core.config import Childless, ConnectionConfig, Identity
 from ikev2.core.events import ChildSaFailed
-from ikev2.core.exchange import CloseIkeSa, Establish, Inbound
-from ikev2.core.exchanges.informational import FATAL_NOTIFIES
+from ikev2.core.exchange import CloseIkeSa, CloseReplaced, Establish, Inbound, MakeChildSa
+from ikev2.core.exchanges.informational import FATAL_NOTIFIES, take_auth_lifetime
 from ikev2.core.types import Address, Role
 from ikev2.crypto.keymat import signed_octets
 from ikev2.crypto.suites import choose_proposal, numbered
@@ -87,8 +87,8 @@ def begin(sa: IkeSa, now: float) -> None:
     if connection.remote_id is not None:
         payloads.append(IdR(connection.remote_id.id_type, connection.remote_id.data))
     payloads.append(_authenticator(sa, connection).prove(_our_octets(sa, id_i.body())))
-    if connection.children:
-        handshake.child, child_payloads = child_negotiation.offer(sa, connection.children[0])
+    if sa.wanted and connection.childless is not Childless.FORCE:
+        handshake.child, child_payloads = child_negotiation.offer(sa, sa.wanted[0])
         payloads += child_payloads
     sa.send_request(ExchangeType.IKE_AUTH, tuple(payloads), Establish(), now)
 
@@ -118,6 +118,10 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     sa.peer_id = peer_id
     sa.establish(inbound.now, initial_contact=_heeds_initial_contact(sa, inbound))
     _take_child(sa, inbound)
+    take_auth_lifetime(sa, inbound)
+    sa.queue(*(MakeChildSa(config) for config in sa.wanted[0 if sa.need_handshake().child is None else 1 :]))
+    if sa.replaces is not None:
+        sa.queue(CloseReplaced())  # RFC 7296 section 2.8.3: when all of the others are there
     sa.end_handshake()
     return ()
 
@@ -180,6 +184,8 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     payloads: list[Payload] = [id_r, authenticator.prove(_our_octets(sa, id_r.body()))]
     sa.establish(inbound.now, initial_contact=_heeds_initial_contact(sa, inbound))
     payloads += _answer_child(sa, inbound)
+    if connection.reauth_s:
+        payloads.append(Notify(NotifyType.AUTH_LIFETIME, int(connection.reauth_s).to_bytes(4, "big")))  # RFC 4478
     sa.end_handshake()
     return tuple(payloads)
 
@@ -215,7 +221,13 @@ def _accepts(connection: ConnectionConfig, chosen: tuple[Proposal, ...]) -> bool
 def _answer_child(sa: IkeSa, inbound: Inbound) -> list[Payload]:
     """The Child SA's payloads, or the notify that says why there is none. The IKE SA stays either way."""
     if inbound.first(Sa) is None and inbound.first(TsI) is None and inbound.first(TsR) is None:
-        return []  # childless, RFC 6023
+        if sa.connection.childless is Childless.NEVER:
+            raise InvalidSyntax("an IKE_AUTH request without a Child SA, which is not configured")  # RFC 6023
+        return []
+    if sa.connection.childless is Childless.FORCE:
+        reason = "no Child SA is made in IKE_AUTH here"
+        sa.add_event(ChildSaFailed(sa.info(), sa.connection.name, reason, NotifyType.NO_ADDITIONAL_SAS))
+        return [Notify(NotifyType.NO_ADDITIONAL_SAS)]
     try:
         child, payloads = child_negotiation.answer(sa, inbound, _nonces(sa))
     except ProtocolError as error:  # rfc7296-s1.3.1-03

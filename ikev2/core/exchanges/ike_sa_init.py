@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ikev2.core import fragmentation, nat
 from ikev2.core.channel import SecureChannel
-from ikev2.core.config import ConnectionConfig
+from ikev2.core.config import Childless, ConnectionConfig
 from ikev2.core.exchange import Establish, Ignored, Inbound
 from ikev2.core.exchanges import ike_auth
 from ikev2.core.types import Address
@@ -180,8 +180,8 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
     if header.responder_spi == ZERO_SPI:
         raise InvalidSyntax("the responder chose no SPI")
     handshake.childless = inbound.notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED) is not None
-    if not sa.connection.children and not handshake.childless:
-        raise InvalidSyntax("the peer does not do without a Child SA, and none is configured")
+    if (not sa.wanted or sa.connection.childless is Childless.FORCE) and not handshake.childless:
+        raise InvalidSyntax("the peer does not do without a Child SA in IKE_AUTH, and none is to be made there")
     shared = handshake.pair.shared_secret(ke.data)
     handshake.failure = None  # whoever said it: there is an answer now
     sa.spi_r = header.responder_spi
@@ -237,12 +237,15 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     sa.suite = suite
     found = nat.detect(inbound.notifies, header.initiator_spi, header.responder_spi, inbound.local, inbound.remote)
     sa.nat = replace(found, local=True) if found.supported and connection.encap else found
+    never = connection.childless is Childless.NEVER
+    # Protocol ID 1 of RFC 6023 section 4 is for the IKE SA, of which RFC 7296 section 3.10 wants 0 by now.
+    childless = () if never else (Notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED),)
     return (
         Sa((chosen,)),  # rfc7296-s2.7-01, rfc7296-s2.7-03
         Ke(suite.ke.id, sa.handshake.pair.public),
         Nonce(sa.handshake.nonce_r),
         *nat.detection_notifies(sa.spi_i, sa.spi_r, inbound.local, inbound.remote, fake=connection.encap),
-        Notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED),
+        *childless,
         *fragmentation.negotiate(sa, inbound),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ikev2.core import lifetime
 from ikev2.core.events import ChildSaHalfClosed, PeerAlive
 from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Inbound, Task
 from ikev2.core.purposes import ChildRequest
@@ -62,6 +63,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
             f"the initiator refused our IKE_AUTH response: {fatal.notify_type}", fatal.notify_type
         )
         return ()
+    take_auth_lifetime(sa, inbound)
     deletes = [payload for payload in inbound.payloads if isinstance(payload, Delete)]
     if any(delete.protocol == ProtocolId.IKE for delete in deletes):
         # rfc7296-s2.25.2-05: also when we are closing it: our own request is forgotten.
@@ -75,6 +77,13 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         if (spi_in := _delete_child(sa, int.from_bytes(spi, "big"))) is not None
     ]
     return (Delete.esp(*answered),) if answered else ()
+
+
+def take_auth_lifetime(sa: IkeSa, inbound: Inbound) -> None:
+    """Heed an AUTH_LIFETIME. RFC 4478 section 2."""
+    notify = inbound.notify(NotifyType.AUTH_LIFETIME)
+    if notify is not None and len(notify.data) == 4:
+        lifetime.limit_authentication(sa, int.from_bytes(notify.data, "big"), inbound.now)
 
 
 def _delete_child(sa: IkeSa, spi_out: int) -> bytes | None:
