@@ -169,7 +169,8 @@ def _seal(
     if not sa.fragmentation.negotiated or (octets <= room and not always):
         return (channel.seal_whole(plain),)  # rfc7383-s2.4-01, rfc7383-s2.4-04
     fragments = channel.seal_fragments(plain, room)  # rfc7383-s2.5.1-01
-    sa.tracer.note(f"{sa.name}: splitting IKE message ({octets} octets) into {len(fragments)} fragments")
+    if len(fragments) > 1:
+        sa.tracer.note(f"{sa.name}: splitting IKE message ({octets} octets) into {len(fragments)} fragments")
     return fragments
 
 

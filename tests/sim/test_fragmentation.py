@@ -39,9 +39,10 @@ from ikev2.core.fragmentation import PROBE_RETRANSMISSIONS
 from ikev2.core.transitions import State
 from ikev2.core.types import Datagram
 from ikev2.errors import IntegrityError
-from ikev2.iana import ExchangeType, IdType, NotifyType, PayloadType
+from ikev2.iana import AuthMethod, ExchangeType, IdType, NotifyType, PayloadType
 from ikev2.wire.message import sealed_prefix
 from ikev2.wire.payloads import (
+    Auth,
     EncryptedFragment,
     Notify,
     Payload,
@@ -541,6 +542,38 @@ def test_a_whole_message_ends_the_reassembly_of_the_same() -> None:
     assert b.manager.next_timer() is None
 
 
+def waiting() -> tuple[Network, Host, Host]:
+    """a has asked whether b lives, and nothing arrives any more but what is given."""
+    network, a, b = connected()
+    network.link = lambda sent: ()
+    a.manager.check_liveness(a.sa, network.now)
+    network.flush(a)
+    return network, a, b
+
+
+def test_a_whole_response_ends_the_reassembly_of_the_same() -> None:
+    network, a, b = waiting()
+    give(network, a, cut(b, INFO, FILLER, message_id=2, is_response=True)[0], b.address)
+    assert a.sa.fragmentation.response is not None
+    give(network, a, sealed(b, INFO, (), message_id=2, is_response=True), b.address)
+    assert a.of(PeerAlive)
+    assert a.sa.fragmentation.response is None
+    assert a.manager.next_timer() is None
+
+
+def test_fragments_of_a_response_do_not_mix_with_those_of_the_one_before() -> None:
+    """The first one was malformed in the end: a deletes the IKE SA, and takes the fragments of that answer."""
+    network, a, b = waiting()
+    old = cut(b, INFO, FILLER, 400, message_id=2, is_response=True)
+    new = cut(b, INFO, FILLER, 800, message_id=3, is_response=True)
+    give(network, a, old[0], b.address)
+    give(network, a, sealed(b, INFO, (Auth(AuthMethod(2), b"x"),) * 2, message_id=2, is_response=True), b.address)
+    assert a.sa.state is State.DELETING
+    for fragment in new:
+        give(network, a, fragment, b.address)
+    assert a.manager.sas == []
+
+
 def test_fragments_of_another_message_id_or_exchange_do_not_mix() -> None:
     network, a, b = connected()
     fragments, later = cut(a, INFO, FILLER), cut(a, INFO, FILLER, message_id=3)
@@ -741,6 +774,7 @@ def test_a_smaller_size_that_makes_no_more_fragments_is_passed_over() -> None:
     totals = [number[1] for datagram in sent_by(network, a) if (number := numbers(datagram))]
     assert set(totals) == {2}
     assert max(sizes(sent_by(network, a))) <= 700
+    assert len({datagram.data for datagram in sent_by(network, a)}) == 2  # never cut again
 
 
 @pytest.mark.req("rfc7383-s2.4-02")
