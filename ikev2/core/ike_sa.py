@@ -120,7 +120,7 @@ class IkeSa:
         self.peer_id: Identity | None = None
         self.children: dict[int, ChildSa] = {}
         self.unwanted_spis: set[int] = set()
-        self.wanted = connection.children[:1] if role is Role.INITIATOR else ()
+        self.wanted = _wanted(connection) if role is Role.INITIATOR else ()
         self.replaces: IkeSa | None = None
         self.predecessor: IkeSa | None = None
         self.heir: IkeSa | None = None
@@ -697,6 +697,12 @@ class IkeSa:
                 self.spi_i, self.spi_r, exchange, message_id, is_initiator=True, is_response=is_response
             )
             self.tracer.message("out", describe(Message(header, payloads)), self.local, self.remote)
+
+
+def _wanted(connection: ConnectionConfig) -> tuple[ChildConfig, ...]:
+    """The Child SAs that come with an IKE SA: the first one, and whatever starts by itself."""
+    first, others = connection.children[:1], connection.children[1:]
+    return (*first, *(child for child in others if child.start_action == "start"))
 
 
 def _child_info(child: ChildSa) -> ChildSaInfo:

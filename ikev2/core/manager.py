@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from ikev2.core.child_sa import ChildSaParameters
-from ikev2.core.config import ConnectionConfig, Identity, Limits
+from ikev2.core.config import ChildConfig, ConnectionConfig, Identity, Limits
 from ikev2.core.cookie import CookieJar
 from ikev2.core.events import Event
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, clear_reply
@@ -162,12 +162,14 @@ class SaManager:
         local: Address,
         now: float,
         *,
+        child: str | None = None,
         impairments: Sequence[Impairment] = (),
     ) -> IkeSa:
         """Begin an IKE SA. `remote` None takes the connection's first address and its IKE port.
 
+        It comes with the first Child SA and those that start by themselves, or with the one that is named.
         `impairments` spoil what this one SA sends, before those of the manager.
-        LocalProtocolError when there is no such connection, or it names no address.
+        LocalProtocolError when there is no such connection or Child SA, or the connection names no address.
         """
         self.now = max(self.now, now)
         connection = self.connection(connection_name)
@@ -177,6 +179,8 @@ class SaManager:
                 raise LocalProtocolError(f"connection {connection_name} names no address to call")
             remote = Address(host, connection.ike_port)
         sa = self._make(connection, Role.INITIATOR, local, remote, (), impairments)
+        if child is not None:
+            sa.wanted = (_child_config(connection, child),)
         sa.initiate(now)
         self._by_spi[sa.spi_i] = sa
         self._collect(sa, now)
@@ -201,10 +205,7 @@ class SaManager:
 
         RFC 7296 section 1.3.1.
         """
-        config = next((child for child in sa.connection.children if child.name == name), None)
-        if config is None:
-            raise LocalProtocolError(f"connection {sa.connection.name} has no child {name!r}")
-        sa.make_child(config, now)
+        sa.make_child(_child_config(sa.connection, name), now)
         self._collect(sa, now)
 
     def rekey(self, sa: IkeSa, now: float) -> None:
@@ -558,6 +559,13 @@ def _begins(header: Header) -> bool:
 
 def _own_spi(sa: IkeSa) -> bytes:
     return sa.spi_i if sa.role is Role.INITIATOR else sa.spi_r
+
+
+def _child_config(connection: ConnectionConfig, name: str) -> ChildConfig:
+    for child in connection.children:
+        if child.name == name:
+            return child
+    raise LocalProtocolError(f"connection {connection.name} has no child {name!r}")
 
 
 def _child_names(sa: IkeSa) -> set[str]:

@@ -140,8 +140,9 @@ class Daemon:
         return {"name": name}
 
     async def rekey(self, name: str) -> JsonObject:
-        """Not there yet."""
-        raise IkeError(f"{name}: rekeying is not available yet; take it down and up")
+        """Rekey a connection's IKE SA, or a Child SA."""
+        await self.endpoint.rekey(name)
+        return {"name": name}
 
     def list_sas(self) -> JsonObject:
         """Every IKE SA with its Child SAs and their counters, and the connections that are configured."""

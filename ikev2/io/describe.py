@@ -8,13 +8,16 @@ from ikev2.core.events import (
     ChildSaHalfClosed,
     ChildSaMoved,
     ChildSaReady,
+    ChildSaRekeyed,
     Event,
     IkeSaDeleted,
     IkeSaEstablished,
     IkeSaFailed,
+    IkeSaRekeyed,
+    IkeSaRekeyFailed,
 )
 
-CHILD_EVENTS = (ChildSaReady, ChildSaDeleted, ChildSaFailed, ChildSaMoved, ChildSaHalfClosed)
+CHILD_EVENTS = (ChildSaReady, ChildSaRekeyed, ChildSaDeleted, ChildSaFailed, ChildSaMoved, ChildSaHalfClosed)
 
 
 def describe_event(event: Event) -> str:
@@ -37,6 +40,15 @@ def describe_event(event: Event) -> str:
             )
         case ChildSaDeleted(child, reason):
             return f"CHILD_SA {child.label} deleted" + (f": {reason}" if reason else "")
+        case ChildSaRekeyed(old, new):
+            return f"CHILD_SA {new.label} replaces {old.label}: outbound traffic uses SPI {new.spi_out:08x}"
+        case IkeSaRekeyed(old_sa, new_sa):
+            return (
+                f"IKE_SA {new_sa.name}[{new_sa.spi_i.hex()}:{new_sa.spi_r.hex()}] rekeyed "
+                f"{old_sa.name}[{old_sa.spi_i.hex()}:{old_sa.spi_r.hex()}]"
+            )
+        case IkeSaRekeyFailed(sa, reason):
+            return f"IKE_SA {sa.name}[{sa.spi_i.hex()}:{sa.spi_r.hex()}] could not be rekeyed: {reason}"
         case ChildSaFailed(_, name, reason):
             return f"CHILD_SA {name} failed: {reason}"
         case ChildSaMoved(_, new):

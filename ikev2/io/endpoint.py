@@ -21,6 +21,7 @@ from ikev2.core.events import (
     ChildSaHalfClosed,
     ChildSaMoved,
     ChildSaReady,
+    ChildSaRekeyed,
     Event,
 )
 from ikev2.core.exporter import KeyExporter
@@ -169,17 +170,19 @@ class Endpoint:
         Waits for the outcome, at most `timeout_s`. Raises IkeError with the reason when it is not up then.
         """
         connection = self._connection(name)
+        child = name if name != connection.name else None
         sa = self._established(connection)
         if sa is not None:
-            if name != connection.name and all(child.params.name != name for child in sa.children.values()):
-                raise IkeError(f"{name}: IKE SA {sa.name} is up without it; take it down and up to have it")
+            if child is not None and all(one.params.name != name for one in sa.children.values()):
+                await self._up_child(sa, name, timeout_s)
             return sa.info()
         wish = self._coming(connection)
         if wish is None:
             local, remote = await self._addresses(connection)
             wish = self._coming(connection)  # somebody else may have been quicker
         if wish is None:
-            wish = Wish(self.manager.initiate(connection.name, remote, local, self._now()), up=True)
+            begun = self.manager.initiate(connection.name, remote, local, self._now(), child=child)
+            wish = Wish(begun, up=True)
             self._wishes.append(wish)
             self.log.log("IKE", f"initiating IKE_SA {wish.sa.name} to {remote.host}")
             self._turn()
@@ -189,6 +192,41 @@ class Endpoint:
         except TimeoutError:
             raise IkeError(f"{name}: not up after {timeout_s} s") from None
         return wish.sa.info()
+
+    async def _up_child(self, sa: IkeSa, name: str, timeout_s: float | None) -> None:
+        wish = Wish(sa, up=True, child=name)
+        self.manager.make_child(sa, name, self._now())
+        self._wishes.append(wish)
+        await self._settled(name, [wish], timeout_s)
+
+    async def _settled(self, name: str, wishes: Sequence[Wish], timeout_s: float | None) -> None:
+        self._turn()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await asyncio.gather(*(asyncio.shield(wish.future) for wish in wishes))
+        except TimeoutError:
+            raise IkeError(f"{name}: not done after {timeout_s} s") from None
+
+    async def rekey(self, name: str, timeout_s: float | None = None) -> None:
+        """Rekey the IKE SAs of the connection `name`, or the Child SAs `name`, and wait for the outcome.
+
+        Raises IkeError with the reason when there is none, or when one could not be rekeyed. RFC 7296 section 2.8.
+        """
+        wishes = []
+        for sa in [sa for sa in self.manager.sas if sa.state in (State.ESTABLISHED, State.REKEYING)]:
+            if sa.connection.name == name:
+                wishes.append(Wish(sa, up=False, rekey=True))
+                self.manager.rekey(sa, self._now())
+                continue
+            for spi_in, child in list(sa.children.items()):
+                if child.params.name == name and not sa.is_closing_child(child):
+                    wishes.append(Wish(sa, up=False, child=name, spi_in=spi_in, rekey=True))
+                    self.manager.rekey_child(child.params, self._now())
+        self._wishes.extend(wishes)
+        if not wishes:
+            self._connection(name)
+            raise IkeError(f"{name}: no such SA is up")
+        await self._settled(name, wishes, timeout_s)
 
     async def down(self, name: str) -> None:
         """Take down every SA of the connection `name`, or the Child SAs `name`, and wait until the peer knows.
@@ -325,8 +363,13 @@ class Endpoint:
     def _carry_out(self, event: Event) -> None:
         try:
             match event:
-                case ChildSaReady(child):
-                    self.backend.install(child)
+                case ChildSaReady(child, standby):
+                    if standby:
+                        self.backend.install_standby(child)
+                    else:
+                        self.backend.install(child)
+                case ChildSaRekeyed(_, new):
+                    self.backend.activate(new)
                 case ChildSaMoved(old, new):
                     self.backend.update_address(old, new)
                 case ChildSaDeleted(child):
@@ -394,10 +437,13 @@ class Endpoint:
             self.log.log(
                 "KNL", f"the Child SA with SPI {event.spi:08x} reached its {'hard' if event.hard else 'soft'} limit"
             )
-            for sa in self.manager.sas if event.hard else ():
-                for spi_in, child in list(sa.children.items()):
-                    if event.spi in (spi_in, child.params.spi_out):
-                        self.manager.delete_child(child.params, self._now(), "its lifetime is over")
+            for child in [child.params for sa in self.manager.sas for child in sa.children.values()]:
+                if event.spi not in (child.spi_in, child.spi_out):
+                    continue
+                if event.hard:
+                    self.manager.expire_child(child, self._now())
+                else:
+                    self.manager.rekey_child(child, self._now())
         self._turn()
 
     # --- small things --------------------------------------------------------------------------------------------

@@ -155,6 +155,16 @@ class Backend(ABC):
         policies that let IKE itself (UDP 500 and 4500) pass. A failed install leaves nothing of the child behind.
         """
 
+    def install_standby(self, child: ChildSaParameters) -> None:
+        """Put in a pair that is to replace another: it receives, but what is sent still uses the other one.
+
+        A backend that cannot tell the two apart sends on it at once, which RFC 7296 section 2.8 allows.
+        """
+        self.install(child)
+
+    def activate(self, child: ChildSaParameters) -> None:  # noqa: B027
+        """What is sent uses this installed pair from now on. RFC 7296 section 2.8."""
+
     @abstractmethod
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
         """Move an installed pair to other outer addresses or ports; keys, SPIs and sequence numbers stay.

@@ -168,7 +168,7 @@ def test_run_serves_until_it_is_told_to_stop(config: Path) -> None:
             assert isinstance(json.loads(invoke("log", "--json", "-n", "1", "--socket", control).output), list)
             assert invoke("reload", "--socket", control).exit_code == 0
             rekey = invoke("rekey", "lab", "--socket", control)
-            assert (rekey.exit_code, "not available yet" in rekey.stderr) == (1, True)
+            assert (rekey.exit_code, "no such SA is up" in rekey.stderr) == (1, True)
             second = subprocess.run(
                 [sys.executable, "-m", "ikev2", "run", "-c", str(config)],
                 capture_output=True,
