@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
-from ikev2.core.config import ChildConfig, ConnectionConfig, Identity, Limits, Retransmission
+from ikev2.core.config import ChildConfig, Childless, ConnectionConfig, Identity, Lifetime, Limits, Retransmission
 from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
@@ -36,6 +36,7 @@ DEFAULT_IKE_PROPOSALS = (
 )
 DEFAULT_ESP_PROPOSALS = ("aes256gcm16", "aes128gcm16", "aes256-sha256")
 MAX_LABEL_OCTETS = 16
+OVER_SHARE = 0.1
 SMALLEST_FRAGMENT_SIZE = 200
 """Octets of an IP datagram that leave room for IPv6, UDP, SKF and some content with every algorithm."""
 
@@ -152,6 +153,9 @@ class ChildSection(_Section):
     esp_proposals: EspProposals = list(DEFAULT_ESP_PROPOSALS)
     start_action: Literal["none", "start"] = "none"
     replay_window: Annotated[int, Field(ge=0, le=4096)] = 64
+    rekey_time: Seconds = 3600.0
+    life_time: Seconds | None = None
+    rand_time: Seconds | None = None
 
 
 class ConnectionSection(_Section):
@@ -165,6 +169,11 @@ class ConnectionSection(_Section):
     remote: AuthSection = AuthSection()
     children: dict[str, ChildSection] = {}
     dpd_delay: Seconds = 0.0
+    rekey_time: Seconds = 4 * 3600.0
+    reauth_time: Seconds = 0.0
+    over_time: Seconds | None = None
+    rand_time: Seconds | None = None
+    childless: Literal["allow", "force", "never"] = "allow"
     encap: bool = False
     unique: Literal["no", "never"] = "no"
     fragmentation: Literal["yes", "no", "force"] = "yes"
@@ -296,6 +305,7 @@ def _connection(
     where = f"connections.{name}"
     if section.ike_port == section.nat_port:
         faults.append(f"{where}.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each")
+    _check_times(where, section, faults)
     secret = _secret_for(section, secrets)
     if secret is None:
         wanted = " and ".join(text for text in (section.local.id, section.remote.id) if text != "%any")
@@ -321,9 +331,29 @@ def _connection(
         send_initial_contact=section.unique != "never",
         fragmentation=section.fragmentation,
         fragment_size=section.fragment_size,
+        lifetime=_ike_lifetime(section),
+        reauth_s=section.reauth_time,
+        childless=Childless(section.childless),
         ike_port=section.ike_port,
         nat_port=section.nat_port,
     )
+
+
+def _check_times(where: str, section: ConnectionSection, faults: list[str]) -> None:
+    """An SA ends after it is to be rekeyed, and is not rekeyed as soon as it is there. RFC 7296 section 2.8."""
+    if section.rand_time is not None and 0 < section.rekey_time <= section.rand_time:
+        faults.append(f"{where}.rand_time: must be less than rekey_time ({section.rekey_time:g} s)")
+    if section.rand_time is not None and 0 < section.reauth_time <= section.rand_time:
+        faults.append(f"{where}.rand_time: must be less than reauth_time ({section.reauth_time:g} s)")
+    for name, child in section.children.items():
+        if child.life_time is not None and child.rekey_time and child.life_time <= child.rekey_time:
+            faults.append(
+                f"{where}.children.{name}.life_time: must be more than rekey_time ({child.rekey_time:g} s)"
+            )
+        if child.rand_time is not None and 0 < child.rekey_time <= child.rand_time:
+            faults.append(
+                f"{where}.children.{name}.rand_time: must be less than rekey_time ({child.rekey_time:g} s)"
+            )
 
 
 def _child(name: str, section: ChildSection) -> ChildConfig:
@@ -335,7 +365,24 @@ def _child(name: str, section: ChildSection) -> ChildConfig:
         esp_proposals=_numbered(parse_esp_proposal(text) for text in section.esp_proposals),
         start_action=section.start_action,
         replay_window=section.replay_window,
+        lifetime=_child_lifetime(section),
     )
+
+
+def _ike_lifetime(section: ConnectionSection) -> Lifetime:
+    """swanctl's defaults: a tenth of the longer time for `over_time`, and that for `rand_time`."""
+    over_s = section.over_time
+    if over_s is None:
+        over_s = OVER_SHARE * max(section.rekey_time, section.reauth_time)
+    return Lifetime(section.rekey_time, over_s, over_s if section.rand_time is None else section.rand_time)
+
+
+def _child_lifetime(section: ChildSection) -> Lifetime:
+    """swanctl's defaults: `life_time` is a tenth longer than `rekey_time`, `rand_time` what lies between the two."""
+    over_s = (
+        OVER_SHARE * section.rekey_time if section.life_time is None else section.life_time - section.rekey_time
+    )
+    return Lifetime(section.rekey_time, over_s, over_s if section.rand_time is None else section.rand_time)
 
 
 def _numbered(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
