@@ -17,19 +17,25 @@ from ikev2.core.types import Address
 from ikev2.crypto.protect import SkCipher
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import IkeError, ProtocolError
-from ikev2.iana import ExchangeType
+from ikev2.iana import ExchangeType, PayloadType
 from ikev2.io.frames import find_udp
 from ikev2.io.keylog import LoggedIkeSa, read_ike_table
 from ikev2.io.pcap import read_capture
 from ikev2.ipsec.backend import NON_ESP_MARKER
 from ikev2.wire.header import HEADER_OCTETS, Header
 from ikev2.wire.message import Message, describe, parse_payloads, received_prefix
-from ikev2.wire.payloads import Encrypted, IdI, IdR, Payload
+from ikev2.wire.payloads import Encrypted, EncryptedFragment, IdI, IdR, Payload
+
+_Fragments = dict[tuple[bytes, bytes, int, int, int], dict[int, tuple[PayloadType, bytes]]]
+"""SPIs, flags, Message ID and Total Fragments -> Fragment Number -> first payload and content."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedMessage:
-    """One message of a capture. `inner` are the decrypted payloads; `problem` says why there are none."""
+    """One message of a capture. `inner` are the decrypted payloads; `problem` says why there are none.
+
+    A fragmented message has them at the fragment that completes it.
+    """
 
     time_ns: int
     source: Address
@@ -89,6 +95,7 @@ def decode_capture(path: Path, keys: Path | None = None) -> list[DecodedMessage]
     """
     logged = {(sa.spi_i, sa.spi_r): sa for sa in read_ike_table(keys)} if keys is not None else {}
     messages = []
+    fragments: _Fragments = {}
     for packet in read_capture(path):
         ip_packet = packet.ip_packet()
         datagram = find_udp(ip_packet) if ip_packet is not None else None
@@ -97,7 +104,7 @@ def decode_capture(path: Path, keys: Path | None = None) -> list[DecodedMessage]
             continue
         source = Address(datagram.source, datagram.source_port)
         destination = Address(datagram.destination, datagram.destination_port)
-        messages.append(_decode(packet.time_ns, source, destination, octets, logged))
+        messages.append(_decode(packet.time_ns, source, destination, octets, logged, fragments))
     return messages
 
 
@@ -117,6 +124,7 @@ def _decode(
     destination: Address,
     octets: bytes,
     logged: dict[tuple[bytes, bytes], LoggedIkeSa],
+    fragments: _Fragments,
 ) -> DecodedMessage:
     header = Header.parse(octets)
     try:
@@ -133,7 +141,30 @@ def _decode(
             )
         except IkeError as error:
             problem = f"cannot be decrypted: {error}"
+    elif isinstance(sealed, EncryptedFragment) and sa is not None:
+        try:
+            content = _open(sa, header, received_prefix(octets, sealed), sealed.body)
+            inner = _put_together(header, sealed, content, fragments)
+        except IkeError as error:
+            problem = f"cannot be decrypted: {error}"
     return DecodedMessage(time_ns, source, destination, header, message, inner, problem)
+
+
+def _put_together(
+    header: Header, sealed: EncryptedFragment, content: bytes, fragments: _Fragments
+) -> tuple[Payload, ...] | None:
+    """The payloads of the whole message with the fragment that completes it, None before and for repetitions.
+
+    RFC 7383 section 2.6.
+    """
+    key = (header.initiator_spi, header.responder_spi, header.flags, header.message_id, sealed.total_fragments)
+    found = fragments.setdefault(key, {})
+    known = len(found)
+    found[sealed.fragment_number] = (sealed.first_payload, content)
+    if len(found) == known or len(found) < sealed.total_fragments:
+        return None
+    parts = [found[number] for number in range(1, sealed.total_fragments + 1)]
+    return parse_payloads(parts[0][0], b"".join(part for _, part in parts))
 
 
 def _open(sa: LoggedIkeSa, header: Header, aad: bytes, body: bytes) -> bytes:

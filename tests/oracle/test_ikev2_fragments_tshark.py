@@ -10,6 +10,8 @@ import pytest
 from ikev2_pair import Pair
 from oracle.test_ikev2_tshark import dissected, record
 
+from ikev2.io.decode import decode_capture
+
 pytestmark = [
     pytest.mark.tshark,
     pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is not installed"),
@@ -41,3 +43,18 @@ def test_tshark_decrypts_fragments_with_the_key_log(tmp_path: Path, ike: str) ->
     first = [fragment["isakmp.nextpayload"] for fragment in fragments]
     assert first[:total] == ["35"] + ["0"] * (total - 1)  # IDi, then none
     assert numbers[-1] == (1, 1)  # the answer to the delete
+
+
+def test_our_own_decoder_puts_fragments_together(tmp_path: Path) -> None:
+    """The payloads are with the last one; without keys there are none."""
+    pair = Pair(tmp_path, connection={"fragmentation": "force", "fragment_size": 200})
+    path = record(pair, tmp_path)
+    messages = decode_capture(path, tmp_path / "keys")
+    assert all(message.problem is None for message in messages)
+    summaries = [str(message.to_dict()["summary"]) for message in messages]
+    assert summaries[2] == "IKE_AUTH request 1 [ EF(1/3) ]"
+    assert summaries[4].startswith("IKE_AUTH request 1 [ IDi ")
+    assert "IDi: identity=a.example, id_type=ID_FQDN" in "\n".join(messages[4].lines())
+    assert summaries[-1] == "INFORMATIONAL response 2 [ ]"
+    assert json.dumps([message.to_dict() for message in messages])
+    assert all(message.inner is None for message in decode_capture(path))
