@@ -66,7 +66,8 @@ class FetchedSession:
         ack = FetchAck.parse(reader.take(FetchAck.OCTETS))
         head = reader.take(RequestSession.OCTETS)
         request = RequestSession.parse(head, reader.take(RequestSession.slots_octets(head)))
-        skips = reader.take(len(padded(bytes(SKIP_RANGE.size * ack.number_of_skip_ranges))))
+        ranges = SKIP_RANGE.size * ack.number_of_skip_ranges
+        skips = reader.take(ranges + -ranges % 16)
         octets = ack.number_of_records * RECORD_OCTETS
         records = reader.take(octets + -octets % 16)[:octets]
         return cls.of_parts(request, ack, skips, records)
