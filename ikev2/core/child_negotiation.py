@@ -211,6 +211,8 @@ def answer(
     if config.mode is Mode.TRANSPORT:
         payloads.append(Notify(NotifyType.USE_TRANSPORT_MODE))  # rfc7296-s1.3.1-01
     payloads += [Sa((answer_proposal,)), *keying, TsI(narrowed.tsi), TsR(narrowed.tsr)]
+    if replaces is None and not narrowed.whole and _others_possible(sa, config, narrowed, inbound):
+        payloads.append(Notify(NotifyType.ADDITIONAL_TS_POSSIBLE))
     return child, payloads
 
 
@@ -263,12 +265,7 @@ def _choose_config(
             if transport:
                 originals = _Originals(narrowing.single_address(tsr), narrowing.single_address(tsi))
                 asked_r, asked_i = _substituted(sa, local=tsr, remote=tsi)
-            narrowed = narrowing.narrow(
-                asked_i,
-                asked_r,
-                narrowing.resolve(config.remote_ts, sa.remote.host),
-                narrowing.resolve(config.local_ts, sa.local.host),
-            )
+            narrowed = _narrow(sa, config, asked_i, asked_r)
         except TsUnacceptable as error:
             problem = problem or error
             continue
@@ -280,6 +277,34 @@ def _choose_config(
     if problem is None and wrong_mode:
         raise NoProposalChosen("only transport mode is configured, and the peer did not ask for it")
     raise problem or TsUnacceptable("no Child SA is configured")
+
+
+def _narrow(sa: IkeSa, config: ChildConfig, tsi: Selectors, tsr: Selectors) -> narrowing.Narrowed:
+    """What this Child SA's policy allows of what the initiator asks for; TsUnacceptable when that is nothing."""
+    return narrowing.narrow(
+        tsi,
+        tsr,
+        narrowing.resolve(config.remote_ts, sa.remote.host),
+        narrowing.resolve(config.local_ts, sa.local.host),
+    )
+
+
+def _others_possible(sa: IkeSa, taken: ChildConfig, narrowed: narrowing.Narrowed, inbound: Inbound) -> bool:
+    """True when another Child SA of the connection would have allowed traffic that this one does not.
+
+    RFC 7296 section 2.9, ADDITIONAL_TS_POSSIBLE.
+    """
+    tsi, tsr = inbound.required(TsI).selectors, inbound.required(TsR).selectors
+    for config in sa.connection.children:
+        if config is taken or config.mode is Mode.TRANSPORT:
+            continue
+        try:
+            other = _narrow(sa, config, tsi, tsr)
+        except TsUnacceptable:
+            continue
+        if not (narrowing.covers(narrowed.tsi, other.tsi) and narrowing.covers(narrowed.tsr, other.tsr)):
+            return True
+    return False
 
 
 # --- both --------------------------------------------------------------------------------------------------------
