@@ -227,7 +227,10 @@ class OneWayLoop:
 
     def _send(self, stream: _Stream, due: int) -> None:
         session = stream.session
+        late_ns = 0
         for _ in range(2):
+            if session.plan.measure:
+                late_ns = time.monotonic_ns() - due
             try:
                 stream.sock.send(session.pack(now_ntp(), self._clock.error_estimate))
             except ConnectionRefusedError:
@@ -237,7 +240,7 @@ class OneWayLoop:
                 if not is_transient(error):
                     stream.error = f"test packets cannot be sent: {error.strerror}"
                 break
-            session.was_sent(time.monotonic_ns() - due if session.plan.measure else 0)
+            session.was_sent(late_ns)
             return
         session.skip()
 

@@ -19,7 +19,7 @@ from ippm.core.owamp_client import OwampWish
 from ippm.core.owamp_events import AllStopped
 from ippm.crypto import KeyProvider, PassphraseProvider
 from ippm.errors import ConfigurationError, ConnectionFailed, IppmError, ServerRefused
-from ippm.iana import Mode
+from ippm.iana import OWAMP_PORT, Accept, Mode
 from ippm.io.clock import now_ntp
 from ippm.io.owamp_client import OwampTcpClient, fetch, owping, run_owping, slots_of
 from ippm.io.owamp_options import OwampServerOptions, OwpingOptions
@@ -60,6 +60,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.req("rfc4656-s3.7-04")
 @pytest.mark.parametrize("mode", ["open", "authenticated", "encrypted"])
 def test_a_thousand_packets_each_way(mode: str) -> None:
     async def test() -> None:
@@ -250,6 +251,8 @@ class TestEndings:
 
         run(test)
 
+    @pytest.mark.req("rfc4656-s3.8-12")
+    @pytest.mark.req("rfc4656-s3.8-13")
     def test_a_premature_stop_of_ours_ends_with_what_there_is(self) -> None:
         async def test() -> None:
             async with serving() as server:
@@ -266,7 +269,26 @@ class TestEndings:
                 assert ran.errors == ()
                 for result in ran.results:
                     assert 0 < result.sent < 100_000
+                    assert result.session.finished == 1
+                    assert result.sent <= result.session.next_seqno
                     assert result.lost == 0
+
+        run(test)
+
+    @pytest.mark.req("rfc4656-s3.8-03")
+    def test_a_stop_that_says_failure_makes_the_results_invalid(self) -> None:
+        async def test() -> None:
+            async with serving() as server, await OwampTcpClient.connect(replace(PING, port=server.port)) as client:
+                session = await client.request_session(wish_of(PING, 28299))
+                await client.start_sessions()
+                description = SessionDescription(session.sid, 0)
+                client.role.stop_sessions([description], client._loop.time(), Accept.FAILURE)
+                await client.stop_received()
+                for begin in (0, 1):
+                    with pytest.raises(ServerRefused):
+                        await (
+                            fetch_after_stop(client, session.sid) if not begin else client.fetch(session.sid, 1, 5)
+                        )
 
         run(test)
 
@@ -315,6 +337,11 @@ class TestEndings:
 async def fetch_after_stop(client: OwampTcpClient, sid: bytes) -> FetchedSession:
     await client._await(AllStopped)
     return await client.fetch(sid)
+
+
+@pytest.mark.req("rfc4656-s2-01")
+def test_the_well_known_port() -> None:
+    assert OwampServerOptions().port == OwpingOptions("127.0.0.1").port == OWAMP_PORT == 861
 
 
 def test_mixed_mode_is_no_mode_of_owamp() -> None:

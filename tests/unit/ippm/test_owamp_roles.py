@@ -482,6 +482,18 @@ class TestStop:
         assert pair.to_client[answered] == Accept.NOT_SUPPORTED
         assert pair.server.state is ServerState.ACTIVE
 
+    @pytest.mark.req("rfc4656-s3.8-11")
+    def test_stop_waits_until_all_sessions_are_complete(self) -> None:
+        pair = OwampPair().set_up()
+        one, two = started(pair, TO_SERVER, TO_SERVER)
+        said = len(pair.to_client)
+        pair.server.session_complete(one.sid, None, pair.now)
+        pair.run()
+        assert len(pair.to_client) == said
+        pair.server.session_complete(two.sid, None, pair.now)
+        pair.run()
+        assert pair.to_client[said:] == b"\x03" + bytes(31)
+
     @pytest.mark.req("rfc4656-s3-02")
     def test_servwait_runs_again_when_our_stop_is_out(self) -> None:
         pair = OwampPair().set_up()
