@@ -189,7 +189,10 @@ def answer(
     tsi, tsr = inbound.required(TsI).selectors, inbound.required(TsR).selectors
     asks_transport = inbound.notify(NotifyType.USE_TRANSPORT_MODE) is not None
     configs = sa.connection.children if replaces is None else (replaces.config,)
-    config, narrowed, originals = _choose_config(sa, configs, tsi, tsr, asks_transport=asks_transport)
+    # One with the right traffic selectors and the wrong algorithms must not hide another one.
+    in_auth = inbound.first(Nonce) is None
+    fitting = [config for config in configs if _has_proposal(config, offered, in_auth=in_auth)] or configs
+    config, narrowed, originals = _choose_config(sa, fitting, tsi, tsr, asks_transport=asks_transport)
     if replaces is not None and config.mode is Mode.TUNNEL:
         _check_scope(narrowed, replaces)
     suite, chosen, keying, shared = _answer_suite(sa, inbound, offered, config, nonces)
@@ -241,6 +244,16 @@ def _answer_suite(
     pair = suite.ke.generate(sa.entropy)
     keying.append(Ke(suite.ke.id, pair.public))
     return suite, chosen, keying, pair.shared_secret(ke.data)
+
+
+def _has_proposal(config: ChildConfig, offered: Sequence[Proposal], *, in_auth: bool) -> bool:
+    """True when this Child SA can take one of the proposals."""
+    own = [without_ke(proposal) for proposal in config.esp_proposals] if in_auth else config.esp_proposals
+    try:
+        choose_proposal(offered, own)
+    except NoProposalChosen:
+        return False
+    return True
 
 
 def _choose_config(

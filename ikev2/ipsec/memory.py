@@ -144,6 +144,13 @@ class MemoryBackend(Backend):
         self._engine.install(child)
         self.network.attach(child.local, self)
 
+    def install_standby(self, child: ChildSaParameters) -> None:
+        self._engine.install(child, standby=True)
+        self.network.attach(child.local, self)
+
+    def activate(self, child: ChildSaParameters) -> None:
+        self._engine.activate(child)
+
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
         self._engine.replace(old, new)
         self.network.attach(new.local, self)

@@ -151,8 +151,8 @@ class Engine:
                 self._reserved.add(spi)
                 return spi
 
-    def install(self, child: ChildSaParameters) -> Pair:
-        """Put a pair in front of the others. Raises BackendError."""
+    def install(self, child: ChildSaParameters, *, standby: bool = False) -> Pair:
+        """Put a pair in front of the others, or, to receive on it only, behind them. Raises BackendError."""
         if child.spi_in in self._by_spi:
             raise BackendError(f"an SA with SPI {child.spi_in:08x} is installed already")
         try:
@@ -162,8 +162,14 @@ class Engine:
         if not pair.policy.local or not pair.policy.remote:
             raise BackendError(f"Child SA {child.label} has no selectors of IPv4 on one of its sides")
         self._reserved.discard(child.spi_in)
-        self._swap((pair, *self._pairs))
+        self._swap((*self._pairs, pair) if standby else (pair, *self._pairs))
         return pair
+
+    def activate(self, child: ChildSaParameters) -> None:
+        """Put an installed pair in front of the others: from now on it is sent on."""
+        pair = self.pair(child)
+        if pair is not None:
+            self._swap((pair, *(other for other in self._pairs if other is not pair)))
 
     def replace(self, old: ChildSaParameters, new: ChildSaParameters) -> Pair:
         """Move an installed pair to the addresses of `new`. Raises BackendError when it is not there."""

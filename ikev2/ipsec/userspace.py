@@ -148,10 +148,19 @@ class UserspaceBackend(Backend):
         return self._engine.allocate_spi()
 
     def install(self, child: ChildSaParameters) -> None:
+        self._install(child, standby=False)
+
+    def install_standby(self, child: ChildSaParameters) -> None:
+        self._install(child, standby=True)
+
+    def activate(self, child: ChildSaParameters) -> None:
+        self._engine.activate(child)
+
+    def _install(self, child: ChildSaParameters, *, standby: bool) -> None:
         plane = self._opened()
         if child.encap is not None and not plane.can_encapsulate:
             raise BackendError(f"Child SA {child.label} wants ESP in UDP, and no UDP {NAT_PORT} socket is attached")
-        pair = self._engine.install(child)
+        pair = self._engine.install(child, standby=standby)
         try:
             self._inner_mtus[child.spi_in] = self._inner_mtu(pair)
             self._settle()
