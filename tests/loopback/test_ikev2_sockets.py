@@ -79,8 +79,9 @@ def test_the_control_socket_steers_the_endpoint(tmp_path: Path) -> None:
             kept: list[dict[str, Any]] = []
             await ask(a, "log", on_log=kept.append, last=2)
             assert [line["number"] for line in kept] == [len(a.log.records()) - 1, len(a.log.records())]
-            with pytest.raises(IkeError, match="rekeying is not available yet"):
-                await ask(a, "rekey", name="lab")
+            assert await ask(a, "rekey", name="lab") == {"name": "lab"}
+            (listed,) = (await ask(a, "list"))["ike_sas"]
+            assert listed["spi_i"] != info["spi_i"]
             with pytest.raises(IkeError, match="there is no connection or child 'nobody'"):
                 await ask(a, "up", name="nobody")
             assert await ask(b, "down", name="lab") == {"name": "lab"}
