@@ -138,6 +138,10 @@ class Ours:
         """`ikev2 down`: a connection, or a child."""
         call(self._control, "down", name=name, timeout_s=2 * WAIT_S)
 
+    def rekey(self, name: str) -> None:
+        """`ikev2 rekey`: a connection, or a child."""
+        call(self._control, "rekey", name=name, timeout_s=2 * WAIT_S)
+
     def sas(self) -> list[dict[str, Any]]:
         """The IKE SAs as `ikev2 list --json` has them."""
         result: list[dict[str, Any]] = call(self._control, "list", timeout_s=WAIT_S)["ike_sas"]
