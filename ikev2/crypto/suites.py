@@ -6,6 +6,7 @@ RFC 7296 sections 2.14, 2.17 and 3.3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 from ikev2.crypto.encr import Encr, encr
@@ -112,7 +113,7 @@ class IkeSuite:
     @property
     def keyword(self) -> str:
         """As in a configuration: `aes256gcm16-prfsha384-curve25519`."""
-        return proposal_keyword(self.to_proposal())
+        return _keyword(self)
 
     def __str__(self) -> str:
         return self.keyword
@@ -169,7 +170,7 @@ class EspSuite:
     @property
     def keyword(self) -> str:
         """As in a configuration: `aes256gcm16`, `aes128-sha256-curve25519-esn`."""
-        return proposal_keyword(self.to_proposal())
+        return _keyword(self)
 
     def __str__(self) -> str:
         return self.keyword
@@ -199,3 +200,9 @@ class EspSuite:
             SecretOctets("ESP encryption key r", keymat[half : half + encr_octets]),
             SecretOctets("ESP integrity key r", keymat[half + encr_octets :]),
         )
+
+
+@lru_cache(256)
+def _keyword(suite: IkeSuite | EspSuite) -> str:
+    """A suite's keyword; an endpoint has few suites, and every SA tells its own."""
+    return proposal_keyword(suite.to_proposal())

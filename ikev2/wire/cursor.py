@@ -63,7 +63,11 @@ class Cursor:
 
     def uint16(self) -> int:
         """The next two octets as a number."""
-        return int.from_bytes(self.octets(2), "big")
+        position = self._position
+        if self._end - position < 2:
+            raise self.error(f"2 octets wanted, {self._end - position} left")
+        self._position = position + 2
+        return self._data[position] << 8 | self._data[position + 1]
 
     def uint32(self) -> int:
         """The next four octets as a number."""
@@ -73,23 +77,32 @@ class Cursor:
         """Pass over `count` octets: a RESERVED field, whose content is ignored."""
         self.octets(count)
 
+    def peek(self) -> bytes:
+        """All octets that are left, without passing over them."""
+        return self._data[self._position : self._end]
+
     def rest(self) -> bytes:
         """All octets that are left."""
-        return self.octets(self.remaining)
+        position, self._position = self._position, self._end
+        return self._data[position : self._end]
 
     def expect_end(self) -> None:
         """Raise when octets are left over."""
-        if self.remaining:
+        if self._position != self._end:
             raise self.error(f"{self.remaining} octets too many")
 
     def restrict_to(self, count: int, *, payload: PayloadType | None = None) -> Restricted:
         """A cursor over exactly the next `count` octets, which the body of the `with` has to consume in full."""
-        if count < 0 or count > self.remaining:
-            raise self.error(f"a length of {count} octets, {self.remaining} left")
-        end = self._position + count
-        inner = Cursor(self._data, start=self._position, end=end, payload=payload or self._payload)
+        return Restricted(self.part(count, payload=payload))
+
+    def part(self, count: int, *, payload: PayloadType | None = None) -> Cursor:
+        """The same without the `with`: the caller calls `expect_end` of what it gets."""
+        start = self._position
+        end = start + count
+        if count < 0 or end > self._end:
+            raise self.error(f"a length of {count} octets, {self._end - start} left")
         self._position = end
-        return Restricted(inner)
+        return Cursor(self._data, start=start, end=end, payload=payload or self._payload)
 
 
 class Restricted:

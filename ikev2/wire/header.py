@@ -97,6 +97,10 @@ class Header:
 
     def encode(self) -> bytes:
         """The 28 octets. Errors: LocalProtocolError when a value does not fit its field."""
+        return self.encode_with(self.next_payload, self.length)
+
+    def encode_with(self, next_payload: PayloadType, length: int) -> bytes:
+        """The same with another Next Payload and Length, which are known when the rest of the message is."""
         if len(self.initiator_spi) != SPI_OCTETS or len(self.responder_spi) != SPI_OCTETS:
             raise LocalProtocolError("an IKE SPI has 8 octets")
         if not 0 <= self.major_version <= 15:
@@ -105,12 +109,12 @@ class Header:
             return _LAYOUT.pack(
                 self.initiator_spi,
                 self.responder_spi,
-                self.next_payload,
+                next_payload,
                 self.major_version << 4 | MINOR_VERSION,  # rfc7296-s3.1-08
                 self.exchange_type,
                 self.flags,
                 self.message_id,
-                self.length,
+                length,
             )
         except struct.error as error:
             raise LocalProtocolError(f"a header field is out of range: {error}") from error

@@ -25,6 +25,8 @@ GENERIC_HEADER = struct.Struct("!BBH")
 CRITICAL_BIT = 0x80
 MAX_PAYLOADS = 256
 """More payloads than this are refused: none of the exchanges comes near it, and reading them costs our time."""
+_KNOWN_TYPES = {int(known): known for known in PayloadType}
+"""Found here without the cost of calling the enumeration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Message:
         Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
         """
         first, body = encode_payloads(self.payloads, response=self.header.is_response)
-        return replace(self.header, next_payload=first, length=HEADER_OCTETS + len(body)).encode() + body
+        return self.header.encode_with(first, HEADER_OCTETS + len(body)) + body
 
     @property
     def encrypted(self) -> Encrypted | EncryptedFragment | None:
@@ -141,7 +143,7 @@ def sealed_prefix(
     before = octets[: len(octets) - GENERIC_HEADER_OCTETS - len(head)]
     tail = generic_header(sealed, sealed.first_payload, len(head) + sealed_octets) + head
     length = HEADER_OCTETS + len(before) + len(tail) + sealed_octets
-    return replace(header, next_payload=first, length=length).encode() + before + tail
+    return header.encode_with(first, length) + before + tail
 
 
 def received_prefix(data: bytes, sealed: Encrypted | EncryptedFragment) -> bytes:
@@ -158,13 +160,14 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
         if len(payloads) == MAX_PAYLOADS:
             raise InvalidSyntax(f"more than {MAX_PAYLOADS} payloads", offset=at)
         following, bits, length = cursor.unpack(GENERIC_HEADER)
-        next_payload = PayloadType(following)
+        next_payload = _KNOWN_TYPES.get(following) or PayloadType(following)
         if length < GENERIC_HEADER_OCTETS:
             raise InvalidSyntax(f"a payload of {length} octets", offset=at + 2, payload=payload_type)
         payload_class = PAYLOAD_CLASSES.get(payload_type)
+        body = cursor.part(length - GENERIC_HEADER_OCTETS, payload=payload_type)
         payload: Payload
-        with cursor.restrict_to(length - GENERIC_HEADER_OCTETS, payload=payload_type) as body:
-            payload = Unknown(payload_type, body.rest()) if payload_class is None else payload_class.read(body)
+        payload = Unknown(payload_type, body.rest()) if payload_class is None else payload_class.read(body)
+        body.expect_end()
         if isinstance(payload, Encrypted | EncryptedFragment):
             # rfc7296-s3.1-02
             if not allow_encrypted:

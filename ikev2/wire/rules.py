@@ -52,7 +52,7 @@ class Rule:
             return sum(
                 isinstance(payload, Notify) and payload.notify_type == self.notify_type for payload in payloads
             )
-        return sum(payload.payload_type == self.payload_type for payload in payloads)
+        return [payload.payload_type for payload in payloads].count(self.payload_type)
 
 
 Rules = tuple[Rule, ...]
@@ -200,17 +200,21 @@ def check(payloads: Sequence[Payload], rules: Rules, *, encrypted: bool | None =
     out of place, or not encrypted as it should be.
     """
     check_unknown(payloads)
-    if encrypted is not None and payloads and any(rule.encrypted != encrypted for rule in rules):
-        raise InvalidSyntax("the payloads are " + ("encrypted" if encrypted else "not encrypted"))
+    types = [payload.payload_type for payload in payloads]
+    if encrypted is not None and payloads:
+        for rule in rules:
+            if rule.encrypted != encrypted:
+                raise InvalidSyntax("the payloads are " + ("encrypted" if encrypted else "not encrypted"))
     for rule in rules:
-        count = rule.count(payloads)
+        by_type = rule.notify_type is None and not rule.any_error
+        count = types.count(rule.payload_type) if by_type else rule.count(payloads)
         if count < rule.minimum:
             raise InvalidSyntax(f"{rule} is missing" if count == 0 else f"{count} {rule}, at least {rule.minimum}")
         if rule.maximum is not None and count > rule.maximum:
             raise InvalidSyntax(f"{count} {rule}, at most {rule.maximum}")
-    allowed = {rule.payload_type for rule in rules}.union(EVERYWHERE)
-    for payload in payloads:
-        if payload.payload_type not in allowed and not isinstance(payload, Unknown):
+    strangers = set(types).difference(EVERYWHERE, [rule.payload_type for rule in rules])
+    for payload in payloads if strangers else ():
+        if payload.payload_type in strangers and not isinstance(payload, Unknown):
             raise InvalidSyntax("a payload out of place", payload=payload.payload_type)
 
 
@@ -289,7 +293,9 @@ def variant(
     exchange_type: ExchangeType, direction: Direction, payloads: Sequence[Payload], *, protected: bool = True
 ) -> str:
     """The name of the variant that a message of these payloads is, or wants to be."""
-    types = Counter(payload.payload_type for payload in payloads)
+    if direction == "request" and exchange_type == ExchangeType.IKE_SA_INIT:
+        return "normal"  # what a stranger sends is looked at no longer than it must be
+    types = Counter([payload.payload_type for payload in payloads])
     notifies = {payload.notify_type for payload in payloads if isinstance(payload, Notify)}
     error = any(notify_type.is_error for notify_type in notifies)
     match exchange_type, direction:

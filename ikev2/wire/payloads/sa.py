@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from ikev2.iana import (
     AttributeType,
@@ -55,7 +55,8 @@ class TransformAttribute:
     value: int | bytes
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "type", AttributeType(self.type))
+        if type(self.type) is not AttributeType:
+            object.__setattr__(self, "type", AttributeType(self.type))
 
     @classmethod
     def read(cls, cursor: Cursor) -> Self:
@@ -93,9 +94,10 @@ class Transform:
     attributes: tuple[TransformAttribute, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "type", TransformType(self.type))
+        if type(self.type) is not TransformType:
+            object.__setattr__(self, "type", TransformType(self.type))
         registry = TRANSFORM_IDS.get(self.type)
-        if registry is not None:
+        if registry is not None and type(self.id) is not registry:
             object.__setattr__(self, "id", registry(self.id))
 
     @classmethod
@@ -115,6 +117,13 @@ class Transform:
         return None
 
     @property
+    def is_common(self) -> bool:
+        """True when its type and number are known, with no attribute but perhaps a Key Length that AES has."""
+        if not (self.type.known and isinstance(self.id, OpenIntEnum) and self.id.known):
+            return False
+        return not self.attributes or (len(self.attributes) == 1 and self.attributes[0] in _COMMON_ATTRIBUTES)
+
+    @property
     def has_unknown_attributes(self) -> bool:
         """True when some attribute is not one we understand, which makes the transform unacceptable.
 
@@ -131,11 +140,18 @@ class Transform:
             raise cursor.error(f"Last Substruc {last} in a transform is neither 0 nor 3", at=start)
         if length < TRANSFORM_HEADER.size:
             raise cursor.error(f"a transform of {length} octets", at=start + 2)
-        with cursor.restrict_to(length - TRANSFORM_HEADER.size) as inner:
-            attributes = []
-            while inner.remaining:
-                attributes.append(TransformAttribute.read(inner))
-        return cls(transform_type, transform_id, tuple(attributes)), last == MORE_TRANSFORMS
+        inner = cursor.part(length - TRANSFORM_HEADER.size)
+        key = (transform_type, transform_id, inner.peek())
+        found = _COMMON.get(key)
+        if found is not None:
+            return cast("Self", found), last == MORE_TRANSFORMS
+        attributes = []
+        while inner.remaining:
+            attributes.append(TransformAttribute.read(inner))
+        transform = cls(transform_type, transform_id, tuple(attributes))
+        if transform.is_common:
+            _COMMON[key] = transform
+        return transform, last == MORE_TRANSFORMS
 
     def encode(self, *, last: bool) -> bytes:
         """The transform's octets; `last` is whether no transform follows in its proposal."""
@@ -150,6 +166,8 @@ class Transform:
     @property
     def problem(self) -> str | None:
         """What is wrong with it, or None."""
+        if not self.attributes:
+            return None
         types = [attribute.type for attribute in self.attributes]
         # rfc7296-s3.3-07
         if len(set(types)) != len(types):
@@ -159,6 +177,14 @@ class Transform:
     def __str__(self) -> str:
         key_bits = self.key_bits
         return f"{self.type}={self.id!s}" + (f"/{key_bits}" if key_bits is not None else "")
+
+
+_COMMON_ATTRIBUTES = tuple(TransformAttribute(AttributeType.KEY_LENGTH, bits) for bits in (128, 192, 256))
+_COMMON: dict[tuple[int, int, bytes], Transform] = {}
+"""Transforms that were read before, by type, number and attributes as they came: every peer offers the same few.
+
+Only those of known algorithms are kept, so that no peer can make it grow.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +202,8 @@ class Proposal:
     transforms: tuple[Transform, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "protocol", ProtocolId(self.protocol))
+        if type(self.protocol) is not ProtocolId:
+            object.__setattr__(self, "protocol", ProtocolId(self.protocol))
 
     def of_type(self, transform_type: TransformType) -> tuple[Transform, ...]:
         """The transforms of one type, in the order of preference."""
@@ -192,18 +219,19 @@ class Proposal:
             raise cursor.error(f"Last Substruc {last} in a proposal is neither 0 nor 2", at=start)
         if length < PROPOSAL_HEADER.size:
             raise cursor.error(f"a proposal of {length} octets", at=start + 2)
-        with cursor.restrict_to(length - PROPOSAL_HEADER.size) as inner:
-            spi = inner.octets(spi_octets)
-            transforms = []
-            more = count > 0
-            # rfc7296-s3.3-02: the count, the Last Substruc fields and the length have to tell the same story
-            for _ in range(count):
-                if not more:
-                    raise inner.error(f"a last transform before number {count}")
-                transform, more = Transform.read(inner)
-                transforms.append(transform)
-            if more:
-                raise inner.error(f"transform number {count} of {count} says that more follow")
+        inner = cursor.part(length - PROPOSAL_HEADER.size)
+        spi = inner.octets(spi_octets)
+        transforms = []
+        more = count > 0
+        # rfc7296-s3.3-02: the count, the Last Substruc fields and the length have to tell the same story
+        for _ in range(count):
+            if not more:
+                raise inner.error(f"a last transform before number {count}")
+            transform, more = Transform.read(inner)
+            transforms.append(transform)
+        if more:
+            raise inner.error(f"transform number {count} of {count} says that more follow")
+        inner.expect_end()
         return cls(number, protocol, spi, tuple(transforms)), last == MORE_PROPOSALS
 
     def encode(self, *, last: bool) -> bytes:
@@ -237,7 +265,10 @@ class Proposal:
             return f"an SPI of {len(self.spi)} octets for {self.protocol}"
         if not self.transforms:
             return f"proposal {self.number} has no transform"
-        return next((found for transform in self.transforms if (found := transform.problem)), None)
+        for transform in self.transforms:
+            if transform.attributes and (found := transform.problem) is not None:
+                return found
+        return None
 
     def __str__(self) -> str:
         return f"{self.protocol}:" + "/".join(str(transform) for transform in self.transforms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import ClassVar, Self
 
@@ -62,14 +63,18 @@ class TrafficSelector:
 
         Errors: LocalProtocolError for a range of ports without a protocol, or one that runs backwards.
         """
-        network = ipaddress.ip_network(ip_network)
+        if type(ip_network) is str:
+            first, last = _network(ip_network)
+        else:
+            network = ipaddress.ip_network(ip_network)
+            first, last = network[0].packed, network[-1].packed
         # rfc7296-s3.13.1-01, rfc7296-s3.13.1-02, rfc7296-s3.13.1-03
         if ip_protocol == 0 and (start_port, end_port) != (0, MAX_PORT):
             raise LocalProtocolError(f"ports {start_port}-{end_port} need a protocol")
         if start_port > end_port and (start_port, end_port) != (MAX_PORT, 0):
             raise LocalProtocolError(f"ports {start_port}-{end_port} run backwards")
-        ts_type = TsType.TS_IPV4_ADDR_RANGE if network.version == 4 else TsType.TS_IPV6_ADDR_RANGE
-        return cls(ts_type, ip_protocol, start_port, end_port, network[0].packed, network[-1].packed)
+        ts_type = TsType.TS_IPV4_ADDR_RANGE if len(first) == 4 else TsType.TS_IPV6_ADDR_RANGE
+        return cls(ts_type, ip_protocol, start_port, end_port, first, last)
 
     @property
     def is_address_range(self) -> bool:
@@ -161,6 +166,13 @@ class TrafficSelector:
         if self.start_port == self.end_port:
             return f"[{protocol}/{self.start_port}]"
         return f"[{protocol}/{self.start_port}-{self.end_port}]"
+
+
+@lru_cache(256)
+def _network(text: str) -> tuple[bytes, bytes]:
+    """The first and the last address of a network: every handshake asks for the same few."""
+    network = ipaddress.ip_network(text)
+    return network[0].packed, network[-1].packed
 
 
 def _addresses(first: IPv4Address | IPv6Address, last: IPv4Address | IPv6Address) -> str:
