@@ -1,0 +1,119 @@
+"""The CPU that a responder takes for one PSK handshake: `ikev2 run` and strongSwan's charon in the same run.
+
+    python bench/ike_charon.py [--handshakes 200] [--rounds 2]
+
+Two hosts in namespaces of this script's own; needs root, /dev/net/tun and charon-systemd. One initiator, on sockets,
+makes IKE SAs one after another; the CPU time, user and system, of the responder's process with all its threads is
+read from /proc/PID/stat (to 10 ms) before and after. Both responders have the same algorithms and ESP in userspace
+over a TUN device, no cookies (charon: dos_protection = no), and logs that say nothing of a handshake. Once with a
+Child SA in each and once without (RFC 6023), which leaves the data planes out. Rounds alternate; medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from ike import ESP, IKE
+from ike_lab import INITIATOR, INITIATOR_ID, PSK_HEX, RESPONDER, RESPONDER_ID, Caller, cpu_s, our_responder
+
+from ikev2.io.netns import Namespace, TwoHosts
+from interop.peers.strongswan import StrongSwan
+from interop.runner import why_not_here
+
+LIMITS: dict[str, Any] = {
+    "cookie_threshold": 1_000_000,
+    "half_open_limit": 1_000_000,
+    "half_open_per_address": 1_000_000,
+}
+
+
+class Charon(StrongSwan):
+    """charon that logs errors only."""
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        if self._process is None:
+            raise SystemExit("charon does not run")
+        return self._process.pid
+
+
+@contextmanager
+def charon(namespace: Namespace, directory: Path, *, with_child: bool) -> Iterator[int]:
+    """charon as the responder."""
+    quiet = {"path": str(directory / "charon.log"), "default": 0}
+    settings = {"dos_protection": False, "filelog": {"file": quiet}}
+    child = {"esp_proposals": ESP, "local_ts": "dynamic", "remote_ts": "dynamic", "mode": "tunnel"}
+    connection: dict[str, Any] = {
+        "version": 2,
+        "local_addrs": RESPONDER,
+        "remote_addrs": INITIATOR,
+        "proposals": IKE,
+        "unique": "never",
+        "childless": "allow",
+        "local": {"auth": "psk", "id": RESPONDER_ID},
+        "remote": {"auth": "psk", "id": INITIATOR_ID},
+        "children": {"net": child},
+    }
+    with Charon(namespace, directory, settings) as peer:
+        secret = {"id-a": INITIATOR_ID, "id-b": RESPONDER_ID, "secret": PSK_HEX}
+        peer.load({"bench": connection}, {"ike-bench": secret})
+        yield peer.pid
+
+
+@contextmanager
+def ours(namespace: Namespace, directory: Path, *, with_child: bool) -> Iterator[int]:
+    """`ikev2 run` as the responder."""
+    with our_responder(namespace, directory, with_child=with_child, **LIMITS) as process:
+        yield process.pid
+
+
+def measure(responder: Any, directory: Path, handshakes: int, *, with_child: bool) -> tuple[float, float]:
+    """CPU milliseconds of the responder for one handshake, and handshakes a second one after another."""
+    with TwoHosts((f"{INITIATOR}/24",), (f"{RESPONDER}/24",)) as hosts:
+        namespace = hosts.host("b")
+        with (
+            responder(namespace, directory, with_child=with_child) as pid,
+            closing(Caller(hosts.host("a"), with_child=with_child)) as caller,
+        ):
+            for _ in range(20):
+                caller.handshake(10.0)
+            before = cpu_s(pid)
+            took = sum(caller.handshake(10.0)[0] for _ in range(handshakes))
+            return 1e3 * (cpu_s(pid) - before) / handshakes, handshakes / took
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--handshakes", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    if (reason := why_not_here()) is not None:
+        raise SystemExit(f"charon cannot run here: {reason}")
+    with tempfile.TemporaryDirectory(prefix="ike-charon-") as base:
+        for with_child in (True, False):
+            found: dict[str, list[tuple[float, float]]] = {"ikev2": [], "charon": []}
+            for number in range(arguments.rounds):
+                for name, responder in (("ikev2", ours), ("charon", charon)):
+                    directory = Path(base) / f"{name}-{with_child}-{number}"
+                    result = measure(responder, directory, arguments.handshakes, with_child=with_child)
+                    found[name].append(result)
+            print(f"responder, PSK, {IKE}, " + (f"Child SA {ESP}" if with_child else "no Child SA"))
+            cpu = {name: statistics.median(one for one, _ in rows) for name, rows in found.items()}
+            for name, rows in found.items():
+                rate = statistics.median(one for _, one in rows)
+                each = " ".join(f"{one:.2f}" for one, _ in rows)
+                print(
+                    f"  {name:7} {cpu[name]:6.2f} ms of CPU a handshake ({each}), {rate:,.0f}/s one after another"
+                )
+            print(f"  ikev2 / charon {cpu['ikev2'] / cpu['charon']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
