@@ -378,3 +378,34 @@ def test_peer_that_is_busy_for_minutes_is_given_up() -> None:
     assert 180 <= network.now < 300
     assert_nothing_left(a, b)
     assert "busy" in a.of(IkeSaDeleted)[0].reason  # type: ignore[attr-defined]
+
+
+@pytest.mark.req("rfc7296-s2.8.2-03")
+@pytest.mark.parametrize("role", ["initiator", "responder"])
+def test_rekeying_of_an_ike_sa_that_has_been_replaced_is_temporary_failure(role: str) -> None:
+    network, a, b = connected()
+    asked, asking = (a, b) if role == "initiator" else (b, a)
+    old = {host.name: host.sa for host in (a, b)}
+    offer = Sa((Proposal(1, ProtocolId.IKE, b"spi of x", old["a"].connection.proposals[0].transforms),))
+    payloads = (offer, Nonce(bytes(32)), Ke(KeId.CURVE25519, bytes([9]) + bytes(31)))
+    a.manager.rekey(a.sa, network.now)
+    before = len(network.sent)
+    # Cut off before the Delete of the old one arrives.
+    network.link = lambda sent: (0.01,) if sent.number < before + 2 else ()
+    network.flush(a)
+    network.run(network.now + 0.1)
+    assert old[asked.name].state is (State.DELETING if asked is a else State.REKEYED)
+    answer = ask(network, asking, asked, old[asking.name], CREATE, *payloads)
+    assert notify_types(answer) == [NotifyType.TEMPORARY_FAILURE]
+
+
+@pytest.mark.req("rfc7296-s2.25.1-06")
+def test_delete_of_a_child_sa_that_we_rekey_is_answered_with_a_delete() -> None:
+    network, a, b = connected()
+    (child,) = b.installed.values()
+    network.link = lambda sent: ()
+    b.manager.rekey_child(child, network.now)
+    network.flush(b)
+    answer = ask(network, a, b, a.sa, INFO, Delete.esp(child.spi_out.to_bytes(4, "big")))
+    assert answer == (Delete.esp(child.spi_in.to_bytes(4, "big")),)
+    assert b.installed == {}
