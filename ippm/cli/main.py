@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ippm.cli.common import EXIT_THRESHOLD, bind_to_device, end, one_line_errors, provider_of
+from ippm.cli.client import connection_of, document_head, loss_exceeded, run_client
+from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors, provider_of
 from ippm.cli.owamp import fetch, owping, stats
 from ippm.cli.serve import serve
 
 if TYPE_CHECKING:
-    from ippm.crypto import KeyProvider
     from ippm.io.options import TwpingOptions
+    from ippm.io.twamp_client import TwampRun
     from ippm.report.result import RunResult
 
 
@@ -99,20 +100,11 @@ def twping(
     **letters: Any,
 ) -> None:
     """Two-way measurement to a TWAMP server."""
-    import asyncio
-
-    from ippm.errors import ConfigurationError, IppmError
+    from ippm.io.twamp_client import run_twping
 
     options = _twping_options(host, has_keys=bool(user or key_file), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
-    try:
-        run = asyncio.run(_twping(options, provider))
-    except ConfigurationError:
-        raise
-    except IppmError as error:
-        if as_json:
-            click.echo(json.dumps({"ok": False, "error": str(error), "accept": getattr(error, "accept", None)}))
-        raise
+    run = run_client(lambda stop: run_twping(options, provider, stop=stop), as_json=as_json)
     result = run.result
     if as_json:
         click.echo(json.dumps(_document(run, result), indent=2))
@@ -137,80 +129,34 @@ def _twping_options(
     interface: str | None,
     **rest: Any,
 ) -> TwpingOptions:
-    import socket
-
-    from ippm.cli.settings import parse_host, parse_interval, parse_ports
-    from ippm.errors import ConfigurationError
+    from ippm.cli.settings import parse_interval
     from ippm.iana import TWAMP_PORT
     from ippm.io.options import TwpingOptions
 
-    if ipv4 and ipv6:
-        raise ConfigurationError("-4 and -6 exclude each other")
-    name, port = parse_host(host, TWAMP_PORT)
-    interval_s, exponential = parse_interval(interval)
-    return TwpingOptions(
-        host=name,
-        port=port,
-        mode=mode or ("AE" if has_keys else "O"),
-        interval_s=interval_s,
-        exponential=exponential,
-        test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
-        local_port_range=None if local_ports is None else parse_ports(local_ports, "--local-ports"),
-        family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
-        mark_callback=None if interface is None else bind_to_device(interface),
-        **rest,
+    connection = connection_of(
+        host,
+        TWAMP_PORT,
+        has_keys=has_keys,
+        mode=mode,
+        test_ports=test_ports,
+        local_ports=local_ports,
+        ipv4=ipv4,
+        ipv6=ipv6,
+        interface=interface,
     )
+    interval_s, exponential = parse_interval(interval)
+    return TwpingOptions(interval_s=interval_s, exponential=exponential, **connection, **rest)
 
 
-async def _twping(options: TwpingOptions, provider: KeyProvider | None) -> Any:
-    import asyncio
-    import signal
-
-    from ippm.io.pacing import StopSignal
-    from ippm.io.twamp_client import run_twping
-
-    stop = StopSignal()
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(run_twping(options, provider, stop=stop))
-    interrupts = 0
-
-    def interrupt() -> None:
-        """The first time: stop sending, and report what there is. The second time: end at once."""
-        nonlocal interrupts
-        interrupts += 1
-        stop.set()
-        if interrupts > 1:
-            task.cancel()
-
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        stop.close()
-
-
-def _document(run: Any, result: RunResult) -> dict[str, Any]:
-    connected = run.connected
-    return {
-        "ok": True,
-        "host": run.options.host,
-        "port": run.options.port,
-        "mode": run.session.mode.word,
-        "ikev2_derived": connected.ikev2_derived,
-        "derivation": connected.derivation,
-        "peer_identity": connected.peer_identity,
-        "count": connected.count,
-        "result": result.to_dict(),
-    }
+def _document(run: TwampRun, result: RunResult) -> dict[str, Any]:
+    head = document_head(run.options, run.connected, run.session.mode.word)
+    return {"ok": True, **head, "result": result.to_dict()}
 
 
 def _exceeded(result: RunResult, max_loss: float | None, max_delay: float | None) -> str | None:
     """Which threshold was exceeded, or None."""
-    if max_loss is not None and result.lost * 100 > max_loss * result.sent:
-        return f"{result.lost} of {result.sent} packets lost: more than {max_loss:g} %"
+    if (reason := loss_exceeded(result, max_loss)) is not None:
+        return reason
     if max_delay is not None:
         if result.round_trip is None:
             return "no packet was answered, so no delay is known"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ippm.cli.common import EXIT_FAILED, EXIT_THRESHOLD, bind_to_device, end, one_line_errors, provider_of
+from ippm.cli.client import connection_of, document_head, loss_exceeded, run_client
+from ippm.cli.common import EXIT_FAILED, EXIT_THRESHOLD, end, one_line_errors, provider_of
 
 if TYPE_CHECKING:
-    from ippm.crypto import KeyProvider
     from ippm.io.owamp_client import OwampRun
     from ippm.io.owamp_options import OwpingOptions
     from ippm.report.one_way import OneWayResult
@@ -96,20 +96,11 @@ def owping(
     **letters: Any,
 ) -> None:
     """One-way measurement to an OWAMP server, and from it."""
-    import asyncio
-
-    from ippm.errors import ConfigurationError, IppmError
+    from ippm.io.owamp_client import run_owping
 
     options = owping_options(host, has_keys=bool(user or key_file), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
-    try:
-        run = asyncio.run(_owping(options, provider))
-    except ConfigurationError:
-        raise
-    except IppmError as error:
-        if as_json:
-            click.echo(json.dumps({"ok": False, "error": str(error), "accept": getattr(error, "accept", None)}))
-        raise
+    run = run_client(lambda stop: run_owping(options, provider, stop=stop), as_json=as_json)
     results = run.results
     if save is not None:
         for result in results:
@@ -121,8 +112,8 @@ def owping(
     if run.errors:
         end("\n".join(run.errors), EXIT_FAILED)
     for result in results:
-        if max_loss is not None and result.lost * 100 > max_loss * result.sent:
-            end(f"{result.lost} of {result.sent} packets lost: more than {max_loss:g} %", EXIT_THRESHOLD)
+        if (reason := loss_exceeded(result, max_loss)) is not None:
+            end(reason, EXIT_THRESHOLD)
 
 
 @click.command()
@@ -201,74 +192,36 @@ def owping_options(
     **rest: Any,
 ) -> OwpingOptions:
     """The options of the letters. Raises ConfigurationError."""
-    import socket
-
-    from ippm.cli.settings import parse_host, parse_interval, parse_ports
-    from ippm.errors import ConfigurationError
+    from ippm.cli.settings import parse_interval
     from ippm.iana import OWAMP_PORT
     from ippm.io.owamp_options import OwpingOptions
 
-    if ipv4 and ipv6:
-        raise ConfigurationError("-4 and -6 exclude each other")
-    name, port = parse_host(host, OWAMP_PORT)
-    schedule = tuple((kind, seconds) for seconds, kind in map(parse_interval, interval.split(",")))
+    connection = connection_of(
+        host,
+        OWAMP_PORT,
+        has_keys=has_keys,
+        mode=mode,
+        test_ports=test_ports,
+        local_ports=local_ports,
+        ipv4=ipv4,
+        ipv6=ipv6,
+        interface=interface,
+    )
     both = from_server == to_server
     return OwpingOptions(
-        host=name,
-        port=port,
-        mode=mode or ("AE" if has_keys else "O"),
-        schedule=schedule,
+        schedule=tuple((kind, seconds) for seconds, kind in map(parse_interval, interval.split(","))),
         to_server=to_server or both,
         from_server=from_server or both,
-        test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
-        local_port_range=None if local_ports is None else parse_ports(local_ports, "--local-ports"),
-        family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
-        mark_callback=None if interface is None else bind_to_device(interface),
+        **connection,
         **rest,
     )
 
 
-async def _owping(options: OwpingOptions, provider: KeyProvider | None) -> OwampRun:
-    import asyncio
-    import signal
-
-    from ippm.io.owamp_client import run_owping
-    from ippm.io.pacing import StopSignal
-
-    stop = StopSignal()
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(run_owping(options, provider, stop=stop))
-    interrupts = 0
-
-    def interrupt() -> None:
-        """The first time: stop, and report what there is. The second time: end at once."""
-        nonlocal interrupts
-        interrupts += 1
-        stop.set()
-        if interrupts > 1:
-            task.cancel()
-
-    loop.add_signal_handler(signal.SIGINT, interrupt)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)
-        stop.close()
-
-
 def _document(run: OwampRun, results: tuple[OneWayResult, ...]) -> dict[str, Any]:
-    connected = run.connected
+    head = document_head(run.options, run.connected, run.connected.mode.word)
     return {
         "ok": not run.errors,
-        "host": run.options.host,
-        "port": run.options.port,
-        "mode": connected.mode.word,
-        "ikev2_derived": connected.ikev2_derived,
-        "derivation": connected.derivation,
-        "peer_identity": connected.peer_identity,
-        "count": connected.count,
+        **head,
         "errors": list(run.errors),
         "results": [result.to_dict() for result in results],
     }

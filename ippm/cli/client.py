@@ -1,0 +1,118 @@
+"""What `twping` and `owping` share: where to connect to, a run that SIGINT ends, the head of the JSON document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ippm.cli.common import bind_to_device
+
+if TYPE_CHECKING:
+    from ippm.core.control_events import Connected
+    from ippm.io.options import TwpingOptions
+    from ippm.io.owamp_options import OwpingOptions
+    from ippm.io.pacing import StopSignal
+    from ippm.report.one_way import OneWayResult
+    from ippm.report.result import RunResult
+
+T = TypeVar("T")
+
+
+def connection_of(
+    host: str,
+    default_port: int,
+    *,
+    has_keys: bool,
+    mode: str | None,
+    test_ports: str | None,
+    local_ports: str | None,
+    ipv4: bool,
+    ipv6: bool,
+    interface: str | None,
+) -> dict[str, Any]:
+    """Of the options of a client, those that its letters for the connection give. Raises ConfigurationError."""
+    import socket
+
+    from ippm.cli.settings import parse_host, parse_ports
+    from ippm.errors import ConfigurationError
+
+    if ipv4 and ipv6:
+        raise ConfigurationError("-4 and -6 exclude each other")
+    name, port = parse_host(host, default_port)
+    return {
+        "host": name,
+        "port": port,
+        "mode": mode or ("AE" if has_keys else "O"),
+        "test_port_range": None if test_ports is None else parse_ports(test_ports, "-P"),
+        "local_port_range": None if local_ports is None else parse_ports(local_ports, "--local-ports"),
+        "family": int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
+        "mark_callback": None if interface is None else bind_to_device(interface),
+    }
+
+
+def run_client(run: Callable[[StopSignal], Coroutine[Any, Any, T]], *, as_json: bool) -> T:
+    """Run a client in an event loop of its own. An IppmError is raised, and printed before when `as_json`."""
+    import asyncio
+
+    from ippm.errors import ConfigurationError, IppmError
+
+    try:
+        return asyncio.run(_until_interrupt(run))
+    except ConfigurationError:
+        raise
+    except IppmError as error:
+        if as_json:
+            click.echo(json.dumps({"ok": False, "error": str(error), "accept": getattr(error, "accept", None)}))
+        raise
+
+
+async def _until_interrupt(run: Callable[[StopSignal], Coroutine[Any, Any, T]]) -> T:
+    import asyncio
+    import signal
+
+    from ippm.io.pacing import StopSignal
+
+    stop = StopSignal()
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(run(stop))
+    interrupts = 0
+
+    def interrupt() -> None:
+        """The first time: stop sending, and report what there is. The second time: end at once."""
+        nonlocal interrupts
+        interrupts += 1
+        stop.set()
+        if interrupts > 1:
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+        stop.close()
+
+
+def document_head(options: TwpingOptions | OwpingOptions, connected: Connected, mode: str) -> dict[str, Any]:
+    """What the JSON document says of the server and of the Control connection."""
+    return {
+        "host": options.host,
+        "port": options.port,
+        "mode": mode,
+        "ikev2_derived": connected.ikev2_derived,
+        "derivation": connected.derivation,
+        "peer_identity": connected.peer_identity,
+        "count": connected.count,
+    }
+
+
+def loss_exceeded(result: RunResult | OneWayResult, max_loss: float | None) -> str | None:
+    """How more packets were lost than `max_loss` percent, or None when they were not."""
+    if max_loss is not None and result.lost * 100 > max_loss * result.sent:
+        return f"{result.lost} of {result.sent} packets lost: more than {max_loss:g} %"
+    return None
