@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from typing import Protocol, Self, TypeVar
 
-from ippm.core.control_events import ConnectionClosed
+from ippm.core.client_connection import ControlClientConfig
+from ippm.core.control_events import Connected, ConnectionClosed, Endpoint, SessionRejected, Started
+from ippm.crypto import KeyProvider
 from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
+from ippm.iana import Mode
 from ippm.io.control_tcp import connect, resolve
 from ippm.io.options import MarkCallback
+
+log = logging.getLogger("ippm.client")
 
 _READ_OCTETS = 65536
 Event = TypeVar("Event")
@@ -17,6 +23,12 @@ Event = TypeVar("Event")
 
 class ClientRole(Protocol):
     """A client role of one Control connection, sans-IO: `ippm.core.client_connection.ClientConnection`."""
+
+    mode: Mode
+    remote: Endpoint
+
+    def start_sessions(self, now: float) -> None:
+        """Start what was accepted."""
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Octets from the server."""
@@ -71,12 +83,29 @@ class ConnectOptions(Protocol):
     def mark_callback(self) -> MarkCallback | None:
         """Called with the socket before it is bound."""
 
+    @property
+    def security(self) -> Mode:
+        """The security modes that are wanted."""
+
+    @property
+    def require_ikev2(self) -> bool:
+        """No other keys."""
+
+    @property
+    def maximum_count(self) -> int:
+        """The largest PBKDF2 Count."""
+
+    @property
+    def response_wait_s(self) -> float:
+        """How long to wait for each of the server's messages."""
+
 
 class ControlTcpClient:
     """A role and its TCP connection."""
 
     def __init__(self, role: ClientRole, sock: socket.socket) -> None:
         self._its_role = role
+        self.connected: Connected | None = None
         self._sock = sock
         self._loop = asyncio.get_running_loop()
 
@@ -86,6 +115,11 @@ class ControlTcpClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    async def start_sessions(self) -> None:
+        """Start all sessions that were accepted; returns when Start-Ack is here. Raises ServerRefused."""
+        self._its_role.start_sessions(self._loop.time())
+        await self._await(Started)
+
     async def watch(self) -> None:
         """Returns never, but raises IppmError when the server closes the connection or breaks the protocol."""
         await self._next()
@@ -94,6 +128,28 @@ class ControlTcpClient:
         """End the connection and let go of the secret."""
         self._its_role.close()
         self._sock.close()
+
+    async def _set_up(self, provider: KeyProvider | None) -> None:
+        """Wait for the end of the connection setup; when it fails, the connection is closed. Raises IppmError."""
+        role = self._its_role
+        try:
+            self.connected = await self._await(Connected)
+            ikev2_here = role.mode.keyed and provider is not None and provider.offers_ikev2
+            if ikev2_here and not self.connected.offered & Mode.IKEV2_DERIVED:
+                # The Greeting is not authenticated: the bit may have been taken out of it.
+                log.warning("%s does not offer IKEv2-derived keys", role.remote.host)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _session_answer(self, kind: type[Event]) -> Event:
+        """The answer to a request for a session, of this kind when it is accepted. Raises ServerRefused."""
+        answer = await self._next()
+        if isinstance(answer, SessionRejected):
+            raise answer.error
+        if not isinstance(answer, kind):
+            raise LocalProtocolError(f"{type(answer).__name__} was not awaited")
+        return answer
 
     async def _await(self, kind: type[Event]) -> Event:
         """The next event, which must be of this kind."""
@@ -134,6 +190,16 @@ class ControlTcpClient:
             self._its_role.receive_data(octets, self._loop.time())
         else:
             self._its_role.receive_eof(self._loop.time())
+
+
+def client_config(options: ConnectOptions) -> ControlClientConfig:
+    """What the options say to the role. Raises ConfigurationError."""
+    return ControlClientConfig(
+        mode=options.security,
+        require_ikev2=options.require_ikev2,
+        maximum_count=options.maximum_count,
+        response_wait_s=options.response_wait_s,
+    )
 
 
 async def connect_any(options: ConnectOptions) -> socket.socket:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, Self
 
-from ippm.core.client_connection import ControlClientConfig
-from ippm.core.control_events import Connected, Endpoint, SessionRejected, Started
+from ippm.core.control_events import Connected, Endpoint
 from ippm.core.fetched_session import FetchedSession
 from ippm.core.one_way_sender import OneWayPlan
 from ippm.core.owamp_client import OwampClient, OwampWish
@@ -31,9 +29,9 @@ from ippm.core.session_receiver import ReceiverPlan, ReceiverResult, SessionEnd
 from ippm.core.session_schedule import SessionSchedule
 from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
-from ippm.iana import Accept, Mode
+from ippm.iana import Accept
 from ippm.io.clock import now_ntp
-from ippm.io.control_client_tcp import ControlTcpClient, connect_any
+from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_any
 from ippm.io.control_tcp import endpoint_of, own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.one_way_loop import OneWayLoop, SenderEnding
@@ -48,7 +46,6 @@ from ippm.wire.fetch_session import LAST_SEQNO
 from ippm.wire.schedule_slot import Slot, SlotType
 from ippm.wire.stop_descriptions import SessionDescription
 
-log = logging.getLogger("ippm.client")
 P = ParamSpec("P")
 
 _INVALID = ReceiverResult(SessionEnd.INVALID, 0, (), 0, "the server stopped the sessions as a failure")
@@ -63,19 +60,13 @@ class OwampTcpClient(ControlTcpClient):
     def __init__(self, role: OwampClient, sock: socket.socket) -> None:
         super().__init__(role, sock)
         self.role = role
-        self.connected: Connected | None = None
 
     @classmethod
     async def connect(
         cls, options: OwpingOptions, provider: KeyProvider | None = None, entropy: Entropy | None = None
     ) -> Self:
         """Connect and set up. Raises IppmError: ServerRefused, ConnectionFailed, NoSecret, PortRangeExhausted."""
-        config = ControlClientConfig(
-            mode=options.security,
-            require_ikev2=options.require_ikev2,
-            maximum_count=options.maximum_count,
-            response_wait_s=options.response_wait_s,
-        )
+        config = client_config(options)
         sock = await connect_any(options)
         role = OwampClient(
             config,
@@ -87,31 +78,13 @@ class OwampTcpClient(ControlTcpClient):
             ikev2_bit=options.ikev2_bit,
         )
         client = cls(role, sock)
-        try:
-            client.connected = await client._await(Connected)
-            ikev2_here = role.mode.keyed and provider is not None and provider.offers_ikev2
-            if ikev2_here and not client.connected.offered & Mode.IKEV2_DERIVED:
-                # The Greeting is not authenticated: the bit may have been taken out of it.
-                log.warning("%s does not offer IKEv2-derived keys", role.remote.host)
-        except BaseException:
-            await client.close()
-            raise
+        await client._set_up(provider)
         return client
 
     async def request_session(self, wish: OwampWish) -> OwampSession:
         """Ask for a test session. Raises ServerRefused when the server does not want it; the connection stays."""
         self.role.request_session(wish, self._loop.time())
-        answer = await self._next()
-        if isinstance(answer, SessionRejected):
-            raise answer.error
-        if not isinstance(answer, OwampSessionAccepted):
-            raise LocalProtocolError(f"{type(answer).__name__} was not awaited")
-        return answer.session
-
-    async def start_sessions(self) -> None:
-        """Start all sessions that were accepted; returns when Start-Ack is here. Raises ServerRefused."""
-        self.role.start_sessions(self._loop.time())
-        await self._await(Started)
+        return (await self._session_answer(OwampSessionAccepted)).session
 
     async def stop_received(self) -> StopReceived:
         """The server's Stop-Sessions. Raises IppmError when the connection ends before it."""

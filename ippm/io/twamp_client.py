@@ -6,19 +6,16 @@ RFC 5357 sections 3 and 4.1.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Self
 
-from ippm.core.control_client import ClientState, ControlClient, ControlClientConfig, SessionWish
+from ippm.core.control_client import ClientState, ControlClient, SessionWish
 from ippm.core.control_events import (
     Connected,
     Endpoint,
     SessionAccepted,
-    SessionRejected,
-    Started,
     TestSession,
 )
 from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
@@ -27,7 +24,7 @@ from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import IppmError, LocalProtocolError
 from ippm.iana import Accept, Mode
 from ippm.io.clock import clock_state, now_ntp
-from ippm.io.control_client_tcp import ControlTcpClient, connect_any
+from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_any
 from ippm.io.control_tcp import endpoint_of
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import TwpingOptions
@@ -37,8 +34,6 @@ from ippm.io.test_socket import open_test_socket
 from ippm.report.result import RunResult
 from ippm.timestamps import ClockState, ntp_add_ns
 from ippm.wire.test_packet import symmetric_padding_octets
-
-log = logging.getLogger("ippm.client")
 
 
 class TwampClient(ControlTcpClient):
@@ -50,19 +45,13 @@ class TwampClient(ControlTcpClient):
     def __init__(self, role: ControlClient, sock: socket.socket) -> None:
         super().__init__(role, sock)
         self.role = role
-        self.connected: Connected | None = None
 
     @classmethod
     async def connect(
         cls, options: TwpingOptions, provider: KeyProvider | None = None, entropy: Entropy | None = None
     ) -> Self:
         """Connect and set up. Raises IppmError: ServerRefused, ConnectionFailed, NoSecret, PortRangeExhausted."""
-        config = ControlClientConfig(
-            mode=options.security,
-            require_ikev2=options.require_ikev2,
-            maximum_count=options.maximum_count,
-            response_wait_s=options.response_wait_s,
-        )
+        config = client_config(options)
         sock = await connect_any(options)
         role = ControlClient(
             config,
@@ -73,31 +62,13 @@ class TwampClient(ControlTcpClient):
             now=asyncio.get_running_loop().time(),
         )
         client = cls(role, sock)
-        try:
-            client.connected = await client._await(Connected)
-            ikev2_here = role.mode.keyed and provider is not None and provider.offers_ikev2
-            if ikev2_here and not client.connected.offered & Mode.IKEV2_DERIVED:
-                # The Greeting is not authenticated: the bit may have been taken out of it.
-                log.warning("%s does not offer IKEv2-derived keys", role.remote.host)
-        except BaseException:
-            await client.close()
-            raise
+        await client._set_up(provider)
         return client
 
     async def request_session(self, wish: SessionWish) -> TestSession:
         """Ask for a test session. Raises ServerRefused when the server does not want it; the connection stays."""
         self.role.request_session(wish, self._loop.time())
-        answer = await self._next()
-        if isinstance(answer, SessionRejected):
-            raise answer.error
-        if not isinstance(answer, SessionAccepted):
-            raise LocalProtocolError(f"{type(answer).__name__} was not awaited")
-        return answer.session
-
-    async def start_sessions(self) -> None:
-        """Start all sessions that were accepted; returns when Start-Ack is here. Raises ServerRefused."""
-        self.role.start_sessions(self._loop.time())
-        await self._await(Started)
+        return (await self._session_answer(SessionAccepted)).session
 
     async def stop_sessions(self, accept: Accept = Accept.OK) -> None:
         """Stop all sessions that run."""
