@@ -22,12 +22,12 @@ $(VENV)/.ready-run: pyproject.toml tools/setup.sh
 
 demo: ## two hosts, an IKE SA, three measurements and a refusal (DEMO_OPTIONS="--mode transport")
 	@sh tools/setup.sh demo
-	@$(MAKE) --no-print-directory $(VENV)/.ready-run
+	@$(MAKE) -s --no-print-directory $(VENV)/.ready-run
 	@$(BIN)/ippm-ipsec demo --report "$(DEMO_REPORT)" $(DEMO_OPTIONS)
 
 test: ## everything that proves it (installs Debian packages only as root and only if missing)
 	@sh tools/setup.sh test
-	@$(MAKE) --no-print-directory setup
+	@$(MAKE) -s --no-print-directory setup
 	@sh tools/test.sh "$(BIN)"
 
 test-quick: setup ## unit, property, vector and simulation tests: no namespaces, no foreign daemons
