@@ -8,9 +8,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, SECURITY_BITS, TWAMP_PORT, Mode
+
+if TYPE_CHECKING:
+    from ippm.io.owamp_options import OwpingOptions
 
 MarkCallback = Callable[[socket.socket], None]
 """Called with each socket before it is bound: SO_MARK, SO_BINDTODEVICE, a socket policy."""
@@ -96,32 +100,39 @@ class TwpingOptions:
         _ = self.security
         check_port("port", self.port)
         check_port("reflector_port", self.reflector_port)
-        if self.local_port_range is not None:
-            check_port_range("local_port_range", self.local_port_range)
-        if self.test_port_range is not None:
-            check_port_range("test_port_range", self.test_port_range)
-        if not 0 < self.count < 1 << 32:
-            raise ConfigurationError(f"count = {self.count}: at least one packet")
-        if not 0 <= self.interval_s < 1 << 31:
-            raise ConfigurationError(f"interval_s = {self.interval_s}: seconds, not negative")
-        if not 0 <= self.timeout_s < 1 << 31:
-            raise ConfigurationError(f"timeout_s = {self.timeout_s}: seconds, not negative")
-        if not 0 <= self.start_delay_s < 1 << 31:  # rfc4656-s4.1.1-05
-            raise ConfigurationError(f"start_delay_s = {self.start_delay_s}: seconds, not negative")
-        if not 0 <= self.padding <= 65000:
-            raise ConfigurationError(f"padding = {self.padding}: 0 to 65000 octets")
-        if not 0 <= self.dscp < 64:
-            raise ConfigurationError(f"dscp = {self.dscp}: 0 to 63")
+        check_run(self)
         if self.tw_auth_pad not in (64, 56):
             raise ConfigurationError(f"tw_auth_pad = {self.tw_auth_pad}: 64 or 56")
 
     @property
     def security(self) -> Mode:
         """The security modes as bits. Raises ConfigurationError."""
-        try:
-            return Mode.of_words(self.mode)
-        except ValueError as error:
-            raise ConfigurationError(f"mode = {self.mode!r}: {error}") from None
+        return security_of(self.mode)
+
+
+def security_of(words: str) -> Mode:
+    """The bits of a `mode` in words. Raises ConfigurationError."""
+    try:
+        return Mode.of_words(words)
+    except ValueError as error:
+        raise ConfigurationError(f"mode = {words!r}: {error}") from None
+
+
+def check_run(options: TwpingOptions | OwpingOptions) -> None:
+    """Raises ConfigurationError when a field of the options is out of range."""
+    for name in ("local_port_range", "test_port_range"):
+        ports = getattr(options, name)
+        if ports is not None:
+            check_port_range(name, ports)
+    if not 0 < options.count < 1 << 32:
+        raise ConfigurationError(f"count = {options.count}: at least one packet")
+    for name in ("interval_s", "timeout_s", "start_delay_s"):  # rfc4656-s4.1.1-05
+        if not 0 <= getattr(options, name) < 1 << 31:
+            raise ConfigurationError(f"{name} = {getattr(options, name)}: seconds, not negative")
+    if not 0 <= options.padding <= 65000:
+        raise ConfigurationError(f"padding = {options.padding}: 0 to 65000 octets")
+    if not 0 <= options.dscp < 64:
+        raise ConfigurationError(f"dscp = {options.dscp}: 0 to 63")
 
 
 def check_port(name: str, port: int) -> None:

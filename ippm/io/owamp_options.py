@@ -8,7 +8,7 @@ from pathlib import Path
 from ippm.core.owamp_events import SECURITY
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, OWAMP_IKEV2_DERIVED, OWAMP_PORT, Mode
-from ippm.io.options import MarkCallback, check_port, check_port_range
+from ippm.io.options import MarkCallback, check_port, check_port_range, check_run, security_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,26 +101,11 @@ class OwpingOptions:
         if self.security & ~SECURITY:
             raise ConfigurationError("OWAMP has no mixed mode: open, authenticated, encrypted")
         check_port("port", self.port)
-        for name in ("local_port_range", "test_port_range"):
-            ports = getattr(self, name)
-            if ports is not None:
-                check_port_range(name, ports)
         if not (self.to_server or self.from_server):
             raise ConfigurationError("to_server or from_server, or both")
-        if not 0 < self.count < 1 << 32:
-            raise ConfigurationError(f"count = {self.count}: at least one packet")
-        for name in ("interval_s", "timeout_s", "start_delay_s"):
-            if not 0 <= getattr(self, name) < 1 << 31:
-                raise ConfigurationError(f"{name} = {getattr(self, name)}: seconds, not negative")
-        if not 0 <= self.padding <= 65000:
-            raise ConfigurationError(f"padding = {self.padding}: 0 to 65000 octets")
-        if not 0 <= self.dscp < 64:
-            raise ConfigurationError(f"dscp = {self.dscp}: 0 to 63")
+        check_run(self)
 
     @property
     def security(self) -> Mode:
         """The security modes as bits. Raises ConfigurationError."""
-        try:
-            return Mode.of_words(self.mode)
-        except ValueError as error:
-            raise ConfigurationError(f"mode = {self.mode!r}: {error}") from None
+        return security_of(self.mode)
