@@ -12,8 +12,17 @@ from typing import Any, Self
 from ippm.core.fetched_session import FetchedSession
 from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
-from ippm.report.result import NOTE_AUTHENTICATED, NOTE_OPEN, NOTE_STOPPED
-from ippm.report.text import clock_words, endpoint_words, hops_words, milliseconds, time_words
+from ippm.report.result import NOTE_AUTHENTICATED, NOTE_OPEN, NOTE_STOPPED, statistics_dict
+from ippm.report.text import (
+    clock_words,
+    delay_words,
+    endpoint_words,
+    hops_words,
+    jitter_words,
+    loss_percent,
+    milliseconds,
+    time_words,
+)
 from ippm.timestamps import ns_from_fixed_point
 from ippm.wire.schedule_slot import SlotType
 from ippm.wire.test_packet import PacketMode
@@ -126,9 +135,9 @@ class OneWayResult:
             "reordered": metrics.reordered,
             "skipped": metrics.skipped,
             "rejected": dict(self.rejected),
-            "delay": _statistics(metrics.delay),
-            "pdv": _statistics(metrics.pdv),
-            "send_error": _statistics(self.send_error),
+            "delay": statistics_dict(metrics.delay),
+            "pdv": statistics_dict(metrics.pdv),
+            "send_error": statistics_dict(self.send_error),
             "quantiles": QUANTILE_DEFINITION,
             "clock": {
                 "sender": None if metrics.sender_clock is None else metrics.sender_clock.to_dict(),
@@ -165,7 +174,7 @@ class OneWayResult:
 def format_one_way(result: OneWayResult) -> str:
     """A dozen lines in the manner of owping, the last with a line end."""
     metrics = result.metrics
-    percent = f"{100 * metrics.lost / metrics.sent:.3f}%" if metrics.sent else "-"
+    percent = loss_percent(metrics.lost, metrics.sent)
     lines = [
         f"--- owping statistics from {endpoint_words(result.sender)} to {endpoint_words(result.receiver)} ---",
         f"SID:   {result.session.sid.hex()}",
@@ -176,7 +185,7 @@ def format_one_way(result: OneWayResult) -> str:
         _delay(metrics.delay, result.clock_error_ns),
     ]
     if metrics.delay is not None:
-        lines.append(f"one-way jitter = {milliseconds(metrics.delay.p95 - metrics.delay.median)} ms (P95-P50)")
+        lines.append(jitter_words("one-way jitter", metrics.delay))
     lines += [
         hops_words("hops", metrics.hops),
         f"{metrics.reordered} reordered" if metrics.reordered else "no reordering",
@@ -196,10 +205,5 @@ def format_one_way(result: OneWayResult) -> str:
 def _delay(statistics: DelayStatistics | None, error_ns: int | None) -> str:
     if statistics is None:
         return "one-way delay: no packet arrived"
-    values = (statistics.minimum, statistics.median, statistics.p95, statistics.p99, statistics.maximum)
     error = "unknown" if error_ns is None else f"{milliseconds(error_ns)} ms"
-    return f"one-way delay min/median/p95/p99/max = {'/'.join(map(milliseconds, values))} ms (err={error})"
-
-
-def _statistics(statistics: DelayStatistics | None) -> dict[str, int] | None:
-    return None if statistics is None else statistics.to_dict()
+    return f"{delay_words('one-way delay', statistics)} (err={error})"

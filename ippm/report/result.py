@@ -161,13 +161,13 @@ class RunResult:
             "late": self.late,
             "send_failed": self.send_failed,
             "rejected": dict(self.rejected),
-            "delay": _statistics(metrics.round_trip),
-            "round_trip_total": _statistics(metrics.round_trip_total),
-            "forward": _statistics(metrics.forward),
-            "backward": _statistics(metrics.backward),
-            "forward_pdv": _statistics(metrics.forward_pdv),
-            "backward_pdv": _statistics(metrics.backward_pdv),
-            "reflector_turnaround": _statistics(metrics.reflector_turnaround),
+            "delay": statistics_dict(metrics.round_trip),
+            "round_trip_total": statistics_dict(metrics.round_trip_total),
+            "forward": statistics_dict(metrics.forward),
+            "backward": statistics_dict(metrics.backward),
+            "forward_pdv": statistics_dict(metrics.forward_pdv),
+            "backward_pdv": statistics_dict(metrics.backward_pdv),
+            "reflector_turnaround": statistics_dict(metrics.reflector_turnaround),
             "quantiles": QUANTILE_DEFINITION,
             "clock": {
                 "local": self.local_clock.to_dict(),
@@ -200,7 +200,8 @@ def _receive_stamps(records: SenderRecords) -> str:
     return "user" if records.user_stamps >= len(records.arrivals) else "mixed"
 
 
-def _statistics(statistics: DelayStatistics | None) -> dict[str, int] | None:
+def statistics_dict(statistics: DelayStatistics | None) -> dict[str, int] | None:
+    """Statistics as in the JSON reports; those of nothing are None."""
     return None if statistics is None else statistics.to_dict()
 
 

@@ -12,7 +12,7 @@ from ippm.timestamps import ClockState
 def format_result(result: RunResult) -> str:
     """Some twenty lines, the last with a line end."""
     metrics = result.metrics
-    percent = f"{100 * metrics.lost / metrics.sent:.3f}%" if metrics.sent else "-"
+    percent = loss_percent(metrics.lost, metrics.sent)
     lines = [
         f"--- twping statistics from {endpoint_words(result.local)} to {endpoint_words(result.remote)} ---",
         f"SID:   {result.sid.hex()}",
@@ -21,12 +21,12 @@ def format_result(result: RunResult) -> str:
         f"last:  {time_words(result.last_sent_unix_ns)}",
         f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.send_duplicates} send duplicates, "
         f"{metrics.reflect_duplicates} reflect duplicates, {metrics.reordered} reordered",
-        _delay("round-trip time", metrics.round_trip),
-        _delay("send time", metrics.forward),
-        _delay("reflect time", metrics.backward),
-        _delay("reflector processing time", metrics.reflector_turnaround),
-        _jitter("send jitter", metrics.forward),
-        _jitter("reflect jitter", metrics.backward),
+        delay_words("round-trip time", metrics.round_trip),
+        delay_words("send time", metrics.forward),
+        delay_words("reflect time", metrics.backward),
+        delay_words("reflector processing time", metrics.reflector_turnaround),
+        jitter_words("send jitter", metrics.forward),
+        jitter_words("reflect jitter", metrics.backward),
         hops_words("send hops", metrics.hops_forward),
         hops_words("reflect hops", metrics.hops_backward),
         f"clocks: here {clock_words(result.local_clock)}; there {clock_words(result.peer_clock)}",
@@ -46,14 +46,18 @@ def milliseconds(nanoseconds: int) -> str:
     return f"{value:.3f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
-def _delay(name: str, statistics: DelayStatistics | None) -> str:
+def loss_percent(lost: int, sent: int) -> str:
+    return f"{100 * lost / sent:.3f}%" if sent else "-"
+
+
+def delay_words(name: str, statistics: DelayStatistics | None) -> str:
     if statistics is None:
         return f"{name}: no packet was answered"
     values = (statistics.minimum, statistics.median, statistics.p95, statistics.p99, statistics.maximum)
     return f"{name} min/median/p95/p99/max = {'/'.join(map(milliseconds, values))} ms"
 
 
-def _jitter(name: str, statistics: DelayStatistics | None) -> str:
+def jitter_words(name: str, statistics: DelayStatistics | None) -> str:
     if statistics is None:
         return f"{name}: unknown"
     return f"{name} = {milliseconds(statistics.p95 - statistics.median)} ms (P95-P50)"
