@@ -11,11 +11,22 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from binding.switches import CLIENT, DERIVATIONS, SERVER, given_switches, switch_options
+from binding.switches import (
+    CLIENT,
+    DERIVATIONS,
+    ONE_WAY_CLIENT,
+    SERVER,
+    Switch,
+    given_switches,
+    switch_options,
+)
+
+if TYPE_CHECKING:
+    from binding.twping import Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -165,7 +176,7 @@ def host(
 ) -> None:
     """An IKE endpoint and an O/TWAMP server in one process, until a signal ends it.
 
-    `ikev2 list` and the like work on it, and `ippm-ipsec twping` in another process takes its keys from it.
+    `ikev2 list` and the like work on it, and `ippm-ipsec owping` and `twping` take their keys from it.
     """
     from binding.host import run_host
     from ikev2 import DaemonOptions
@@ -176,33 +187,41 @@ def host(
     run_host(config_file, given_switches(SERVER, options), daemon, click.echo)
 
 
-@main.command()
-@click.argument("destination", metavar="HOST[:PORT]")
-@CONFIG
-@click.option("-A", "security", metavar="O|A|E|M", help="Open, authenticated, encrypted or mixed.")
-@click.option("--count", "-n", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
-@click.option("-i", "interval_s", default=0.1, show_default=True, help="Seconds between packets.")
-@click.option("-s", "padding", default=0, show_default=True, help="Octets of padding.")
-@click.option("--equal-size", is_flag=True, help="At least the padding that makes both directions equally long.")
-@click.option("-L", "timeout_s", default=2.0, show_default=True, help="Seconds after which a packet is lost.")
-@click.option("-D", "dscp", default=0, show_default=True, help="DSCP of the test packets.")
-@click.option("--ike-sa", metavar="SPIi:SPIr", help="Take the keys of this IKE SA.")
-@click.option("--ike-peer", metavar="ID", help="Take the keys of the newest IKE SA with this identity.")
-@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
-@click.option("--max-delay", type=click.FloatRange(0), metavar="MS",
-              help="Exit with 3 when the median round-trip time is longer.")  # fmt: skip
-@_backend()
-@KEYLOG
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@VERBOSE
-@switch_options(CLIENT)
-@one_line_errors
-def twping(destination: str, config_file: Path, as_json: bool, verbose: bool, **options: Any) -> None:
-    """Measure both ways with keys from the IKE SA, which is brought up if there is none."""
-    from binding.twping import TwpingRequest, present, run_twping
+def _ping_options(switches: tuple[Switch, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options that `owping` and `twping` share, after those that only one of them has."""
+    options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+        click.option("-s", "padding", default=0, show_default=True, help="Octets of padding."),
+        click.option("-L", "timeout_s", default=2.0, show_default=True,
+                     help="Seconds after which a packet is lost."),
+        click.option("-D", "dscp", default=0, show_default=True, help="DSCP of the test packets."),
+        click.option("--ike-sa", metavar="SPIi:SPIr", help="Take the keys of this IKE SA."),
+        click.option("--ike-peer", metavar="ID", help="Take the keys of the newest IKE SA with this identity."),
+        click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT",
+                     help="Exit with 3 when more is lost."),
+        _backend(),
+        KEYLOG,
+        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+        VERBOSE,
+        switch_options(switches),
+    ]  # fmt: skip
 
-    _log_to_stderr(verbose)
-    outcome = run_twping(TwpingRequest.from_command_line(destination, config_file, options))
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+COUNT = click.option(
+    "--count", "-n", type=click.IntRange(1), default=100, show_default=True, help="Packets to send."
+)
+
+
+def _tell(outcome: Outcome, as_json: bool) -> None:
+    """What was measured on stdout, and the exit status."""
+    from binding.twping import present
+
     if as_json:
         click.echo(json.dumps(outcome.to_dict(), indent=2))
     elif outcome.measurements:
@@ -211,6 +230,56 @@ def twping(destination: str, config_file: Path, as_json: bool, verbose: bool, **
         _end(str(outcome.error), EXIT_FAILED)
     if outcome.exceeded is not None:
         _end(outcome.exceeded, EXIT_THRESHOLD)
+
+
+@main.command()
+@click.argument("destination", metavar="HOST[:PORT]")
+@CONFIG
+@click.option("-A", "security", metavar="O|A|E|M", help="Open, authenticated, encrypted or mixed.")
+@COUNT
+@click.option("-i", "interval_s", default=0.1, show_default=True, help="Seconds between packets.")
+@click.option("--equal-size", is_flag=True, help="At least the padding that makes both directions equally long.")
+@click.option("--max-delay", type=click.FloatRange(0), metavar="MS",
+              help="Exit with 3 when the median round-trip time is longer.")  # fmt: skip
+@_ping_options(CLIENT)
+@one_line_errors
+def twping(destination: str, config_file: Path, as_json: bool, verbose: bool, **options: Any) -> None:
+    """Measure both ways with keys from the IKE SA, which is brought up if there is none."""
+    from binding.twping import run_ping, twping_request
+
+    _log_to_stderr(verbose)
+    _tell(run_ping(twping_request(destination, config_file, options)), as_json)
+
+
+@main.command()
+@click.argument("destination", metavar="HOST[:PORT]")
+@CONFIG
+@click.option("-f", "from_server", is_flag=True, help="Measure from the server only.")
+@click.option("-t", "to_server", is_flag=True, help="Measure to the server only.")
+@click.option("-A", "security", metavar="O|A|E", help="Open, authenticated or encrypted.")
+@COUNT
+@click.option("-i", "interval", default="0.1", show_default=True, metavar="SECONDS[e|f][,...]",
+              help="Between packets: exponential with this mean (e, the default), or fixed (f).")  # fmt: skip
+@click.option("-z", "start_delay_s", type=click.FloatRange(0), default=0.25, show_default=True,
+              help="Seconds from the request to the first packet.")  # fmt: skip
+@click.option("-d", "directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+              help="Save the data of each session here, in a file SID.owp.")  # fmt: skip
+@click.option("--max-delay", type=click.FloatRange(0), metavar="MS",
+              help="Exit with 3 when the median delay of a direction is longer.")  # fmt: skip
+@_ping_options(ONE_WAY_CLIENT)
+@one_line_errors
+def owping(
+    destination: str, config_file: Path, directory: Path | None, as_json: bool, verbose: bool, **options: Any
+) -> None:
+    """Measure one way, to the server and from it, with keys from the IKE SA, which is brought up if there is none."""
+    from binding.owping import owping_request, save
+    from binding.twping import run_ping
+
+    _log_to_stderr(verbose)
+    outcome = run_ping(owping_request(destination, config_file, options))
+    if directory is not None:
+        save(outcome.measurements, directory)
+    _tell(outcome, as_json)
 
 
 @main.command()

@@ -97,6 +97,8 @@ class MeasurementConfig(BaseModel):
     tw_auth_pad: Literal[56, 64] = 64
     listen: tuple[str, ...] = ()
     port: int = Field(862, ge=1, le=65535, strict=True)
+    owamp_port: int = Field(861, ge=0, le=65535, strict=True)
+    owamp_ikev2_bit: Literal[4, 7] = 4
     test_ports: Ports = (18760, 19959)
     bypass_ports: Ports = DEFAULT_BYPASS_PORTS
 
@@ -133,15 +135,23 @@ class MeasurementConfig(BaseModel):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         low, high = self.bypass_ports
-        if low <= self.port <= high or (low <= self.test_ports[1] and self.test_ports[0] <= high):
+        if any(low <= port <= high for port in (self.port, self.owamp_port)) or (
+            low <= self.test_ports[1] and self.test_ports[0] <= high
+        ):
             raise ValueError(
-                "bypass_ports: holds a port of the server (port, test_ports), whose traffic would always bypass"
+                "bypass_ports: holds a port of the server (port, owamp_port, test_ports), "
+                "whose traffic would always bypass"
             )
         if self.no_sa == "fallback" and self.require_ikev2:
             raise ValueError(
                 'no_sa: "fallback" measures without keys from IKEv2, so it needs require_ikev2 = false'
             )
         return self
+
+    @property
+    def owamp_ikev2_mode(self) -> int:
+        """The value in OWAMP-Modes that says IKEv2-derived keys (reading A6)."""
+        return 1 << self.owamp_ikev2_bit
 
     def key_options(self) -> KeyOptions:
         """The part that shapes keys and their signalling."""
@@ -159,7 +169,7 @@ class MeasurementConfig(BaseModel):
 SERVER_WORDS = frozenset(
     {
         "derivation", "token_key", "secret_encoding", "prf", "key_count", "strict_modes", "peer_binding",
-        "accept_no_sa", "count", "listen", "port", "test_ports",
+        "accept_no_sa", "count", "listen", "port", "owamp_port", "owamp_ikev2_bit", "test_ports",
     }
 )  # fmt: skip
 """What a [[measurement.servers]] table may change: the rest is the client's, or one for the whole host."""
@@ -181,6 +191,7 @@ def parse_measurement(section: Mapping[str, Any], where: str = "measurement") ->
 def parse_servers(section: Mapping[str, Any]) -> tuple[MeasurementConfig, tuple[MeasurementConfig, ...]]:
     """The section without `servers`, and what each server does: the section's own, then one a table.
 
+    A table serves OWAMP only when it has an `owamp_port` of its own.
     Raises ConfigurationError with every fault.
     """
     own = {word: value for word, value in section.items() if word != "servers"}
@@ -199,10 +210,10 @@ def parse_servers(section: Mapping[str, Any]) -> tuple[MeasurementConfig, tuple[
     try:
         parsed.append(parse_measurement(own))
         for number, table in enumerate(tables):
-            parsed.append(parse_measurement({**own, **table}, f"measurement.servers[{number}]"))
+            parsed.append(parse_measurement({**own, "owamp_port": 0, **table}, f"measurement.servers[{number}]"))
     except ConfigurationError as error:
         faults.append(str(error))
-    ports = [server.port for server in parsed]
+    ports = [port for server in parsed for port in (server.port, server.owamp_port) if port]
     faults += [f"measurement.servers: two servers have port {port}" for port in _repeated(ports)]
     if faults:
         raise ConfigurationError("\n".join(faults))

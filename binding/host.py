@@ -1,8 +1,9 @@
 """One process that is a whole host: an IKE endpoint, and O/TWAMP servers whose keys come from its IKE SAs.
 
-The [measurement] section makes one TWAMP server; each `[[measurement.servers]]` table makes one more, with the words
-that it changes (another port, another derivation). Under `path = "bypass"` or `"both"` the traffic whose client side
-has a port of `bypass_ports` stays outside the tunnel (policies of both hosts); everything else goes into it.
+The [measurement] section makes one TWAMP server and one OWAMP server; each `[[measurement.servers]]` table makes one
+more, with the words that it changes (another port, another derivation). Under `path = "bypass"` or `"both"` the
+traffic whose client side has a port of `bypass_ports` stays outside the tunnel (policies of both hosts); everything
+else goes into it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from binding.config import MeasurementConfig, parse_servers
-from binding.measurement import BY_ADDRESS, NO_TRAFFIC, Measurement, MeasureRequest, measure
+from binding.measurement import (
+    BY_ADDRESS,
+    NO_TRAFFIC,
+    AnyRequest,
+    Measurement,
+    MeasureRequest,
+    OneWayMeasurement,
+    measure,
+    perform,
+)
 from binding.policy import ChildView, SaChoice, SaView
 from binding.provider import IkeKeyProvider, KeyOptions
 from binding.secret_log import SecretLog
@@ -41,7 +51,7 @@ from ikev2 import (
     choose_backend,
     load_configuration,
 )
-from ippm import ClientSetUp, ServerOptions, TwampServer
+from ippm import ClientSetUp, OwampServer, OwampServerOptions, ServerOptions, TwampServer
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -173,6 +183,10 @@ class Host:
         """One TWAMP measurement. Raises IkeError or IppmError with a reason for a person."""
         return await measure(self, request, self._secret_log)
 
+    async def perform(self, request: AnyRequest) -> Measurement | OneWayMeasurement:
+        """One measurement of either kind. Raises IkeError or IppmError with a reason for a person."""
+        return await perform(self, request, self._secret_log)
+
     async def _open_endpoint(self, stack: AsyncExitStack) -> Endpoint:
         """A started endpoint; `stack` takes it down."""
         keylog = None
@@ -196,11 +210,21 @@ class Host:
                 address=address, port=measurement.port, test_ports=measurement.test_ports,
                 strict_modes=measurement.strict_modes, hmac_counter=HMAC_COUNTER,
             )  # fmt: skip
-            server = TwampServer(options, provider)
-            if measurement.token_key == "auto":
-                server.subscribe(_log_token_key)
-            await server.start()
-            stack.push_async_callback(server.stop)
+            await self._serve_one(TwampServer(options, provider), measurement, stack)
+            if measurement.owamp_port:
+                one_way = OwampServerOptions(
+                    address=address, port=measurement.owamp_port, test_ports=measurement.test_ports,
+                    strict_modes=measurement.strict_modes, ikev2_bit=measurement.owamp_ikev2_mode,
+                )  # fmt: skip
+                await self._serve_one(OwampServer(one_way, provider), measurement, stack)
+
+    async def _serve_one(
+        self, server: TwampServer | OwampServer, measurement: MeasurementConfig, stack: AsyncExitStack
+    ) -> None:
+        if measurement.token_key == "auto":
+            server.subscribe(_log_token_key)
+        await server.start()
+        stack.push_async_callback(server.stop)
 
     def _watch(self, endpoint: Endpoint) -> None:
         """Under `bypass` and `both`, keep measurement traffic of each pair of hosts outside its tunnel."""
@@ -230,7 +254,7 @@ class Host:
 
 
 class ServingHost(Host):
-    """A host that others find: `ikev2 list` by its control socket, `ippm-ipsec twping` by its key agent, too."""
+    """A host that others find: `ikev2 list` by its control socket, `owping` and `twping` by its key agent, too."""
 
     def __init__(
         self,
@@ -302,7 +326,9 @@ def run_host(
         loop.add_signal_handler(signal.SIGHUP, hang_up)
         try:
             ports = ", ".join(str(server.port) for server in config.servers)
-            say(f"ready: IKE endpoint, TWAMP on TCP {ports}; Ctrl-C ends")
+            one_way = ", ".join(str(server.owamp_port) for server in config.servers if server.owamp_port)
+            served = f"TWAMP on TCP {ports}" + (f", OWAMP on TCP {one_way}" if one_way else "")
+            say(f"ready: IKE endpoint, {served}; Ctrl-C ends")
             await ended.wait()
         finally:
             await host.stop()

@@ -1,4 +1,4 @@
-"""One TWAMP measurement keyed or carried by an IKE SA: which SA, whether to bring it up, what went through it.
+"""One measurement keyed or carried by an IKE SA: which SA, whether to bring it up, what went through it.
 
 `IkeSide` is the IKE endpoint that serves it, in this process (binding.host) or in another one (binding.agent).
 
@@ -11,18 +11,21 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
 
 from binding.config import MeasurementConfig
 from binding.policy import ChildView, SaChoice, SaView, connection_for, newest_with
 from binding.provider import Exporter, IkeKeyProvider, KeyChainRecord
 from binding.secret_log import SecretLog
 from ikev2 import ConnectionConfig, IkeError, NoSuchSa
-from ippm import NoProvider, RunResult, TwpingOptions, twping
+from ippm import KeyProvider, NoProvider, OneWayResult, OwpingOptions, RunResult, TwpingOptions, owping, twping
 
 log = logging.getLogger("ippm-ipsec")
+
+Options = TypeVar("Options", TwpingOptions, OwpingOptions)
+Result = TypeVar("Result")
 
 BY_ADDRESS = SaChoice()
 NO_TRAFFIC = frozenset({"memory", "dry-run"})
@@ -67,6 +70,19 @@ class MeasureRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class OneWayRequest:
+    """One OWAMP measurement from this host, to the server, from it, or both on one Control connection."""
+
+    destination: OwpingOptions
+    measurement: MeasurementConfig
+    path: str
+    choice: SaChoice = BY_ADDRESS
+
+
+AnyRequest = MeasureRequest | OneWayRequest
+
+
+@dataclass(frozen=True, slots=True)
 class ChildTraffic:
     """A Child SA's counters before and after a measurement: what went through it."""
 
@@ -79,6 +95,11 @@ class ChildTraffic:
         """Packets that we sent through it meanwhile."""
         return self.after.counters.packets_out - self.before.counters.packets_out
 
+    @property
+    def packets_in(self) -> int:
+        """Packets that came through it meanwhile."""
+        return self.after.counters.packets_in - self.before.counters.packets_in
+
     def to_dict(self) -> dict[str, Any]:
         """The `child_sa` object of the JSON: SPIs, and packets and octets each way during the run."""
         before, after = self.before.counters, self.after.counters
@@ -87,32 +108,31 @@ class ChildTraffic:
             "spis": {"in": f"{self.after.spi_in:08x}", "out": f"{self.after.spi_out:08x}"},
             "packets_out": self.packets_out,
             "octets_out": after.octets_out - before.octets_out,
-            "packets_in": after.packets_in - before.packets_in,
+            "packets_in": self.packets_in,
             "octets_in": after.octets_in - before.octets_in,
             "before": {"packets_out": before.packets_out, "packets_in": before.packets_in},
             "after": {"packets_out": after.packets_out, "packets_in": after.packets_in},
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What one measurement gave, with the SA that keyed or carried it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """How a measurement was done, with the SA that keyed or carried it."""
 
     mode: str
     path: str
     derivation: str | None
     ike_sa: SaView | None
     child: ChildTraffic | None
-    result: RunResult
     record: KeyChainRecord | None
     elapsed_ms: int
 
-    def to_dict(self) -> dict[str, Any]:
+    def _run(self, protocol: str, result: dict[str, Any]) -> dict[str, Any]:
         """One entry of `runs` (docs/cli.md). `keys_equal` is known only to who sees both ends."""
         sa = self.ike_sa
         return {
             "derivation": self.derivation,
-            "protocol": "twamp",
+            "protocol": protocol,
             "mode": self.mode,
             "path": self.path,
             "ike": None if sa is None else {
@@ -120,15 +140,80 @@ class Measurement:
             },
             "child_sa": None if self.child is None else self.child.to_dict(),
             "keys_equal": None,
-            "result": self.result.to_dict(),
+            "result": result,
             "elapsed_ms": self.elapsed_ms,
         }  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement(Circumstances):
+    """What one two-way measurement gave."""
+
+    result: RunResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of `runs`."""
+        return self._run("twamp", self.result.to_dict())
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The entries of `runs`: one."""
+        return [self.to_dict()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneWayMeasurement(Circumstances):
+    """What one one-way measurement gave: a result for each direction, first to the server."""
+
+    results: tuple[OneWayResult, ...]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """The entries of `runs`: one for each direction; what is not in `result` is that of both together."""
+        return [self._run("owamp", result.to_dict()) for result in self.results]
+
+
 async def measure(side: IkeSide, request: MeasureRequest, secret_log: SecretLog | None = None) -> Measurement:
-    """Measure once. Raises IkeError or IppmError with a reason for a person."""
+    """Measure two ways, once. Raises IkeError or IppmError with a reason for a person."""
+    result, how = await _measure(side, request, request.destination, twping, secret_log)
+    _check_path(request.path, how.child, result.sent)
+    return _with(Measurement, how, result=result)
+
+
+async def measure_one_way(
+    side: IkeSide, request: OneWayRequest, secret_log: SecretLog | None = None
+) -> OneWayMeasurement:
+    """Measure one way, once. Raises IkeError or IppmError with a reason for a person."""
+    results, how = await _measure(side, request, request.destination, owping, secret_log)
+    _check_path(request.path, how.child, sum(one.sent for one in results if one.direction == "to"))
+    received = sum(one.metrics.received for one in results if one.direction == "from")
+    _check_path(request.path, how.child, received, out=False)
+    return _with(OneWayMeasurement, how, results=results)
+
+
+async def perform(
+    side: IkeSide, request: AnyRequest, secret_log: SecretLog | None = None
+) -> Measurement | OneWayMeasurement:
+    """Either of the two."""
+    if isinstance(request, OneWayRequest):
+        return await measure_one_way(side, request, secret_log)
+    return await measure(side, request, secret_log)
+
+
+MeasuredAs = TypeVar("MeasuredAs", bound=Circumstances)
+
+
+def _with(kind: Callable[..., MeasuredAs], how: Circumstances, **result: object) -> MeasuredAs:
+    return kind(**{one.name: getattr(how, one.name) for one in fields(Circumstances)}, **result)
+
+
+async def _measure(
+    side: IkeSide,
+    request: AnyRequest,
+    destination: Options,
+    ping: Callable[[Options, KeyProvider], Awaitable[Result]],
+    secret_log: SecretLog | None,
+) -> tuple[Result, Circumstances]:
     wish = request.measurement
-    options = replace(request.destination, host=await resolve(request.destination))
+    options = replace(destination, host=await resolve(destination))
     sa = await sa_for(side, request, options.host)
     if sa is None and options.security.keyed:
         # rfc7717-s5.1-m4: an error is logged, and the plain mode taken that needs no passphrase.
@@ -143,24 +228,22 @@ async def measure(side: IkeSide, request: MeasureRequest, secret_log: SecretLog 
         )
     before = _newest_child(sa)
     started = time.monotonic()
-    result = await twping(options, provider or NoProvider())
+    result = await ping(options, provider or NoProvider())
     elapsed_ms = round((time.monotonic() - started) * 1000)
     record = provider.records[-1] if provider is not None and provider.records else None
     traffic = _traffic(side, before)
-    _check_path(request.path, traffic, result.sent)
-    return Measurement(
+    return result, Circumstances(
         mode=options.mode,
         path=request.path,
         derivation=wish.derivation.value if provider is not None else None,
         ike_sa=_used(side, sa, record),
         child=traffic,
-        result=result,
         record=record,
         elapsed_ms=elapsed_ms,
     )
 
 
-async def resolve(options: TwpingOptions) -> str:
+async def resolve(options: TwpingOptions | OwpingOptions) -> str:
     """The address of the server: IKE SAs are found by it. Raises IkeError."""
     loop = asyncio.get_running_loop()
     try:
@@ -186,7 +269,7 @@ def existing_sa(side: IkeSide, choice: SaChoice, address: str) -> SaView | None:
     return next((sa for sa in sas if sa.spis == spis), None)
 
 
-async def sa_for(side: IkeSide, request: MeasureRequest, address: str) -> SaView | None:
+async def sa_for(side: IkeSide, request: AnyRequest, address: str) -> SaView | None:
     """The IKE SA for a measurement, brought up when there is none and `no_sa` says so (reading A10).
 
     None when none is needed, or under `no_sa = "fallback"`. Raises IkeError.
@@ -225,14 +308,18 @@ def _check_tunnel(side: IkeSide, sa: SaView | None) -> None:
         raise IkeError("the IKE SA has no Child SA: there is no tunnel to measure through")
 
 
-def _check_path(path: str, traffic: ChildTraffic | None, sent: int) -> None:
-    """Say so when the Child SA's counters do not fit the path that the result will name."""
-    if traffic is None or not sent:
+def _check_path(path: str, traffic: ChildTraffic | None, packets: int, *, out: bool = True) -> None:
+    """Say so when the Child SA's counters do not fit the path that the result will name.
+
+    `packets` are the Test packets that we sent, or that we received when not `out`.
+    """
+    if traffic is None or not packets:
         return
-    if path == "bypass" and traffic.packets_out >= sent:
-        log.warning("path bypass, but %d packets went through the Child SA", traffic.packets_out)
-    if path == "tunnel" and traffic.packets_out < sent:
-        log.warning("path tunnel, but only %d packets went through the Child SA", traffic.packets_out)
+    through, verb = (traffic.packets_out, "went") if out else (traffic.packets_in, "came")
+    if path == "bypass" and through >= packets:
+        log.warning("path bypass, but %d packets %s through the Child SA", through, verb)
+    if path == "tunnel" and through < packets:
+        log.warning("path tunnel, but only %d packets %s through the Child SA", through, verb)
 
 
 def _newest_child(sa: SaView | None) -> ChildView | None:

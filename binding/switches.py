@@ -11,9 +11,7 @@ from typing import Any
 
 import click
 
-NOT_YET = frozenset(
-    {"end_on_ike_delete", "id_map", "allow_null_auth", "offer", "prefer", "owamp_ikev2_bit", "stamp_ikev2"}
-)
+NOT_YET = frozenset({"end_on_ike_delete", "id_map", "allow_null_auth", "offer", "prefer", "stamp_ikev2"})
 """Switches of docs/rfc7717.md that later versions will have."""
 
 
@@ -42,13 +40,18 @@ BOTH = (
     Switch("key_count", ("4", "2"), "2: Test uses the Control keys (an experiment; both ends alike).", number=True),
     Switch("label", None, "In place of IPPM (experiments; both ends alike)."),
 )
-CLIENT = (
+OWAMP_BIT = Switch("owamp_ikev2_bit", ("4", "7"), "The bit of OWAMP-Modes for IKEv2-derived keys.", number=True)
+CLIENT_BOTH = (
     *BOTH,
     Switch("token_key", ("pbkdf2", "truncate16"), "How the token key comes from the secret."),
     Switch("no_sa", ("initiate", "fail", "fallback"), "When there is no IKE SA with the server."),
     Switch("require_ikev2", (), "No server without IKEv2-derived keys."),
+)
+CLIENT = (
+    *CLIENT_BOTH,
     Switch("tw_auth_pad", ("64", "56"), "What --equal-size adds in a keyed mode.", number=True),
 )
+ONE_WAY_CLIENT = (*CLIENT_BOTH, OWAMP_BIT)
 SERVER = (
     *BOTH,
     Switch("token_key", ("pbkdf2", "truncate16", "auto"), "auto: the Challenge tells what the client uses."),
@@ -57,6 +60,7 @@ SERVER = (
     Switch("accept_no_sa", ("6", "1"), "What a client gets whose IKE SA is not known.", number=True),
     Switch("sa_grace", None, "How long the SPIs of an SA that has gone still serve, such as 60s."),
     Switch("count", None, "PBKDF2's Count, a power of two from 1024 up.", number=True),
+    OWAMP_BIT,
 )
 
 

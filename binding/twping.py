@@ -1,4 +1,4 @@
-"""`ippm-ipsec twping`: a two-way measurement with keys from the IKE SA.
+"""`ippm-ipsec twping`: a two-way measurement with keys from the IKE SA; and what `owping` shares with it.
 
 With an endpoint running on this host (`ippm-ipsec host`, `ikev2 run`) its key agent gives the keys. Otherwise the
 command is a host of its own for as long as it runs: it brings the IKE SA up, measures, and deletes it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,19 @@ from typing import Any
 from binding.agent import RunningHost, runs_at
 from binding.derivation import Derivation
 from binding.host import Host, HostConfig, load_host_config
-from binding.measurement import Measurement, MeasureRequest, measure
+from binding.measurement import (
+    AnyRequest,
+    Measurement,
+    MeasureRequest,
+    OneWayMeasurement,
+    OneWayRequest,
+    perform,
+)
 from binding.policy import SaChoice
 from binding.secret_log import SecretLog
-from binding.switches import CLIENT, given_switches
+from binding.switches import CLIENT, Switch, given_switches
 from ikev2 import ConfigurationError, IkeError, choose_backend
-from ippm import IppmError, RunResult, TwpingOptions, format_result
+from ippm import IppmError, OneWayResult, RunResult, TwpingOptions, format_one_way, format_result
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -34,6 +41,26 @@ class Thresholds:
 
     loss_percent: float | None = None
     delay_ms: float | None = None
+
+    def exceeded_by(self, measurement: Measurement | OneWayMeasurement) -> str | None:
+        """Which one a measurement exceeds, in a sentence."""
+        if isinstance(measurement, Measurement):
+            return self.exceeded(measurement.result)
+        reasons = (self.exceeded_one_way(result) for result in measurement.results)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def exceeded_one_way(self, result: OneWayResult) -> str | None:
+        """The same of one direction."""
+        way = f"{result.direction} the server"
+        if self.loss_percent is not None and result.lost * 100 > self.loss_percent * result.sent:
+            return f"{way}, {result.lost} of {result.sent} packets lost: more than {self.loss_percent:g} %"
+        if self.delay_ms is not None:
+            if result.delay is None:
+                return f"{way}, no packet arrived, so no delay is known"
+            if result.delay.median > self.delay_ms * 1e6:
+                median_ms = result.delay.median / 1e6
+                return f"{way}, median delay {median_ms:.3f} ms: more than {self.delay_ms:g} ms"
+        return None
 
     def exceeded(self, result: RunResult) -> str | None:
         """Which one a result exceeds, in a sentence."""
@@ -49,29 +76,41 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class TwpingRequest:
+class PingRequest:
     """One command line, checked. `switched` are the words of [measurement] that it changes."""
 
     config: HostConfig
-    requests: tuple[MeasureRequest, ...]
+    requests: tuple[AnyRequest, ...]
     switched: Mapping[str, Any]
     backend: str | None
     keylog: Path | None
     thresholds: Thresholds
 
     @classmethod
-    def from_command_line(cls, destination: str, config_file: Path, options: Mapping[str, Any]) -> TwpingRequest:
+    def from_command_line(
+        cls,
+        destination: str,
+        config_file: Path,
+        options: Mapping[str, Any],
+        switches: tuple[Switch, ...],
+        requests_of: Callable[[HostConfig, str, Mapping[str, Any]], Sequence[AnyRequest]],
+    ) -> PingRequest:
         """Read the file and the options. Raises ConfigurationError."""
-        switched = given_switches(CLIENT, options)
+        switched = given_switches(switches, options)
         config = load_host_config(config_file, switched)
         return cls(
             config,
-            measure_requests(config, destination, options),
+            tuple(requests_of(config, destination, options)),
             switched,
             options.get("backend"),
             options.get("keylog"),
             Thresholds(options.get("max_loss"), options.get("max_delay")),
         )
+
+
+def twping_request(destination: str, config_file: Path, options: Mapping[str, Any]) -> PingRequest:
+    """The command line of `twping`. Raises ConfigurationError."""
+    return PingRequest.from_command_line(destination, config_file, options, CLIENT, measure_requests)
 
 
 def measure_requests(
@@ -137,15 +176,24 @@ def split_destination(destination: str) -> tuple[str, int | None]:
 class Outcome:
     """What came of a command line: all that was measured, and the error that ended it, if one did."""
 
-    measurements: list[Measurement] = field(default_factory=list)
+    measurements: list[Measurement | OneWayMeasurement] = field(default_factory=list)
     error: IkeError | IppmError | None = None
     exceeded: str | None = None
+
+    def add(self, request: AnyRequest, measurement: Measurement | OneWayMeasurement) -> None:
+        """Keep what was measured. Raises IppmError when a direction that was asked for gave nothing."""
+        self.measurements.append(measurement)
+        if isinstance(request, OneWayRequest) and isinstance(measurement, OneWayMeasurement):
+            wanted = {"to": request.destination.to_server, "from": request.destination.from_server}
+            there = {result.direction for result in measurement.results}
+            for direction in (way for way, asked in wanted.items() if asked and way not in there):
+                raise IppmError(f"path {measurement.path}: no data of the session {direction} the server")
 
     def to_dict(self) -> dict[str, Any]:
         """The one document of `--json`."""
         document: dict[str, Any] = {
             "ok": self.error is None and self.exceeded is None,
-            "runs": [measurement.to_dict() for measurement in self.measurements],
+            "runs": [run for measurement in self.measurements for run in measurement.to_dicts()],
         }
         if self.error is not None:
             document |= {"error": str(self.error), "accept": getattr(self.error, "accept", None)}
@@ -154,7 +202,7 @@ class Outcome:
         return document
 
 
-def run_twping(request: TwpingRequest) -> Outcome:
+def run_ping(request: PingRequest) -> Outcome:
     """Measure. Raises ConfigurationError; what the peer or the network refuse is in the outcome."""
     outcome = Outcome()
     try:
@@ -166,23 +214,23 @@ def run_twping(request: TwpingRequest) -> Outcome:
         raise
     except (IkeError, IppmError) as error:
         outcome.error = error
-    exceeded = (request.thresholds.exceeded(one.result) for one in outcome.measurements)
+    exceeded = map(request.thresholds.exceeded_by, outcome.measurements)
     outcome.exceeded = next((reason for reason in exceeded if reason is not None), None)
     return outcome
 
 
-async def _as_host(request: TwpingRequest, outcome: Outcome) -> None:
+async def _as_host(request: PingRequest, outcome: Outcome) -> None:
     chosen, _ = choose_backend(request.backend or request.config.file.backend)
     host = Host(request.config, chosen(), keylog=request.keylog, serve=False)
     await host.start()
     try:
         for one in request.requests:
-            outcome.measurements.append(await host.measure(one))
+            outcome.add(one, await host.perform(one))
     finally:
         await host.stop()
 
 
-async def _through_agent(request: TwpingRequest, outcome: Outcome) -> None:
+async def _through_agent(request: PingRequest, outcome: Outcome) -> None:
     """Keys from the endpoint that runs on this host; its policies decide the path."""
     side = RunningHost(request.config.file)
     check_running(request, side.backend_name)
@@ -191,13 +239,13 @@ async def _through_agent(request: TwpingRequest, outcome: Outcome) -> None:
         log.warning("keys of O/TWAMP are written to %s", request.keylog)
     try:
         for one in request.requests:
-            outcome.measurements.append(await measure(side, one, secret_log))
+            outcome.add(one, await perform(side, one, secret_log))
     finally:
         if secret_log is not None:
             secret_log.close()
 
 
-def check_running(request: TwpingRequest, backend: str) -> None:
+def check_running(request: PingRequest, backend: str) -> None:
     """Refuse what only the endpoint that runs could do, and does not. Raises ConfigurationError."""
     file = request.config.file
     if request.backend not in (None, "auto", backend):
@@ -212,14 +260,16 @@ def check_running(request: TwpingRequest, backend: str) -> None:
         )
 
 
-def present(measurements: list[Measurement]) -> str:
+def present(measurements: Sequence[Measurement | OneWayMeasurement]) -> str:
     """The text for a person."""
     texts = []
     for measurement in measurements:
         key = "no derived key"
         if measurement.derivation is not None:
             key = f"keys by {Derivation(measurement.derivation).described}"
-        texts.append(
-            f"path {measurement.path}, {measurement.mode} mode, {key}\n{format_result(measurement.result)}"
-        )
+        if isinstance(measurement, Measurement):
+            text = format_result(measurement.result)
+        else:
+            text = "\n".join(format_one_way(result) for result in measurement.results)
+        texts.append(f"path {measurement.path}, {measurement.mode} mode, {key}\n{text}")
     return "\n".join(texts)

@@ -45,7 +45,7 @@ class Pair:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.ike, self.nat, self.twamp, self.second = free_ports(4)
+        self.ike, self.nat, self.twamp, self.second, self.owamp = free_ports(5)
         self.network = MemoryNetwork()
         write_psk(directory / "lab.psk")
 
@@ -56,7 +56,7 @@ class Pair:
         text = text.replace("[connections.lab]\n", f"[connections.lab]\n{ports}\n")
         path = self.directory / f"{role}.toml"
         sockets = f'[endpoint]\ncontrol_socket = "control.{role}"\nkey_agent_socket = "keys.{role}"\n'
-        path.write_text(f"{text}port = {self.twamp}\n{measurement}\n{extra}\n{sockets}")
+        path.write_text(f"{text}port = {self.twamp}\nowamp_port = {self.owamp}\n{measurement}\n{extra}\n{sockets}")
         return path
 
     def host(
