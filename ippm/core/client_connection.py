@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Generic, TypeVar
 
-from ippm.core.control_events import Connected, ConnectionClosed, Endpoint
+from ippm.core.control_events import Connected, ConnectionClosed, Endpoint, SessionRejected
 from ippm.core.inbox import Inbox
 from ippm.crypto import (
     HMAC_OCTETS,
@@ -36,15 +36,18 @@ from ippm.crypto import (
 from ippm.errors import (
     ConfigurationError,
     ConnectionFailed,
+    InvalidMessage,
     IppmError,
     LocalProtocolError,
     ServerRefused,
     UnacceptableCount,
 )
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, MINIMUM_COUNT, SECURITY_BITS, Accept, Mode
+from ippm.wire.accept_session import AcceptSession
 from ippm.wire.server_greeting import ServerGreeting
 from ippm.wire.server_start import ServerStart
 from ippm.wire.set_up_response import SetUpResponse
+from ippm.wire.start_ack import StartAck
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,7 @@ class ClientState(Enum):
 
 
 Event = TypeVar("Event")
-ConnectionEvent = Connected | ConnectionClosed
+ConnectionEvent = Connected | SessionRejected | ConnectionClosed
 
 
 class ClientConnection(ABC, Generic[Event]):
@@ -314,6 +317,23 @@ class ClientConnection(ABC, Generic[Event]):
     def _expect(self, state: ClientState) -> None:
         if self.state is not state:
             raise LocalProtocolError(f"the connection is {self.state.value}, not {state.value}")
+
+    def _is_accepted(self, answer: AcceptSession) -> bool:
+        """Whether the server accepts a session; the event of a refusal is made here. Raises InvalidMessage."""
+        if answer.accept != Accept.OK:
+            reason = Accept(answer.accept).words
+            self._events.append(SessionRejected(ServerRefused(answer.accept, reason, "Accept-Session")))
+            return False
+        if answer.port == 0:
+            raise InvalidMessage("the server accepted a session on port 0")
+        return True
+
+    def _become_active(self, ack: StartAck) -> None:
+        """Start-Ack is here. Raises ServerRefused."""
+        if ack.accept != Accept.OK:  # rfc4656-s3.7-03
+            raise ServerRefused(ack.accept, Accept(ack.accept).words, "Start-Ack")
+        self._deadline = None
+        self.state = ClientState.ACTIVE
 
     def _command(self, body: bytes, now: float) -> None:
         self._outbox += self._send.seal(body, with_hmac=True)

@@ -10,10 +10,10 @@ from collections import deque
 from dataclasses import dataclass
 
 from ippm.core.client_connection import ClientConnection, ClientState, ControlClientConfig
-from ippm.core.control_events import ClientEvent, Endpoint, SessionAccepted, SessionRejected, Started, TestSession
+from ippm.core.control_events import ClientEvent, Endpoint, SessionAccepted, Started, TestSession
 from ippm.core.server_policy import bare_address
 from ippm.crypto import Entropy, KeyProvider
-from ippm.errors import InvalidMessage, LocalProtocolError, ServerRefused, UnexpectedMessage
+from ippm.errors import LocalProtocolError, UnexpectedMessage
 from ippm.iana import Accept
 from ippm.timestamps import fixed_point_from_ns
 from ippm.wire.accept_session import AcceptSession
@@ -134,12 +134,8 @@ class ControlClient(ClientConnection[ClientEvent]):
         wish = self._requests.popleft()
         if not self._requests:
             self._deadline = None
-        if answer.accept != Accept.OK:
-            reason = Accept(answer.accept).words
-            self._events.append(SessionRejected(ServerRefused(answer.accept, reason, "Accept-Session")))
+        if not self._is_accepted(answer):
             return
-        if answer.port == 0:
-            raise InvalidMessage("the server accepted a session on port 0")
         self._accepted.append(answer.sid)
         self._events.append(
             SessionAccepted(
@@ -158,10 +154,7 @@ class ControlClient(ClientConnection[ClientEvent]):
         )
 
     def _start_ack(self, ack: StartAck) -> None:
-        if ack.accept != Accept.OK:  # rfc4656-s3.7-03
-            raise ServerRefused(ack.accept, Accept(ack.accept).words, "Start-Ack")
-        self._deadline = None
-        self.state = ClientState.ACTIVE
+        self._become_active(ack)
         self._started, self._accepted = self._accepted, []
         self._events.append(Started(tuple(self._started)))
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ippm.core.client_connection import ClientConnection, ClientState, ControlClientConfig
-from ippm.core.control_events import Endpoint, SessionRejected, Started
+from ippm.core.control_events import Endpoint, Started
 from ippm.core.fetched_session import FetchedSession
 from ippm.core.owamp_events import (
     SECURITY,
@@ -192,12 +192,8 @@ class OwampClient(ClientConnection[OwampClientEvent]):
         request = self._requests.popleft()
         if not self._requests:
             self._deadline = None
-        if answer.accept != Accept.OK:
-            reason = Accept(answer.accept).words
-            self._events.append(SessionRejected(ServerRefused(answer.accept, reason, "Accept-Session")))
+        if not self._is_accepted(answer):
             return
-        if answer.port == 0:
-            raise InvalidMessage("the server accepted a session on port 0")
         if request.conf_sender:
             request = replace(request, sender_port=answer.port)
         else:
@@ -217,10 +213,7 @@ class OwampClient(ClientConnection[OwampClientEvent]):
         self._events.append(OwampSessionAccepted(session))
 
     def _start_ack(self, ack: StartAck) -> None:
-        if ack.accept != Accept.OK:  # rfc4656-s3.7-03
-            raise ServerRefused(ack.accept, Accept(ack.accept).words, "Start-Ack")
-        self._deadline = None
-        self.state = ClientState.ACTIVE
+        self._become_active(ack)
         self._started, self._accepted = self._accepted, {}
         self._stop_sent = self._stop_received = False
         self._events.append(Started(tuple(self._started)))

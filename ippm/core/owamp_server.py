@@ -21,7 +21,7 @@ RFC 4656 section 3, RFC 7717 section 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ippm.core.control_events import Endpoint, SessionDenied, SessionsStarted
 from ippm.core.owamp_events import (
@@ -37,7 +37,7 @@ from ippm.core.owamp_events import (
     StoredSession,
 )
 from ippm.core.owamp_policy import OwampServerConfig, check_owamp_request, endpoints
-from ippm.core.server_connection import ServerConnection, ServerState
+from ippm.core.server_connection import ServerConnection, ServerState, Transition
 from ippm.crypto import Entropy, KeyProvider
 from ippm.errors import InvalidMessage, ProtocolError, RefuseSession
 from ippm.iana import Accept, Command
@@ -194,9 +194,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
     def _open_session(self, request: RequestSession) -> OwampSession:
         now_ntp = self._opener.ntp_time()
         check_owamp_request(request, self.limits, self.mode, local=self.local, remote=self.remote, now_ntp=now_ntp)
-        limit = self.config.sessions_per_connection if self.mode.keyed else self.config.open_sessions_per_connection
-        if len(self._sessions) >= limit:  # rfc4656-s6.5-01
-            raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"a connection may have {limit} sessions")
+        self._check_session_limit(len(self._sessions))
         # The SID is the receiver's: ours, unless the client receives.
         sid = request.sid if request.conf_sender else self._new_sid()
         if sid in self._sessions:
@@ -335,16 +333,7 @@ def with_port(session: OwampSession, port: int) -> OwampSession:
     return replace(session, request=request, sender=sender, receiver=receiver)
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """What a command does in a state."""
-
-    story: str
-    handler: Callable[[OwampServer, list[bytes], float], None]
-    next_states: tuple[ServerState, ...]
-
-
-TRANSITIONS: dict[tuple[ServerState, Command], Transition] = {
+TRANSITIONS: dict[tuple[ServerState, Command], Transition[Callable[[OwampServer, list[bytes], float], None]]] = {
     (ServerState.READY, Command.REQUEST_SESSION): Transition(
         "the client asks for a session and gets a port, or a refusal",
         OwampServer._request_session,

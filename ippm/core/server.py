@@ -20,7 +20,6 @@ RFC 5357 section 3, RFC 4656 sections 3 and 6, RFC 7717 section 5.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ippm.core.control_events import (
     Endpoint,
@@ -32,7 +31,7 @@ from ippm.core.control_events import (
     SessionsStopped,
     TestSession,
 )
-from ippm.core.server_connection import ServerConnection, ServerState
+from ippm.core.server_connection import ServerConnection, ServerState, Transition
 from ippm.core.server_policy import ControlServerConfig, bare_address, check_request
 from ippm.crypto import Entropy, KeyProvider
 from ippm.errors import ProtocolError, RefuseSession
@@ -126,9 +125,7 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _open_session(self, request: RequestTwSession) -> TestSession:
         check_request(request, self.config, self.local, self.remote)
-        limit = self.config.sessions_per_connection if self.mode.keyed else self.config.open_sessions_per_connection
-        if len(self._timeouts) >= limit:  # rfc4656-s6.5-01
-            raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"a connection may have {limit} sessions")
+        self._check_session_limit(len(self._timeouts))
         sid = self._new_sid()
         # rfc5357-s3.5-07
         sender = Endpoint(_host(request.sender_address, self.remote), request.sender_port)
@@ -206,16 +203,7 @@ def _host(address: Address | None, own: Endpoint) -> str:
     return own.host if address is None or address == bare_address(own.host) else str(address)
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """What a command does in a state."""
-
-    story: str
-    handler: Callable[[ControlServer, bytes, float], None]
-    next_states: tuple[ServerState, ...]
-
-
-TRANSITIONS: dict[tuple[ServerState, Command], Transition] = {
+TRANSITIONS: dict[tuple[ServerState, Command], Transition[Callable[[ControlServer, bytes, float], None]]] = {
     (ServerState.READY, Command.REQUEST_TW_SESSION): Transition(
         "the client asks for a session and gets a port, or a refusal",
         ControlServer._request_tw_session,

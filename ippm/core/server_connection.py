@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -33,7 +34,7 @@ from ippm.crypto import (
     pbkdf2_token_key,
     test_session_keys,
 )
-from ippm.errors import IppmError, NoSecret, ProtocolError
+from ippm.errors import IppmError, NoSecret, ProtocolError, RefuseSession
 from ippm.iana import KEYED_BITS, SECURITY_BITS, Accept, Mode
 from ippm.wire.layout import BLOCK_OCTETS
 from ippm.wire.server_greeting import ServerGreeting
@@ -48,6 +49,18 @@ class ServerState(Enum):
     READY = "ready"
     ACTIVE = "active"
     CLOSED = "closed"
+
+
+Handler = TypeVar("Handler")
+
+
+@dataclass(frozen=True, slots=True)
+class Transition(Generic[Handler]):
+    """What a command does in a state."""
+
+    story: str
+    handler: Handler
+    next_states: tuple[ServerState, ...]
 
 
 class TimeHooks(Protocol):
@@ -325,6 +338,12 @@ class ServerConnection(ABC, Generic[Event]):
         if self._keys is None or self._secret is None or self.mode & Mode.MIXED:
             return None
         return self._secret.test_keys(self.PROTOCOL, sid, self._keys) or test_session_keys(self._keys, sid)
+
+    def _check_session_limit(self, sessions: int) -> None:
+        """Raises RefuseSession when this connection may not have more than the `sessions` that it has."""
+        limit = self.config.sessions_per_connection if self.mode.keyed else self.config.open_sessions_per_connection
+        if sessions >= limit:  # rfc4656-s6.5-01
+            raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"a connection may have {limit} sessions")
 
     def _new_sid(self) -> bytes:
         """An IPv4 address of ours, a timestamp, a random value. RFC 4656 section 3.5."""
