@@ -14,16 +14,19 @@ import socket
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from functools import partial
+from typing import Any, ParamSpec, Protocol
 
-from ippm.core.control_events import Endpoint
+from ippm.core.control_events import ClientRefused, ClientSetUp, Endpoint
 from ippm.errors import IppmError, PortRangeExhausted, RefuseSession
-from ippm.iana import Accept
+from ippm.iana import Accept, Mode
+from ippm.io.clock import now_ntp
 from ippm.io.control_tcp import dscp_of_syn, endpoint_of, listen, set_dscp
 from ippm.io.options import MarkCallback
 from ippm.io.test_socket import open_test_socket
 
 log = logging.getLogger("ippm.server")
+P = ParamSpec("P")
 
 _READ_OCTETS = 4096
 _GOODBYE_READS = 32
@@ -53,6 +56,9 @@ class Role(Protocol):
 
     def handle_timer(self, now: float) -> None:
         """The time has come."""
+
+    def next_event(self) -> object | None:
+        """The oldest event that was not taken yet, or None."""
 
     def close(self, reason: str = "the server is closing") -> None:
         """Our side ends the connection."""
@@ -143,6 +149,20 @@ class ControlTcpServer(ABC):
             raise IppmError(f"cannot listen on {where}: {error.strerror or error}") from None
         self._accepting = [asyncio.create_task(self._accept(sock)) for sock in self._listeners]
 
+    def _log_listening(self, modes: Mode) -> None:
+        words = ", ".join(bit.word for bit in Mode if bit & modes) or "none"
+        log.info("%s server on port %d, modes: %s", self.NAME, self.port, words)
+
+    def _later(self, callback: Callable[P, None]) -> Callable[P, None]:
+        """The callback, called in the event loop from whichever thread."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> None:
+            if self._loop is not None and not self._loop.is_closed():
+                with contextlib.suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(partial(callback, *args, **kwargs))
+
+        return call
+
     async def _shut(self) -> None:
         """Stop listening, end every connection."""
         for task in self._accepting:
@@ -225,7 +245,8 @@ class ControlConnection(ABC):
 
     role: Role
 
-    def __init__(self, sock: socket.socket, servwait_s: float) -> None:
+    def __init__(self, server: ControlTcpServer, sock: socket.socket, servwait_s: float) -> None:
+        self._server = server
         self._sock = sock
         self._servwait_s = servwait_s
         self._loop = asyncio.get_running_loop()
@@ -233,8 +254,17 @@ class ControlConnection(ABC):
         self._poke = asyncio.Event()
 
     @abstractmethod
+    def _handle(self, event: Any) -> None:
+        """Act on an event of the role."""
+
     def _handle_events(self) -> None:
-        """Act on the role's events."""
+        while (event := self.role.next_event()) is not None:
+            self._handle(event)
+            self._server.notify(self.role.remote, event)
+
+    def ntp_time(self) -> int:
+        """The time of day as an NTP timestamp, for the role."""
+        return now_ntp()
 
     def wake(self) -> None:
         """Something is to be sent, or the timer has changed, and no octets came for it."""
@@ -286,6 +316,17 @@ class ControlConnection(ABC):
             role.close()
             self._handle_events()
             self._sock.close()
+
+
+def log_set_up(client: str, event: ClientSetUp | ClientRefused) -> None:
+    """How the setup of a connection ended."""
+    if isinstance(event, ClientRefused):
+        # rfc7717-s5.3-07
+        log.warning("%s: set-up refused, Accept %d: %s", client, event.accept, event.reason)
+        return
+    keys = "IKEv2-derived keys" if event.ikev2_derived else "no IKEv2-derived keys"
+    peer = f", peer {event.peer_identity}" if event.peer_identity else ""
+    log.info("%s: set up in %s mode, %s%s", client, event.mode.word, keys, peer)
 
 
 def say_goodbye(sock: socket.socket) -> None:

@@ -9,9 +9,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable
-from functools import partial
-from typing import ParamSpec
 
 from ippm.core.control_events import (
     ClientRefused,
@@ -41,7 +38,7 @@ from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp
-from ippm.io.control_server import ControlConnection, ControlTcpServer, session_socket
+from ippm.io.control_server import ControlConnection, ControlTcpServer, log_set_up, session_socket
 from ippm.io.control_tcp import own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.one_way_loop import OneWayLoop, SenderEnding
@@ -51,7 +48,6 @@ from ippm.io.session_store import SessionStore
 from ippm.io.test_socket import resolved
 
 log = logging.getLogger("ippm.server")
-P = ParamSpec("P")
 
 _EXPIRE_S = 60.0
 _INVALID = ReceiverResult(SessionEnd.INVALID, 0, (), 0, "stopped as a failure")
@@ -105,8 +101,7 @@ class OwampServer(ControlTcpServer):
         )
         self._senders = OneWayLoop(self._later(self._sender_ended))
         self._expiring = asyncio.create_task(self._expire())
-        words = ", ".join(bit.word for bit in Mode if bit & self._config.modes) or "none"
-        log.info("OWAMP server on port %d, modes: %s", self.port, words)
+        self._log_listening(self._config.modes)
 
     async def stop(self) -> None:
         """Close every connection, end every session, stop listening."""
@@ -128,16 +123,6 @@ class OwampServer(ControlTcpServer):
         self, sock: socket.socket, local: Endpoint, remote: Endpoint, *, refuse: bool
     ) -> ControlConnection:
         return _Connection(self, sock, local, remote, self._refusing if refuse else self._config)
-
-    def _later(self, callback: Callable[P, None]) -> Callable[P, None]:
-        """The callback, called in the event loop from whichever thread."""
-
-        def call(*args: P.args, **kwargs: P.kwargs) -> None:
-            if self._loop is not None and not self._loop.is_closed():
-                with contextlib.suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(partial(callback, *args, **kwargs))
-
-        return call
 
     async def _expire(self) -> None:
         while True:
@@ -323,21 +308,18 @@ def _config(options: OwampServerOptions, provider: KeyProvider, *, offers_keys: 
 class _Connection(ControlConnection):
     """One Control connection of an OWAMP server."""
 
+    _server: OwampServer
+
     def __init__(
         self, server: OwampServer, sock: socket.socket, local: Endpoint, remote: Endpoint, config: OwampServerConfig
     ) -> None:
-        super().__init__(sock, server.options.servwait_s)
-        self._server = server
+        super().__init__(server, sock, server.options.servwait_s)
         self._made: list[OwampSession] = []
         self.role: ServerRole = ServerRole(
             config, server.provider, self, server.entropy, local=local, remote=remote, now=self._loop.time()
         )
 
     # OwampServerHooks.
-
-    def ntp_time(self) -> int:
-        """The time of day as an NTP timestamp."""
-        return now_ntp()
 
     def open_owamp_session(self, session: OwampSession, owner: Owner) -> int:
         """A test socket, and a file. Raises RefuseSession."""
@@ -353,20 +335,11 @@ class _Connection(ControlConnection):
         self.role.session_complete(sid, description, self._loop.time())
         self.wake()
 
-    def _handle_events(self) -> None:
-        while (event := self.role.next_event()) is not None:
-            self._handle(event)
-            self._server.notify(self.role.remote, event)
-
     def _handle(self, event: OwampServerEvent) -> None:
         host = self.role.remote.host
         match event:
-            case ClientSetUp():
-                keys = "IKEv2-derived keys" if event.ikev2_derived else "no IKEv2-derived keys"
-                peer = f", peer {event.peer_identity}" if event.peer_identity else ""
-                log.info("%s: set up in %s mode, %s%s", host, event.mode.word, keys, peer)
-            case ClientRefused():
-                log.warning("%s: set-up refused, Accept %d: %s", host, event.accept, event.reason)
+            case ClientSetUp() | ClientRefused():
+                log_set_up(host, event)
             case OwampSessionOpened():
                 self._made.append(event.session)
                 sender, receiver = event.session.sender, event.session.receiver

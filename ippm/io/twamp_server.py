@@ -31,7 +31,7 @@ from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp
-from ippm.io.control_server import ControlConnection, ControlTcpServer, session_socket
+from ippm.io.control_server import ControlConnection, ControlTcpServer, log_set_up, session_socket
 from ippm.io.control_tcp import own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import ServerOptions
@@ -87,9 +87,8 @@ class TwampServer(ControlTcpServer):
     async def start(self) -> None:
         """Listen. Raises IppmError when the address or port cannot be had."""
         await self._open()
-        self._reflector = Reflector(on_closed=self._on_session_closed)
-        words = ", ".join(bit.word for bit in Mode if bit & self._config.modes) or "none"
-        log.info("TWAMP server on port %d, modes: %s", self.port, words)
+        self._reflector = Reflector(on_closed=self._later(self._session_closed))
+        self._log_listening(self._config.modes)
 
     async def stop(self) -> None:
         """Close every connection, end every session, stop listening."""
@@ -159,12 +158,6 @@ class TwampServer(ControlTcpServer):
                 else:
                     self._reflector.stop(sid)
 
-    def _on_session_closed(self, sid: bytes, counters: dict[str, int]) -> None:
-        # In the reflector's thread.
-        if self._loop is not None and not self._loop.is_closed():
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._session_closed, sid, counters)
-
     def _session_closed(self, sid: bytes, counters: dict[str, int]) -> None:
         owner = self._owners.pop(sid, None)
         log.info("session %s ended: %s", sid.hex(), ", ".join(f"{name} {n}" for name, n in counters.items()))
@@ -175,6 +168,8 @@ class TwampServer(ControlTcpServer):
 class _Connection(ControlConnection):
     """One Control connection: its role, its socket, and the wait for octets or the timer."""
 
+    _server: TwampServer
+
     def __init__(
         self,
         server: TwampServer,
@@ -183,8 +178,7 @@ class _Connection(ControlConnection):
         remote: Endpoint,
         config: ControlServerConfig,
     ) -> None:
-        super().__init__(sock, server.options.servwait_s)
-        self._server = server
+        super().__init__(server, sock, server.options.servwait_s)
         self.role: ControlServer = ControlServer(
             config,
             server._provider,
@@ -196,10 +190,6 @@ class _Connection(ControlConnection):
         )
 
     # ServerHooks.
-
-    def ntp_time(self) -> int:
-        """The time of day as an NTP timestamp."""
-        return now_ntp()
 
     def open_session(self, session: TestSession) -> int:
         """A test socket for a session. Raises RefuseSession."""
@@ -213,21 +203,11 @@ class _Connection(ControlConnection):
                 self._timeout.reschedule(self.role.next_timer())
         self.role.session_ended(sid)
 
-    def _handle_events(self) -> None:
-        while (event := self.role.next_event()) is not None:
-            self._handle(event)
-            self._server.notify(self.role.remote, event)
-
     def _handle(self, event: ServerEvent) -> None:
         host = self.role.remote.host
         match event:
-            case ClientSetUp():
-                keys = "IKEv2-derived keys" if event.ikev2_derived else "no IKEv2-derived keys"
-                peer = f", peer {event.peer_identity}" if event.peer_identity else ""
-                log.info("%s: set up in %s mode, %s%s", host, event.mode.word, keys, peer)
-            case ClientRefused():
-                # rfc7717-s5.3-07
-                log.warning("%s: set-up refused, Accept %d: %s", host, event.accept, event.reason)
+            case ClientSetUp() | ClientRefused():
+                log_set_up(host, event)
             case SessionOpened():
                 session = event.session
                 log.info(
