@@ -7,18 +7,13 @@ session's sink at once: no record waits in a buffer of ours. RFC 4656 section 4.
 from __future__ import annotations
 
 import logging
-import os
-import select
 import socket
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from ippm.core.session_receiver import ReceiverPlan, ReceiverResult, SessionReceiver
-from ippm.errors import LocalProtocolError
-from ippm.io.batch import make_receiver
+from ippm.io.channel_loop import ChannelLoop
 from ippm.io.clock import SystemClock, now_ntp
 from ippm.timestamps import ntp_difference_ns
 from ippm.wire.stop_descriptions import SessionDescription
@@ -64,12 +59,15 @@ class Ending:
     counters: dict[str, int]
 
 
-class ReceiverLoop:
+class ReceiverLoop(ChannelLoop[_Channel]):
     """Records any number of sessions in a thread of its own, which starts with the first.
 
     All methods may be called from any thread. `on_complete(sid)` is called from the loop's thread when Timeout has
     passed after the last packet of a session that runs, `on_finished(sid, ending)` when a session has been finished.
     """
+
+    ROLE = "receiver"
+    THREAD = "owamp-receiver"
 
     def __init__(
         self,
@@ -78,43 +76,18 @@ class ReceiverLoop:
         clock: SystemClock | None = None,
         io: str = "auto",
     ) -> None:
+        super().__init__(clock, io)
         self._on_complete = on_complete
         self._on_finished = on_finished
-        self._clock = clock or SystemClock()
-        self._epoll = select.epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._lock = threading.Lock()
-        self._channels: dict[int, _Channel] = {}
-        self._by_sid: dict[bytes, _Channel] = {}
         self._orders: list[tuple[bytes, SessionDescription | ReceiverResult | None]] = []
-        self._thread: threading.Thread | None = None
-        self._closing = False
-        self._receiver = make_receiver(io)
 
     def add_session(self, plan: ReceiverPlan, sock: socket.socket, sink: RecordSink) -> None:
         """Takes over a session and its bound socket, which is closed with it. LocalProtocolError for a SID in use."""
-        channel = _Channel(SessionReceiver(plan, self._clock.error_estimate), sock, sink)
-        sock.setblocking(False)
-        with self._lock:
-            if self._closing:
-                raise LocalProtocolError("the receiver is closed")
-            if plan.sid in self._by_sid:
-                raise LocalProtocolError(f"there is a session with SID {plan.sid.hex()} already")
-            self._by_sid[plan.sid] = channel
-            self._channels[sock.fileno()] = channel
-            self._epoll.register(sock.fileno(), select.EPOLLIN)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="owamp-receiver", daemon=True)
-                self._thread.start()
+        self._add(plan.sid, _Channel(SessionReceiver(plan, self._clock.error_estimate), sock, sink))
 
     def start(self, sid: bytes) -> None:
         """Start-Sessions: from now on the end of the session is watched. LocalProtocolError for an unknown SID."""
-        with self._lock:
-            channel = self._by_sid.get(sid)
-            if channel is None:
-                raise LocalProtocolError(f"no session has SID {sid.hex()}")
-            channel.complete_at = 1
+        self._channel(sid).complete_at = 1
         self._wake()
 
     def finish(self, sid: bytes, description: SessionDescription | ReceiverResult | None) -> None:
@@ -126,44 +99,8 @@ class ReceiverLoop:
             self._orders.append((sid, description))
         self._wake()
 
-    @property
-    def sessions(self) -> int:
-        """How many sessions there are."""
-        return len(self._by_sid)
-
-    def close(self) -> None:
-        """Ends all sessions as broken, closes their sockets and the thread."""
-        with self._lock:
-            if self._closing:
-                return
-            self._closing = True
-        self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        for channel in list(self._channels.values()):
-            self._end(channel, None)
-        self._epoll.close()
-        os.close(self._wake_fd)
-
-    def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
-
-    def _run(self) -> None:
-        next_at = 0
-        while not self._closing:
-            timeout_s = max(0.0, (next_at - time.monotonic_ns()) / 1e9)
-            for fd, _ in self._epoll.poll(timeout_s, 256):
-                if fd == self._wake_fd:
-                    os.eventfd_read(fd)
-                    self._obey()
-                    next_at = 0
-                    continue
-                channel = self._channels.get(fd)
-                if channel is not None:
-                    self._take(channel, _BATCH)
-            now = time.monotonic_ns()
-            if now >= next_at:
-                next_at = self._handle_timers(now)
+    def _abandon(self, channel: _Channel) -> None:
+        self._end(channel, None)
 
     def _obey(self) -> None:
         with self._lock:
@@ -171,7 +108,7 @@ class ReceiverLoop:
         for sid, order in orders:
             channel = self._by_sid.get(sid)
             if channel is not None:
-                self._take(channel, 1 << 20)  # what has arrived already counts
+                self._serve(channel, 1 << 20)  # what has arrived already counts
                 self._end(channel, order)
 
     def _handle_timers(self, now: int) -> int:
@@ -196,8 +133,8 @@ class ReceiverLoop:
                 next_at = min(next_at, channel.complete_at)
         return next_at
 
-    def _take(self, channel: _Channel, limit: int) -> None:
-        """Records what has arrived on one socket, a batch at most so that others get their turn."""
+    def _serve(self, channel: _Channel, limit: int = _BATCH) -> None:
+        """Records what has arrived on one socket, `limit` at most so that others get their turn."""
         sock, session, receiver = channel.sock, channel.session, self._receiver
         handle, taken = session.handle, 0
         while taken < limit:

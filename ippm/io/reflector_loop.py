@@ -6,16 +6,13 @@ T2 is the kernel's receive stamp; T3 is read last, just before the reply is hand
 from __future__ import annotations
 
 import logging
-import os
-import select
 import socket
-import threading
 import time
 from collections.abc import Callable
 
 from ippm.core.session_reflector import ReflectorPlan, ReflectorState, SessionReflector
 from ippm.errors import LocalProtocolError
-from ippm.io.batch import make_receiver
+from ippm.io.channel_loop import ChannelLoop
 from ippm.io.clock import SystemClock, now_ntp
 from ippm.timestamps import ntp_difference_ns
 
@@ -37,48 +34,29 @@ class _Channel:
         self.sock = sock
 
 
-class Reflector:
+class Reflector(ChannelLoop[_Channel]):
     """Reflects for any number of sessions in a thread of its own, which starts with the first session.
 
     All methods may be called from any thread. `on_closed(sid, counters)` is called from the reflector's thread when a
     session ends by Timeout after its stop, or by REFWAIT. `io` is a way of `ippm.io.batch`.
     """
 
+    ROLE = "reflector"
+    THREAD = "twamp-reflector"
+
     def __init__(
         self, clock: SystemClock | None = None, on_closed: ClosedCallback | None = None, io: str = "auto"
     ) -> None:
-        self._clock = clock or SystemClock()
+        super().__init__(clock, io)
         self._on_closed = on_closed
-        self._epoll = select.epoll()
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._lock = threading.Lock()
-        self._channels: dict[int, _Channel] = {}
-        self._by_sid: dict[bytes, _Channel] = {}
         self._finished: dict[bytes, dict[str, int]] = {}
-        self._thread: threading.Thread | None = None
-        self._closing = False
-        self._receiver = make_receiver(io)
 
     def add_session(self, plan: ReflectorPlan, sock: socket.socket) -> None:
         """Takes over a session and its bound socket (from `open_test_socket`), which is closed with the session.
 
         Packets are dropped until `start`. LocalProtocolError for a SID that is already there, or after `close`.
         """
-        session = SessionReflector(plan, now_ntp, self._clock.error_estimate)
-        channel = _Channel(session, sock)
-        sock.setblocking(False)
-        with self._lock:
-            if self._closing:
-                raise LocalProtocolError("the reflector is closed")
-            if plan.sid in self._by_sid:
-                raise LocalProtocolError(f"there is a session with SID {plan.sid.hex()} already")
-            self._by_sid[plan.sid] = channel
-            self._channels[sock.fileno()] = channel
-            self._epoll.register(sock.fileno(), select.EPOLLIN)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="twamp-reflector", daemon=True)
-                self._thread.start()
+        self._add(plan.sid, _Channel(SessionReflector(plan, now_ntp, self._clock.error_estimate), sock))
 
     def start(self, sid: bytes) -> None:
         """Start-Sessions. LocalProtocolError for an unknown SID."""
@@ -115,54 +93,9 @@ class Reflector:
                 return self._finished.pop(sid)
         raise LocalProtocolError(f"no session has SID {sid.hex()}")
 
-    @property
-    def sessions(self) -> int:
-        """How many sessions there are."""
-        return len(self._by_sid)
-
-    def close(self) -> None:
-        """Ends all sessions, closes their sockets and the thread."""
-        with self._lock:
-            if self._closing:
-                return
-            self._closing = True
-        self._wake()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-        for channel in list(self._channels.values()):
-            channel.session.close()
-            channel.sock.close()
-        self._channels.clear()
-        self._by_sid.clear()
-        self._epoll.close()
-        os.close(self._wake_fd)
-
-    def _channel(self, sid: bytes) -> _Channel:
-        with self._lock:
-            try:
-                return self._by_sid[sid]
-            except KeyError:
-                raise LocalProtocolError(f"no session has SID {sid.hex()}") from None
-
-    def _wake(self) -> None:
-        if not self._closing or self._thread is not None:
-            os.eventfd_write(self._wake_fd, 1)
-
-    def _run(self) -> None:
-        next_at = 0
-        while not self._closing:
-            timeout_s = max(0.0, (next_at - time.monotonic_ns()) / 1e9)
-            for fd, _ in self._epoll.poll(timeout_s, 256):
-                if fd == self._wake_fd:
-                    os.eventfd_read(fd)
-                    next_at = 0
-                    continue
-                channel = self._channels.get(fd)
-                if channel is not None:
-                    self._serve(channel)
-            now = time.monotonic_ns()
-            if now >= next_at:
-                next_at = self._handle_timers(now)
+    def _abandon(self, channel: _Channel) -> None:
+        channel.session.close()
+        channel.sock.close()
 
     def _handle_timers(self, now: int) -> int:
         """Ends what is over; gives the monotonic time of the next thing to do."""
