@@ -186,6 +186,9 @@ async def measure_one_way(
     _check_path(request.path, how.child, sum(one.sent for one in results if one.direction == "to"))
     received = sum(one.metrics.received for one in results if one.direction == "from")
     _check_path(request.path, how.child, received, out=False)
+    for result in results:
+        if not result.metrics.received and result.rejected.get("hmac_mismatch"):
+            log.warning("the HMAC of every packet %s the server is wrong (key_count differs?)", result.direction)
     return _with(OneWayMeasurement, how, results=results)
 
 

@@ -176,6 +176,20 @@ def test_a_server_with_token_key_auto_logs_what_the_client_uses(
     assert "makes its token key by truncate16" in caplog.text
 
 
+def test_key_count_at_one_end_alone_loses_every_packet_and_the_log_asks_why(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        a, b = pair.host("a", "key_count = 2"), pair.host("b")
+        async with running(b, a):
+            done = await one_way(a, request(pair, a))
+            assert [(result.sent, result.lost) for result in done.results] == [(5, 5), (5, 5)]
+            assert done.results[1].rejected["hmac_mismatch"] == 5
+
+    run(scenario)
+    assert "the HMAC of every packet from the server is wrong (key_count differs?)" in caplog.text
+
+
 def test_another_process_takes_its_keys_from_the_key_agent(pair: Pair) -> None:
     async def scenario() -> None:
         b = pair.host("b")

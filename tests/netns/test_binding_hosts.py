@@ -45,7 +45,11 @@ class Lab:
 
     def twping(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """`ippm-ipsec twping` from A to B."""
-        done = self.run("a", "twping", "-c", str(self.config("a")), self.hosts.address_b, "-i", "0.005", *arguments)
+        return self.ping("twping", *arguments, status=status)
+
+    def ping(self, command: str, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """`ippm-ipsec owping` or `twping` from A to B."""
+        done = self.run("a", command, "-c", str(self.config("a")), self.hosts.address_b, "-i", "0.005", *arguments)
         assert done.returncode == status, (done.stdout, done.stderr, self.log("a"), self.log("b"))
         return done
 
@@ -132,6 +136,38 @@ def test_derivations_that_the_ends_do_not_share_are_refused_in_one_line(lab: Lab
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert "Accept 1" in line
+
+
+@pytest.mark.req("rfc7717-s5.1-01")
+def test_owping_goes_both_ways_outside_the_tunnel_and_through_it_with_keys_from_the_agent(lab: Lab) -> None:
+    opened = "key agent: opened a rfc7717 handle"
+    before = lab.ikev2("a", "log").count(opened)
+    document = json.loads(lab.ping("owping", "-n", "10", "--json").stdout)
+    runs = document["runs"]
+    assert document["ok"]
+    assert [(run["path"], run["result"]["direction"]) for run in runs] == [
+        ("bypass", "to"), ("bypass", "from"), ("tunnel", "to"), ("tunnel", "from"),
+    ]  # fmt: skip
+    for run in runs:
+        assert (run["protocol"], run["derivation"], run["mode"]) == ("owamp", "rfc7717", "encrypted")
+        assert (run["result"]["sent"], run["result"]["lost"], run["result"]["finished"]) == (10, 0, 1)
+        child = run["child_sa"]
+        inside = run["path"] == "tunnel"
+        assert (child["packets_out"] >= 10) == inside
+        assert (child["packets_in"] >= 10) == inside
+        assert inside or (child["packets_out"], child["packets_in"]) == (0, 0)
+    assert lab.ikev2("a", "log").count(opened) >= before + 2
+
+
+@pytest.mark.req("rfc7717-s5.4-01")
+@pytest.mark.parametrize("letter", ["-f", "-t"])
+def test_owping_in_open_mode_inside_the_tunnel_in_one_direction(lab: Lab, letter: str) -> None:
+    done = lab.ping("owping", "-n", "10", "-A", "O", "--path", "tunnel", letter, "--json")
+    assert "Child SA" not in done.stderr
+    (run,) = json.loads(done.stdout)["runs"]
+    assert (run["mode"], run["derivation"], run["result"]["lost"]) == ("open", None, 0)
+    assert run["result"]["direction"] == ("from" if letter == "-f" else "to")
+    assert run["child_sa"]["packets_in" if letter == "-f" else "packets_out"] >= 10
 
 
 @pytest.mark.req("rfc7717-s5.4-01")
