@@ -37,7 +37,7 @@ from ikev2.ipsec.xfrm.plan import ChildPlan
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
 from ikev2.ipsec.xfrm.state import InstanceLock, StateFile, default_directory
 from ikev2.ipsec.xfrm.structs import PolicyId, SaId, SaInfo
-from ikev2.ipsec.xfrm.uapi import GROUP_ACQUIRE, GROUP_EXPIRE, SaFlag, SaMode, XfrmMsg
+from ikev2.ipsec.xfrm.uapi import GROUP_ACQUIRE, GROUP_EXPIRE, PolicyDirection, SaFlag, SaMode, XfrmMsg
 
 _ChildKey = tuple[str, int]
 _PROBE_LOCAL, _PROBE_REMOTE = "127.0.0.77", "127.0.0.78"
@@ -148,6 +148,18 @@ class XfrmBackend(Backend):
         return larval.info.spi
 
     def install(self, child: ChildSaParameters) -> None:
+        self._install(child, standby=False)
+
+    def install_standby(self, child: ChildSaParameters) -> None:
+        self._install(child, standby=True)
+
+    def activate(self, child: ChildSaParameters) -> None:
+        installed = self._children.get((child.local, child.spi_in))
+        if installed is not None:
+            for policy in installed.plan.policies:
+                self._let_decide(policy)
+
+    def _install(self, child: ChildSaParameters, *, standby: bool) -> None:
         _, _, instance = self._opened()
         key = (child.local, child.spi_in)
         if key in self._children:
@@ -156,7 +168,7 @@ class XfrmBackend(Backend):
         ike = self._ike_policies(child)
         self._install_sas(planned)
         try:
-            self._add_policies((*ike, *planned.policies))
+            self._add_policies((*ike, *planned.policies), standby=standby)
         except BackendError:
             self._remove_sas(planned)
             raise
@@ -275,19 +287,23 @@ class XfrmBackend(Backend):
             ports |= {child.encap.local_port}
         return plan.ike_bypass(child.local, child.remote, ports, plan.bypass_priority(self.instance))
 
-    def _add_policies(self, policies: Iterable[Policy]) -> None:
+    def _add_policies(self, policies: Iterable[Policy], *, standby: bool = False) -> None:
         """All or none of them."""
         added: list[Policy] = []
         try:
             for policy in policies:
-                self._add_policy(policy)
+                self._add_policy(policy, standby=standby)
                 added.append(policy)
         except BackendError:
             self._remove_policies(added)
             raise
 
-    def _add_policy(self, policy: Policy) -> None:
-        """The newest user of a selector decides what its policy says."""
+    def _add_policy(self, policy: Policy, *, standby: bool) -> None:
+        """The newest user of a selector decides what its policy says.
+
+        One that is on standby decides only what comes in: what goes out takes the SA that it took before, until
+        `_let_decide`. RFC 7296 section 2.8.
+        """
         kernel, state, _ = self._opened()
         users = self._users.get(policy.id)
         if users is None:
@@ -299,8 +315,20 @@ class XfrmBackend(Backend):
                 raise
             self._users[policy.id] = [policy]
             return
+        if standby and policy.info.direction is PolicyDirection.OUT:
+            users.insert(len(users) - 1, policy)
+            return
         if users[-1] != policy:
             kernel.update_policy(policy)
+        users.append(policy)
+
+    def _let_decide(self, policy: Policy) -> None:
+        kernel, _, _ = self._opened()
+        users = self._users.get(policy.id, [])
+        if policy not in users or users[-1] == policy:
+            return
+        kernel.update_policy(policy)
+        users.remove(policy)
         users.append(policy)
 
     def _remove_policies(self, policies: Iterable[Policy]) -> None:

@@ -113,8 +113,8 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool) -> Sa:
 def _child_policies(child: ChildSaParameters, reqid: int) -> Iterable[Policy]:
     """In, forward and out; out comes last, so that nothing is sent before everything is there.
 
-    The template of OUT names the SPI, so a rekeyed pair takes over at its install; that of IN does not, so packets
-    of the pair before it are still welcome (RFC 7296 section 2.8: both are in use until the old one is deleted).
+    The template of OUT names the SPI, so a rekeyed pair takes over with its policy, not before; that of IN does not,
+    so packets of either pair are welcome (RFC 7296 section 2.8: both are in use until the old one is deleted).
     """
     local, remote = ipaddress.ip_address(child.local), ipaddress.ip_address(child.remote)
     mode = _MODES[child.mode]

@@ -212,6 +212,26 @@ def test_policies_follow_the_newest_pair_and_fall_back_to_the_one_before(
     assert kernel.everything == ({}, {})
 
 
+def test_a_pair_on_standby_receives_and_sends_only_when_activated(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    old = child_pair()[0]
+    new = replace(child_pair(seed=3)[0], spi_in=0x2000A, spi_out=0x2000B)
+    backend.install(old)
+    backend.install_standby(new)
+    assert {sa.spi for sa in kernel.sas} == {old.spi_in, old.spi_out, new.spi_in, new.spi_out}
+    assert outbound_spi(kernel) == old.spi_out
+    backend.activate(new)
+    backend.activate(new)
+    assert outbound_spi(kernel) == new.spi_out
+    backend.delete(old)
+    assert outbound_spi(kernel) == new.spi_out
+    backend.install_standby(old)
+    backend.delete(new)  # without being told, the one that is left is sent on
+    assert outbound_spi(kernel) == old.spi_out
+    backend.delete(old)
+    backend.activate(old)  # gone meanwhile: nothing to do
+    assert kernel.everything == ({}, {})
+
+
 def test_ike_passes_as_long_as_one_child_needs_it(backend: XfrmBackend, kernel: FakeKernel) -> None:
     one = child_pair()[0]
     two = replace(child_pair(mode=Mode.TRANSPORT)[0], spi_in=0x2000A, spi_out=0x2000B)
