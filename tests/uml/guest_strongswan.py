@@ -321,25 +321,26 @@ def both_ways(here: socket.socket, there: socket.socket, number: int) -> None:
         assert (got, source[:2]) == (payload, sender.getsockname()[:2]), (got, source)
 
 
-def exchange(lab: Lab, case: Case) -> None:
-    """Datagrams both ways: only ESP on the wire, and the same numbers on both ends."""
-    before = counted(lab, case)
+def exchange(lab: Lab, case: Case, *, fresh: bool) -> None:
+    """Datagrams both ways: only ESP on the wire, and the same numbers on both ends; `fresh`: on an unused pair."""
+    assert lab.peer is not None
     lab.sent(case)
     with lab.sockets(case) as (here, there):
         for number in range(PACKETS):
             both_ways(here, there, number)
     on_the_wire = lab.sent(case)
-    assert on_the_wire == [case.kind] * PACKETS, f"on the wire: {on_the_wire}"
-    after = counted(lab, case)
-    for what, number in after.items():
-        more = number - before[what]
-        if what.startswith("packets"):
-            assert more == PACKETS, f"{what}: {more} more"
+    assert set(on_the_wire) == {case.kind}, f"on the wire: {on_the_wire}"
+    assert len(on_the_wire) >= PACKETS, f"on the wire: {on_the_wire}"
+    found = counted(lab, case)
     for one, other in (("out a", "in b"), ("out b", "in a")):
-        # The kernel counts before it adds ESP or with it, our userspace the inner packet: the same within a plane.
-        if lab.peer is not None and lab.peer.counters(case) is None:
-            assert after[f"octets {one}"] == after[f"octets {other}"], after
-        assert after[f"octets {one}"] > before[f"octets {one}"], after
+        packets = found[f"packets {one}"]
+        assert packets == found[f"packets {other}"], found
+        # With IPv6 the peer's neighbour discovery may be inside, too.
+        exactly = fresh and case.family == 4
+        assert packets == PACKETS if exactly else packets >= PACKETS, found
+        # Each plane counts other octets of a packet; two kernels count the same.
+        if case.peer != USERSPACE:
+            assert found[f"octets {one}"] == found[f"octets {other}"] > 0, found
 
 
 def counted(lab: Lab, case: Case) -> dict[str, int]:
@@ -426,12 +427,12 @@ def check(lab: Lab, case: Case) -> None:
     else:
         lab.peer.up(case)
         wait_until(lambda: spis(lab.hosts.host("a")), lambda now: len(now) == 2, WAIT_S)
-    exchange(lab, case)
+    exchange(lab, case, fresh=True)
     if case.role == "initiator":
         rekeyed_under_traffic(lab, case, lambda: lab.ours.rekey(case.child))
     else:
         rekeyed_under_traffic(lab, case, lambda: lab.peer.rekey(case))  # type: ignore[union-attr]
-    exchange(lab, case)
+    exchange(lab, case, fresh=False)
 
 
 def take_down(lab: Lab, case: Case) -> None:
