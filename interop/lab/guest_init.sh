@@ -37,7 +37,9 @@ stage_1() {
     [ -e "$root/usr/lib/modules/$release" ] || ln -s "$modules" "$root/usr/lib/modules/$release"
     { echo "$JOB"; cat "$JOB/writable"; } | while read -r folder; do
         mkdir -p "$root$folder"
-        mount -n -t hostfs -o "$folder" none "$root$folder" || complain "cannot mount $folder writable"
+        # The folder is the whole option for older kernels, and the value of an option of its own for newer ones.
+        mount -n -t hostfs -o "$folder" none "$root$folder" 2>/dev/null \
+            || mount -n -t hostfs -o "hostfs=$folder" none "$root$folder" || complain "cannot mount $folder writable"
     done
     cd $root || give_up "no root"
     # Not chroot: the kernel starts modprobe in the root of the first process, and must find it and its modules there.

@@ -186,6 +186,11 @@ class Run:
         mine, child = self.ours.sas()[0]["children"][0], self.peer.list_sas()[0].children[0]
         return {name: mine[name] for name in names}, {name: getattr(child, name) for name in names}
 
+    def has_logged_keys(self, tunnel: Tunnel) -> bool:
+        """Whether strongSwan's log shows SK_d under this IKE SA's own number."""
+        found = self.peer.log_secrets(self.log_start).get(tunnel.theirs.unique_id)
+        return found is not None and "SK_d" in found.sk
+
     def logged_keys(self, tunnel: Tunnel) -> LoggedKeys:
         """The keys of this IKE SA in strongSwan's log."""
         found = self.peer.log_secrets(self.log_start).get(tunnel.theirs.unique_id)

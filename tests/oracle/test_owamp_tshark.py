@@ -53,4 +53,5 @@ def test_packets_of_a_session(tmp_path: Path) -> None:
     assert {tree["twamp.test.error_estimate.s"] for tree in estimates} <= {"1", True}
     assert {int(tree["twamp.test.error_estimate.scale"]) for tree in estimates} == {10}
     assert {int(tree["twamp.test.error_estimate.multiplier"]) for tree in estimates} == {0x21}
-    assert all("2019" in layer["twamp.test.timestamp"] for layer in layers)
+    # tshark 4.0 has the timestamp under a name, 4.4 in the text of the layer only.
+    assert all("2019" in json.dumps(layer) for layer in layers)

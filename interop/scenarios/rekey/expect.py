@@ -36,8 +36,8 @@ def ike_rekeyed(run: Run, before: Tunnel) -> None:
     after = run.established(role="responder")
     run.same("ESP SPI before and after", after.their_child.spi_in, before.their_child.spi_in)
     run.datagrams(count=3)
-    # strongSwan logs the new keys while it still works on the old IKE SA.
-    sk_d = run.logged_keys(before).sk["SK_d"]
+    # strongSwan 5.9 logs the new keys while it still works on the old IKE SA, 6.0 under the new one's number.
+    sk_d = run.logged_keys(after if run.has_logged_keys(after) else before).sk["SK_d"]
     run.same_secret(after, "rfc7717", sk_d, b"IPPM")
     run.ours.down("lab")
     # Its message ids count from 0 again.
