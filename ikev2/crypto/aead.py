@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
 
@@ -85,8 +84,7 @@ class _EncryptThenMac:
         cut = len(data) - self._integ.icv_octets
         ciphertext = data[:cut]
         covered = associated_data + nonce[self._salt_octets :] + ciphertext
-        if not self._integ.verifies(self._integ_key, covered, data[cut:]):
-            raise InvalidTag
+        self._integ.verify(self._integ_key, covered, data[cut:])
         if cut % self._block:
             raise InvalidSyntax("the ciphertext is not a whole number of blocks")
         return self._cipher(nonce).decryptor().update(ciphertext)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from ikev2.crypto.secret import SecretOctets, octets_of
 from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.crypto.xcbc import aes_cmac, aes_xcbc_mac
+from ikev2.errors import IntegrityError
 from ikev2.iana import IntegId
 
 
@@ -35,9 +36,10 @@ class Integ:
         """The ICV of `data`: `icv_octets` octets."""
         return self.function(octets_of(key), data)[: self.icv_octets]
 
-    def verifies(self, key: bytes | SecretOctets, data: bytes, icv: bytes) -> bool:
-        """Whether `icv` is the ICV of `data`, compared in constant time."""
-        return hmac.compare_digest(self.tag(key, data), icv)
+    def verify(self, key: bytes | SecretOctets, data: bytes, icv: bytes) -> None:
+        """Raises IntegrityError when `icv` is not the ICV of `data`; compares in constant time."""
+        if not hmac.compare_digest(self.tag(key, data), icv):
+            raise IntegrityError("the ICV does not verify")
 
 
 def _hmac_integ(integ_id: IntegId, keyword: str, key_octets: int, icv_octets: int) -> Integ:
