@@ -1,9 +1,9 @@
 """What makes the host route packets into a TUN device: rules and routes, as data, and their way into the kernel.
 
-`HostRouting.apply` takes the whole set that is wanted and does what is missing, so that installing, moving and
-deleting Child SAs need no book-keeping of their own. Everything is marked with a route protocol number of ours,
-lies in tables and priorities of ours, and goes away with `apply(frozenset())`; what a crashed run left is found by
-those marks, because its TUN device is gone.
+`HostRouting.change` adds and takes away what a Child SA changes (`ikev2.ipsec.claims` knows what that is), and
+remembers what is in force: `close` takes all of it away. Everything is marked with a route protocol number of ours
+and lies in tables and priorities of ours; what a crashed run left is found by those marks, because its TUN device is
+gone. What the kernel said about ways and addresses is kept until it announces a change of them.
 
 pyroute2 (0.9) cannot be used on a thread that runs an asyncio loop, so that all of it runs on one worker thread.
 """
@@ -11,13 +11,14 @@ pyroute2 (0.9) cannot be used on a thread that runs an asyncio loop, so that all
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ikev2.errors import BackendError
+from ikev2.ipsec.notices import HostNotices
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -41,6 +42,7 @@ _LAST_METRIC = 0xFFFFFFFF
 _UNREACHABLE = 7  # RTN_UNREACHABLE
 _DEVICE_METRIC = 100
 _TX_QUEUE = 2000
+_REMEMBERED_LINKS = 4096
 
 Ports = tuple[int, int]
 T = TypeVar("T")
@@ -90,6 +92,11 @@ class Route:
     device_index: int | None
     preferred_source: str | None = None
 
+    @property
+    def place(self) -> tuple[IPv4Network, int, bool]:
+        """What tells it from other routes in the kernel: another with the same place takes its place."""
+        return self.destination, self.table, self.device_index is None
+
     def attributes(self) -> dict[str, Any]:
         """As pyroute2 takes it."""
         found: dict[str, Any] = {"dst": str(self.destination), "table": self.table, "proto": OUR_PROTOCOL}
@@ -117,19 +124,28 @@ class HostRouting:
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ikev2-netlink")
-        self._applied: frozenset[Wanted] = frozenset()
+        self.requests = 0
+        """How often the kernel was asked or told anything."""
+        self._in_force: dict[Wanted, None] = {}
         self._link: IPRoute | None = None
+        self._notices: HostNotices | None = None
+        self._outer_links: dict[str, OuterLink] = {}
+        self._own_addresses: list[str] | None = None
 
     def open(self) -> None:
-        """Open the netlink socket."""
+        """Open the netlink sockets."""
         self._link = self._call("a netlink socket cannot be opened", _open_link)
+        self._notices = HostNotices(OUR_PROTOCOL)
 
     def close(self) -> None:
         """Take everything away that was applied, and close the socket; a second call does nothing."""
         try:
             if self._link is not None:
-                self.apply(frozenset())
+                self.change((), tuple(self._in_force))
         finally:
+            if self._notices is not None:
+                self._notices.close()
+                self._notices = None
             link, self._link = self._link, None
             if link is not None:
                 self._worker.submit(link.close).result()
@@ -149,9 +165,24 @@ class HostRouting:
         """Set the MTU of a link."""
         self._with_link(f"an MTU of {mtu} cannot be set", lambda link: link.link("set", index=index, mtu=mtu))
 
+    def host_changed(self) -> bool:
+        """Whether links, addresses, rules or routes of others have changed since the last call: ask again then."""
+        if self._notices is None or not self._notices.any_of_others():
+            return False
+        self._outer_links.clear()
+        self._own_addresses = None
+        return True
+
     def outer_link(self, remote: str) -> OuterLink:
         """The link, and the MTU of the way, that our own sockets take to `remote`."""
+        found = self._outer_links.get(remote)
+        if found is None:
+            if len(self._outer_links) >= _REMEMBERED_LINKS:
+                self._outer_links.clear()
+            found = self._outer_links[remote] = self._ask_outer_link(remote)
+        return found
 
+    def _ask_outer_link(self, remote: str) -> OuterLink:
         def ask(link: IPRoute) -> OuterLink:
             route = link.route("get", dst=remote, mark=SOCKET_MARK)[0]
             found = link.get_links(route.get_attr("RTA_OIF"))[0]
@@ -163,12 +194,14 @@ class HostRouting:
 
     def own_addresses(self) -> list[str]:
         """The IPv4 addresses of this host."""
-        return self._with_link(
-            "the addresses of this host cannot be read",
-            lambda link: [
-                str(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")) for a in link.get_addr(family=2)
-            ],
-        )
+        if self._own_addresses is None:
+            self._own_addresses = self._with_link(
+                "the addresses of this host cannot be read",
+                lambda link: [
+                    str(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")) for a in link.get_addr(family=2)
+                ],
+            )
+        return self._own_addresses
 
     def clean_stale(self, device_prefix: str, own_instance: int) -> None:
         """Remove rules and routes of ours whose device is gone, and any of our own instance's."""
@@ -190,34 +223,46 @@ class HostRouting:
 
         self._with_link("what an earlier run left cannot be removed", clean)
 
-    def apply(self, wanted: frozenset[Wanted]) -> None:
-        """Make the kernel hold exactly `wanted` of ours. When an addition fails, the additions before are undone."""
-        missing = _routes_first(wanted - self._applied)
-        surplus = reversed(list(_routes_first(self._applied - wanted)))
+    def change(self, add: Collection[Wanted], remove: Collection[Wanted]) -> None:
+        """Put some into force and take others away. When an addition fails, the additions before are undone.
 
-        def change(link: IPRoute) -> None:
+        An added route takes the place of a removed one with the same place in one step.
+        """
+        if not add and not remove:
+            return
+        places = {item.place for item in add if isinstance(item, Route)}
+        replaced = {item for item in remove if isinstance(item, Route) and item.place in places}
+
+        def carry_out(link: IPRoute) -> None:
             done: list[Wanted] = []
             try:
-                for item in missing:
+                for item in _routes_first(add):
                     _command(link, "add", item)
                     done.append(item)
             except Exception:
                 for item in reversed(done):
                     with contextlib.suppress(Exception):
                         _command(link, "del", item)
+                for item in replaced:
+                    with contextlib.suppress(Exception):
+                        _command(link, "add", item)
                 raise
-            for item in surplus:
+            # A removal says less than the route: it would hit the one that has taken the place.
+            for item in reversed([item for item in _routes_first(remove) if item not in replaced]):
                 # Gone already is as good: with its device, or by another's hand.
                 with contextlib.suppress(Exception):
                     _command(link, "del", item)
 
-        self._with_link("the rules and routes of a Child SA cannot be set", change)
-        self._applied = wanted
+        self._with_link("the rules and routes of a Child SA cannot be set", carry_out)
+        for item in remove:
+            self._in_force.pop(item, None)
+        self._in_force |= dict.fromkeys(add)
 
     def _with_link(self, failure: str, function: Callable[[IPRoute], T]) -> T:
         link = self._link
         if link is None:
             raise BackendError(f"{failure}: the backend is not open")
+        self.requests += 1
         return self._call(failure, lambda: function(link))
 
     def _call(self, failure: str, function: Callable[[], T]) -> T:

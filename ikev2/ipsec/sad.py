@@ -4,7 +4,7 @@
 (with the packet itself, which may have been put together from fragments); `Engine.unprotect` takes ESP octets as
 they came and gives the IP packet to hand to the host. Both give None for a packet that is dropped, after counting
 it. They belong to one thread (the data plane); `install`, `replace`, `delete` and the bypass methods may be called
-from another: each builds new tables and swaps them in whole.
+from another: each changes a table in one step, or builds a new one and swaps it in whole.
 RFC 4301 sections 5.1 and 5.2, RFC 4303 section 3.
 """
 
@@ -129,7 +129,7 @@ class Engine:
         self._reserved: set[int] = set()
         self._flows: dict[bytes, Pair] = {}
         self._reassembler = Reassembler()
-        self._whole_datagrams = False
+        self._wanting_whole: set[int] = set()  # SPIs of pairs that see fragments only put together
 
     # --- the tables -------------------------------------------------------------------------------------------
 
@@ -162,14 +162,16 @@ class Engine:
         if not pair.policy.local or not pair.policy.remote:
             raise BackendError(f"Child SA {child.label} has no selectors of IPv4 on one of its sides")
         self._reserved.discard(child.spi_in)
-        self._swap((*self._pairs, pair) if standby else (pair, *self._pairs))
+        self._by_spi[child.spi_in] = pair
+        self._order((*self._pairs, pair) if standby else (pair, *self._pairs))
+        self._note_fragments(pair)
         return pair
 
     def activate(self, child: ChildSaParameters) -> None:
         """Put an installed pair in front of the others: from now on it is sent on."""
         pair = self.pair(child)
         if pair is not None:
-            self._swap((pair, *(other for other in self._pairs if other is not pair)))
+            self._order((pair, *(other for other in self._pairs if other is not pair)))
 
     def replace(self, old: ChildSaParameters, new: ChildSaParameters) -> Pair:
         """Move an installed pair to the addresses of `new`. Raises BackendError when it is not there."""
@@ -177,6 +179,7 @@ class Engine:
         if pair is None:
             raise BackendError(f"Child SA {old.label} is not installed")
         pair.move(new)
+        self._note_fragments(pair)
         self._flows = {}
         return pair
 
@@ -185,7 +188,9 @@ class Engine:
         self._reserved.discard(child.spi_in)
         pair = self.pair(child)
         if pair is not None:
-            self._swap(tuple(other for other in self._pairs if other is not pair))
+            del self._by_spi[child.spi_in]
+            self._order(tuple(other for other in self._pairs if other is not pair))
+            self._wanting_whole.discard(child.spi_in)
         return pair
 
     def delete_outbound(self, child: ChildSaParameters) -> None:
@@ -227,13 +232,19 @@ class Engine:
         """Forget everything but the counters of drops."""
         self._bypasses = ()
         self._reserved.clear()
-        self._swap(())
+        self._by_spi = {}
+        self._order(())
+        self._wanting_whole.clear()
 
-    def _swap(self, pairs: tuple[Pair, ...]) -> None:
-        self._by_spi = {pair.inbound.spi: pair for pair in pairs}
+    def _order(self, pairs: tuple[Pair, ...]) -> None:
         self._pairs = pairs
-        self._whole_datagrams = any(not pair.tunnel or pair.policy.looks_at_ports for pair in pairs)
         self._flows = {}
+
+    def _note_fragments(self, pair: Pair) -> None:
+        if not pair.tunnel or pair.policy.looks_at_ports:
+            self._wanting_whole.add(pair.inbound.spi)
+        else:
+            self._wanting_whole.discard(pair.inbound.spi)
 
     # --- outbound: RFC 4301 section 5.1 -----------------------------------------------------------------------
 
@@ -278,7 +289,7 @@ class Engine:
 
     def whole_datagram(self, packet: bytes) -> bytes | None:
         """The packet, or the datagram that it completes, where policies need whole ones; None while it waits."""
-        if self._whole_datagrams and is_fragment(packet):
+        if self._wanting_whole and is_fragment(packet):
             return self._reassembler.add(packet)
         return packet
 

@@ -14,8 +14,10 @@ RFC 4301 sections 5.1 and 5.2, RFC 4303.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
+from collections.abc import Collection, Hashable
 from ipaddress import IPv4Address, IPv4Network
 from typing import ClassVar
 
@@ -30,6 +32,7 @@ from ikev2.ipsec.backend import (
     OnIke,
     ProbeResult,
 )
+from ikev2.ipsec.claims import Claims
 from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
 from ikev2.ipsec.esp import inner_octets_that_fit
 from ikev2.ipsec.ipv4 import HEADER_OCTETS
@@ -51,6 +54,8 @@ from ikev2.ipsec.sad import Engine, Pair
 from ikev2.ipsec.spd import Selector
 from ikev2.ipsec.tun import SourceCheck, TunDevice
 
+log = logging.getLogger(__name__)
+
 DEVICE_PREFIX = "ikesp"
 
 _UDP_HEADER_OCTETS = 8
@@ -70,6 +75,7 @@ class UserspaceBackend(Backend):
     def __init__(self) -> None:
         self._engine = Engine()
         self._routing = HostRouting()
+        self._claims = Claims()
         self._sources = SourceCheck()
         self._tun: TunDevice | None = None
         self._plane: DataPlane | None = None
@@ -105,6 +111,11 @@ class UserspaceBackend(Backend):
         """The name of the TUN device; "" when the backend is not open."""
         return self._tun.name if self._tun is not None else ""
 
+    @property
+    def kernel_requests(self) -> int:
+        """How often the host's routing was asked of, or changed in, the kernel since the backend was opened."""
+        return self._routing.requests
+
     def open(self) -> None:
         if self._tun is not None:
             return
@@ -118,7 +129,7 @@ class UserspaceBackend(Backend):
             self._sources.relax(self._tun.name)
             self._device_index = self._routing.device_up(self._tun.name)
             self._plane = DataPlane(self._engine, self._tun.fd, self._signal)
-            self._routing.apply(self._wanted())
+            self._claim("mark", (Rule(PRIORITY_MARK + self._instance, MAIN_TABLE, mark=SOCKET_MARK),))
             self._plane.start()
         except Exception:
             self.close()
@@ -135,6 +146,7 @@ class UserspaceBackend(Backend):
             if self._plane is not None:
                 stack.callback(self._plane.stop)
             self._engine.clear()
+            self._claims.clear()
             self._inner_mtus.clear()
 
     def _close_device(self) -> None:
@@ -162,8 +174,7 @@ class UserspaceBackend(Backend):
             raise BackendError(f"Child SA {child.label} wants ESP in UDP, and no UDP {NAT_PORT} socket is attached")
         pair = self._engine.install(child, standby=standby)
         try:
-            self._inner_mtus[child.spi_in] = self._inner_mtu(pair)
-            self._settle()
+            self._settle(pair)
         except BackendError:
             self._engine.delete(child)
             self._inner_mtus.pop(child.spi_in, None)
@@ -171,13 +182,13 @@ class UserspaceBackend(Backend):
 
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
         self._opened()
-        self._inner_mtus[new.spi_in] = self._inner_mtu(self._engine.replace(old, new))
-        self._settle()
+        self._settle(self._engine.replace(old, new))
 
     def delete(self, child: ChildSaParameters) -> None:
         if self._engine.delete(child) is not None and self._tun is not None:
             del self._inner_mtus[child.spi_in]
-            self._settle()
+            self._set_mtu()
+            self._claim(child.spi_in, ())
 
     def delete_outbound(self, child: ChildSaParameters) -> None:
         self._engine.delete_outbound(child)
@@ -192,14 +203,14 @@ class UserspaceBackend(Backend):
         self._opened()
         if self._engine.add_bypass(bypass):
             try:
-                self._routing.apply(self._wanted())
+                self._claim(bypass, self._outside(bypass.remote, bypass.ip_protocol, bypass.ports))
             except BackendError:
                 self._engine.remove_bypass(bypass)
                 raise
 
     def remove_bypass(self, bypass: Bypass) -> None:
         if self._engine.remove_bypass(bypass) and self._tun is not None:
-            self._routing.apply(self._wanted())
+            self._claim(bypass, ())
 
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
         """Mark the socket: a rule sends marked traffic by the main table. Needs CAP_NET_ADMIN."""
@@ -233,13 +244,38 @@ class UserspaceBackend(Backend):
 
     # --- what the host's routing has to say -------------------------------------------------------------------
 
-    def _settle(self) -> None:
-        """Make MTU, rules and routes what the installed pairs want."""
+    def _settle(self, pair: Pair) -> None:
+        """Make MTU, rules and routes what this pair wants, and the others, too, if the host has changed."""
+        if self._routing.host_changed():
+            for other in reversed(self._engine.pairs):
+                if other is not pair:
+                    self._claim_again(other)
+        self._inner_mtus[pair.inbound.spi] = self._inner_mtu(pair)
+        self._set_mtu()
+        self._claim(pair.inbound.spi, self._wanted(pair))
+
+    def _claim_again(self, pair: Pair) -> None:
+        """The addresses of the host are others than when the pair was installed; what it has stays where that fails."""
+        try:
+            self._claim(pair.inbound.spi, self._wanted(pair))
+        except BackendError as error:
+            log.warning("the routes of Child SA %s stay as they were: %s", pair.child.label, error)
+
+    def _set_mtu(self) -> None:
         mtu = min(self._inner_mtus.values(), default=self._mtu)
         if mtu != self._mtu:
             self._routing.set_mtu(self._device_index, mtu)
             self._mtu = mtu
-        self._routing.apply(self._wanted())
+
+    def _claim(self, owner: Hashable, wanted: Collection[Wanted]) -> None:
+        """Note what an owner wants, and make the kernel's rules and routes follow. Raises BackendError."""
+        before = self._claims.of(owner)
+        add, remove = self._claims.want(owner, wanted)
+        try:
+            self._routing.change(add, remove)
+        except BackendError:
+            self._claims.want(owner, before)
+            raise
 
     def _inner_mtu(self, pair: Pair) -> int:
         """The largest packet whose ESP packet fits the outer MTU."""
@@ -251,20 +287,17 @@ class UserspaceBackend(Backend):
             room += HEADER_OCTETS
         return max(_LEAST_MTU, min(room, _MOST_MTU))
 
-    def _wanted(self) -> frozenset[Wanted]:
-        wanted: set[Wanted] = {Rule(PRIORITY_MARK + self._instance, MAIN_TABLE, mark=SOCKET_MARK)}
-        for bypass in self._engine.bypass_rules:
-            wanted.update(self._outside(bypass.remote, bypass.ip_protocol, bypass.ports))
+    def _wanted(self, pair: Pair) -> set[Wanted]:
+        """The rules and routes of one pair."""
+        wanted: set[Wanted] = set(self._keep_outside(pair))
         routes: dict[IPv4Network, Route] = {}
-        own = [IPv4Address(address) for address in self._routing.own_addresses()] if self._engine.pairs else []
-        for pair in reversed(self._engine.pairs):
-            wanted.update(self._keep_outside(pair))
-            for local in pair.policy.local:
-                for remote in pair.policy.remote:
-                    wanted.update(self._protect(pair, local, remote, own, routes))
+        own = [IPv4Address(address) for address in self._routing.own_addresses()]
+        for local in pair.policy.local:
+            for remote in pair.policy.remote:
+                wanted.update(self._protect(pair, local, remote, own, routes))
         for destination, route in routes.items():
             wanted |= {route, Route(destination, route.table, None)}
-        return frozenset(wanted)
+        return wanted
 
     def _outside(self, remote: str, ip_protocol: int, ports: Ports) -> set[Rule]:
         """Both directions of the conversation: our own port lies in the range, or the peer's."""

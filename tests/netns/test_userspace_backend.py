@@ -353,6 +353,50 @@ def test_a_failed_install_leaves_nothing_behind(hosts: Hosts) -> None:
     assert a.run(command="ip route show table all proto 73") == ""
 
 
+def test_an_address_that_came_later_is_used_by_the_pairs_that_are_there(hosts: Hosts) -> None:
+    a, b = hosts
+    b.run(command="ip addr add 10.2.0.1/16 dev lo")
+    install(hosts, ts_a=[["10.1.0.0/16"]], ts_b=[["10.2.0.0/16"]])
+    assert "src 10.1" not in a.run(command="ip route show table 18700")
+    a.run(command="ip addr add 10.1.0.1/16 dev lo")
+    install(hosts, key="two", spis=(0x3001, 0x3002), ts_a=[["10.3.0.0/16"]], ts_b=[["10.4.0.0/16"]])
+    assert "10.2.0.0/16 dev ikesp0 proto 73 scope link src 10.1.0.1" in a.run(
+        command="ip route show table 18700"
+    ).replace(" metric 100", "")
+    b.udp_echo(host="10.2.0.1", port=7)
+    assert a.udp_ask(to="10.2.0.1", port=7, octets=10) == ["10.2.0.1", 10, "10.1.0.1"]
+    assert a.query()["packets_out"] == 1
+
+
+def test_a_way_that_became_narrower_counts_for_the_next_pair(hosts: Hosts) -> None:
+    a, _ = hosts
+    install(hosts)
+    before = int(a.run(command="ip -o link show ikesp0").split("mtu ")[1].split()[0])
+    a.run(command="ip link set v0 mtu 1300")
+    install(hosts, key="two", spis=(0x3001, 0x3002), seed=2)
+    assert int(a.run(command="ip -o link show ikesp0").split("mtu ")[1].split()[0]) == before - 200
+
+
+def test_many_pairs_ask_the_kernel_for_what_is_new_only(hosts: Hosts) -> None:
+    """A pair that shares its rules, routes and peer with others changes nothing in the kernel."""
+    a, _ = hosts
+    a.install(side="a", key="0")
+    a.install(side="a", key="1", spis=(0x3001, 0x4001))  # the MTU, set for the first, is announced once
+    rules, routes = a.run(command="ip rule"), a.run(command="ip route show table all proto 73")
+    asked = a.kernel_requests()
+    for number in range(2, 40):
+        a.install(side="a", key=str(number), spis=(0x3000 + number, 0x4000 + number), seed=number)
+    assert a.kernel_requests() == asked
+    assert a.run(command="ip rule") == rules
+    for number in range(39):
+        a.delete(key=str(number))
+    assert a.kernel_requests() == asked
+    assert a.run(command="ip rule") == rules
+    assert a.run(command="ip route show table all proto 73") == routes
+    a.delete(key="39")
+    assert "lookup 18700" not in a.run(command="ip rule")
+
+
 def test_probe_says_yes_and_leaves_nothing(hosts: Hosts) -> None:
     a, _ = hosts
     before = a.run(command="ip link")

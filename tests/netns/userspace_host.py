@@ -180,6 +180,10 @@ class Host:
             "drops": self.backend.drops(),
         }
 
+    def kernel_requests(self) -> int:
+        """How often the backend has asked the kernel about, or for, links, addresses, rules and routes."""
+        return self.backend.kernel_requests
+
     def cpu(self) -> float:
         """The seconds that this process has run."""
         return time.process_time()
