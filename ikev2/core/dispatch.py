@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import fragmentation
+from ikev2.core import fragmentation, succession, tracing, transmission
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.events import ChildSaMoved
 from ikev2.core.exchange import CloseIkeSa, Ignored, Inbound
-from ikev2.core.exchanges import ike_sa_init, rekey_ike_sa
+from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.state import WITH_PEER, State
 from ikev2.core.transitions import TRANSITIONS, Transition
@@ -39,7 +39,7 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     if sa.responses.repeats(header.message_id, inbound.data) or fragmentation.repeats_request(sa, inbound):
         # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
         fragmentation.shrink_response(sa, inbound)
-        sa.send_back(sa.responses.response, inbound)
+        transmission.send_back(sa, sa.responses.response, inbound)
         return
     if header.message_id != sa.responses.expected_id:
         # rfc7296-s2.1-05, rfc7296-s2.3-08, rfc7296-s2.3-09
@@ -66,7 +66,7 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
 
 def _answer_clear(sa: IkeSa, row: Transition, inbound: Inbound) -> None:
     """IKE_SA_INIT: refuse and keep nothing, or answer and be half-open for a while."""
-    sa.trace_received(inbound)
+    tracing.received(sa, inbound)
     try:
         _check_rules(row, inbound.message, None)
         payloads = row.handler(sa, inbound)
@@ -74,14 +74,14 @@ def _answer_clear(sa: IkeSa, row: Transition, inbound: Inbound) -> None:
         sa.tracer.note(f"{inbound.remote}: {error}")
         reply = ike_sa_init.error_reply(inbound, error)
         if reply is not None:
-            sa.send_back((reply,), inbound)
+            transmission.send_back(sa, (reply,), inbound)
         return
     sa.created_at = inbound.now
-    response = sa.clear_message(inbound.message.header.exchange_type, payloads, is_response=True)
+    response = transmission.clear_message(sa, inbound.message.header.exchange_type, payloads, is_response=True)
     sa.need_handshake().response = response
     sa.responses.remember(inbound.data, (response,))
     sa.deadline = inbound.now + sa.limits.half_open_timeout_s
-    sa.send_back((response,), inbound)
+    transmission.send_back(sa, (response,), inbound)
     sa.go(row.leads_to[0], row.story)
 
 
@@ -95,7 +95,7 @@ def _reassemble(sa: IkeSa, inbound: Inbound) -> Inbound | None:
         else:
             sa.close(str(error), inbound.now)
         raise
-    sa.trace_fragment(inbound)
+    tracing.fragment(sa, inbound)
     return whole
 
 
@@ -116,25 +116,25 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
     before = sa.state
     try:
         inbound = _open(channel, inbound)
-        sa.trace_received(inbound)
+        tracing.received(sa, inbound)
         _authentic(sa, inbound)
         if row is None:
             raise InvalidSyntax(f"{header.exchange_type} has no place in state {sa.state}")
         _check_rules(row, inbound.message, inbound.payloads)
         if sa.predecessor is not None:
-            rekey_ike_sa.used(sa, inbound)
+            succession.used(sa, inbound)
         payloads = row.handler(sa, inbound)
     except ProtocolError as error:
         if error.notify_type is None:
             raise
         payloads = _error_payloads(sa, error)
     plain = channel.prepare(header.exchange_type, header.message_id, payloads, is_response=True)
-    sa.trace_sent(header.exchange_type, header.message_id, payloads, is_response=True)
+    tracing.sent(sa, header.exchange_type, header.message_id, payloads, is_response=True)
     response = fragmentation.seal_response(sa, channel, plain, inbound)
     kept = plain if fragmentation.may_shrink(sa, channel, plain) else None
     sa.responses.remember(inbound.data, response, kept)
     sa.fragmentation.request = None
-    sa.send_back(response, inbound)
+    transmission.send_back(sa, response, inbound)
     if sa.close_after is not None:
         reason, notify_type = sa.close_after
         sa.close(reason, inbound.now, notify_type, linger=True)
@@ -165,7 +165,7 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
         _take_hint(sa, inbound)
         raise Ignored(f"no request is waiting for {header.exchange_type} response {header.message_id}")
     if not row.protected:
-        sa.trace_received(inbound)
+        tracing.received(sa, inbound)
         _check_rules(row, message, None)
         row.handler(sa, inbound)
         if sa.keys is not None:
@@ -182,7 +182,7 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
         inbound = whole
     try:
         inbound = _open(channel, inbound)
-        sa.trace_received(inbound)
+        tracing.received(sa, inbound)
         _check_rules(row, inbound.message, inbound.payloads)
     except (InvalidSyntax, UnsupportedCriticalPayload) as error:
         _authentic(sa, inbound)

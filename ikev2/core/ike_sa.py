@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ikev2.core import dispatch, fragmentation, lifetime
+from ikev2.core import dispatch, lifetime, succession, transmission
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import ChildSa
 from ikev2.core.child_sa import ChildSaParameters
@@ -48,10 +48,9 @@ from ikev2.core.exchange import (
 )
 from ikev2.core.exchanges import create_child_sa, ike_sa_init, informational, rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
-from ikev2.core.fragmentation import PROBE_RETRANSMISSIONS, Fragmentation
+from ikev2.core.fragmentation import Fragmentation
 from ikev2.core.impair import Impairment, Outlet, message_impairments
-from ikev2.core.impair_message import rewritten
-from ikev2.core.info import ChildSaInfo, IkeSaInfo
+from ikev2.core.info import IkeSaInfo, ike_sa_info
 from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
 from ikev2.core.observer import LoneObserver, Observer
@@ -65,8 +64,7 @@ from ikev2.crypto.keymat import IkeKeys
 from ikev2.crypto.suites import IkeSuite
 from ikev2.errors import IkeError, LocalProtocolError, ProtocolError
 from ikev2.iana import ExchangeType, NotifyType
-from ikev2.wire.header import Header
-from ikev2.wire.message import Message, describe
+from ikev2.wire.message import Message
 from ikev2.wire.payloads import Payload
 
 
@@ -201,7 +199,7 @@ class IkeSa:
             self._outbox += self._outlet.take_due(now)
         in_flight = self.requests.in_flight
         if in_flight is not None and in_flight.again_at <= now:
-            self._send_again(now)
+            transmission.send_again(self, now)
         lifetime.handle_timer(self, now)
         due = self._liveness_at()
         if due is not None and due <= now:
@@ -329,26 +327,7 @@ class IkeSa:
 
     def info(self) -> IkeSaInfo:
         """A snapshot."""
-        suite = self.suite
-        return IkeSaInfo(
-            name=self.connection.name,
-            state=str(self.state),
-            role=self.role,
-            spi_i=self.spi_i,
-            spi_r=self.spi_r,
-            suite="" if suite is None else suite.keyword,
-            prf="" if suite is None else suite.prf.name,
-            auth="psk",
-            local=self.local,
-            remote=self.remote,
-            local_id="" if self.local_id is None else str(self.local_id),
-            remote_id="" if self.peer_id is None else str(self.peer_id),
-            nat_local=self.nat.local,
-            nat_remote=self.nat.remote,
-            created_at=self.created_at,
-            established_at=self.established_at,
-            children=tuple(_child_info(child) for child in self.children.values()),
-        )
+        return ike_sa_info(self)
 
     def child_by_spi_out(self, spi_out: int) -> ChildSa | None:
         """The Child SA on whose SPI the peer receives."""
@@ -382,81 +361,17 @@ class IkeSa:
 
     # --- sending -------------------------------------------------------------------------------------------------
 
-    def send_clear_request(
-        self, exchange: ExchangeType, payloads: tuple[Payload, ...], purpose: object, now: float
-    ) -> bytes:
-        """Send an unprotected request; its octets, which AUTH will cover."""
-        data = self.clear_message(exchange, payloads, is_response=False)
-        self.requests.start(exchange, (data,), purpose, now)
-        self._post((data,), self.local, self.remote, now)
-        return data
-
     def send_request(
         self, exchange: ExchangeType, payloads: tuple[Payload, ...], purpose: object, now: float
     ) -> None:
         """Send a protected request and keep it until it is answered."""
-        if self.channel is None:
-            raise LocalProtocolError("there are no keys yet")
-        message_id = self.requests.next_id
-        plain = self.channel.prepare(exchange, message_id, payloads, is_response=False)
-        self.trace_sent(exchange, message_id, payloads, is_response=False)
-        data = fragmentation.seal_request(self, self.channel, plain)
-        kept = plain if fragmentation.may_shrink(self, self.channel, plain) else None
-        self.requests.start(exchange, data, purpose, now, kept)
-        self._post(data, self.local, self.remote, now)
+        transmission.send_request(self, exchange, payloads, purpose, now)
 
-    def send_back(self, data: tuple[bytes, ...], inbound: Inbound) -> None:
-        """Send a response to where its request came from (rfc7296-s2.11-02, rfc7296-s2.11-03, rfc7296-s2.23-03)."""
-        self._post(data, inbound.local, inbound.remote, inbound.now)
-
-    def _post(self, data: tuple[bytes, ...], local: Address, remote: Address, now: float) -> None:
+    def post(self, data: tuple[bytes, ...], local: Address, remote: Address, now: float) -> None:
+        """Hand over the messages of one request or response, to be sent now, or as the impairments will have it."""
         for octets in data:
             datagram = Datagram(octets, local, remote)
             self._outbox += [datagram] if self._outlet is None else self._outlet.send(datagram, now)
-
-    def clear_message(self, exchange: ExchangeType, payloads: tuple[Payload, ...], *, is_response: bool) -> bytes:
-        """The octets of an unprotected message of this SA, with message id 0."""
-        header = Header.to_send(
-            self.spi_i,
-            self.spi_r,
-            exchange,
-            0,
-            is_initiator=self.role is Role.INITIATOR,
-            is_response=is_response,
-        )
-        self.trace_sent(exchange, 0, payloads, is_response=is_response)
-        draft = rewritten(self.rewriters, header, payloads) if self.rewriters else None
-        return Message(header, payloads).encode() if draft is None else draft.encode_clear()
-
-    def _send_again(self, now: float) -> None:
-        if self._send_smaller(now):
-            return
-        policy = self.connection.retransmission
-        failure = self.handshake.failure if self.handshake is not None else None
-        data = self.requests.due(now, policy.tries if failure is None else min(policy.tries, policy.error_tries))
-        if data is not None:
-            # rfc7296-s2.1-06, rfc7296-s2.1-07, rfc7296-s2.2-01
-            self._post(data, self.local, self.remote, now)
-            return
-        # rfc7296-s2.4-04
-        if failure is None:
-            self.close("the peer does not answer", now)
-        else:
-            self.close(f"the peer refused: {failure.notify_type}", now, failure.notify_type)
-
-    def _send_smaller(self, now: float) -> bool:
-        """After some retransmissions, send a large request in smaller fragments (rfc7383-s2.5.2-02)."""
-        request = self.requests.in_flight
-        policy = self.connection.retransmission
-        if request is None or request.sent <= min(PROBE_RETRANSMISSIONS, policy.tries):
-            return False
-        cut = fragmentation.smaller(self, request.plain, request.data, self.local)
-        if cut is None:
-            return False  # rfc7383-s2.5.2-04
-        size, data = cut
-        self.requests.restart(data, size, now)
-        self._post(data, self.local, self.remote, now)
-        return True
 
     def _pump(self, now: float) -> None:
         """Begin the next local action when the window is free."""
@@ -575,38 +490,10 @@ class IkeSa:
 
     # --- succession ----------------------------------------------------------------------------------------------
 
-    def successor(self, role: Role, spis: tuple[bytes, bytes], now: float) -> IkeSa:
-        """A new IKE SA with the same peer, without keys: who began the rekeying is its initiator. Section 2.18."""
-        new = IkeSa(
-            self.connection,
-            role,
-            self.entropy,
-            self.spi_source,
-            local=self.local,
-            remote=self.remote,
-            limits=self.limits,
-            observer=self.observer,
-            tracer=self.tracer,
-            keylog=self.keylog,
-            impairments=self.impairments,
-        )
-        new.rewriters = self.rewriters
-        new.spi_i, new.spi_r = spis
-        new.nat = self.nat
-        new.local_id, new.peer_id = self.local_id, self.peer_id
-        new.authenticated_first = self.authenticated_first
-        new.fragmentation.inherit(self.fragmentation)
-        new.created_at = new.established_at = new.last_inbound_at = now
-        new.comes_of_rekeying = True
-        lifetime.begin(new, now, authenticated=False)
-        new.times.reauth_at, new.times.auth_ends_at = self.times.reauth_at, self.times.auth_ends_at
-        new.go(State.ESTABLISHED, f"comes in the place of {self.name}")
-        return new
-
     def take_over(self, old: IkeSa) -> None:
         """Inherit what was still to be done on the IKE SA that this one replaces."""
-        self._tasks.extend(task for task in old._tasks if rekey_ike_sa.inherited(task))
-        self.times.retries += [entry for entry in old.times.retries if rekey_ike_sa.inherited(entry[1])]
+        self._tasks.extend(task for task in old._tasks if succession.inherited(task))
+        self.times.retries += [entry for entry in old.times.retries if succession.inherited(entry[1])]
         self.times.reauth_at, self.times.auth_ends_at = old.times.reauth_at, old.times.auth_ends_at
         self.unwanted_spis |= old.unwanted_spis
         self.replaces, old.replaces = old.replaces, None
@@ -618,18 +505,6 @@ class IkeSa:
         self._pump(now)
         self.observer.touched(self)
 
-    def close_soon(self, reason: str, now: float) -> None:
-        """Delete this IKE SA, which another one replaces, as the last thing that is done on it."""
-        self.queue(CloseIkeSa(reason))
-        self.resume(now)
-
-    def await_delete(self, story: str, now: float) -> None:
-        """The peer is going to delete this IKE SA: wait for that, but not for ever."""
-        if self.state is not State.CLOSED:
-            self.go(State.REKEYED, story)
-            self.deadline = now + self.connection.retransmission.total_s
-            self.observer.touched(self)
-
     def close_after_response(self, reason: str, notify_type: NotifyType | None = None) -> None:
         """Close as soon as the response to the request in hand is on its way."""
         self.close_after = (reason, notify_type)
@@ -640,7 +515,7 @@ class IkeSa:
         """Forget everything; with `linger`, answer retransmissions of the last request for a while."""
         if self.state is State.CLOSED:
             return
-        rekey_ike_sa.settle(self, now)
+        succession.settle(self, now)
         for child in list(self.children.values()):
             self.remove_child(child, reason)
         if self.established_at is not None:
@@ -677,44 +552,8 @@ class IkeSa:
             return None
         return self.last_inbound_at + delay
 
-    def trace_received(self, inbound: Inbound) -> None:
-        """Tell the tracer of a message that came."""
-        if not isinstance(self.tracer, NullTracer):
-            inner = None if inbound.message.encrypted is None else inbound.payloads
-            self.tracer.message("in", describe(inbound.message, inner), inbound.local, inbound.remote)
-
-    def trace_fragment(self, inbound: Inbound) -> None:
-        """Tell the tracer of a fragment that came and was kept."""
-        if not isinstance(self.tracer, NullTracer):
-            self.tracer.message("in", describe(inbound.message), inbound.local, inbound.remote)
-
-    def trace_sent(
-        self, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
-    ) -> None:
-        """Tell the tracer of a message that goes."""
-        if not isinstance(self.tracer, NullTracer):
-            header = Header.to_send(
-                self.spi_i, self.spi_r, exchange, message_id, is_initiator=True, is_response=is_response
-            )
-            self.tracer.message("out", describe(Message(header, payloads)), self.local, self.remote)
-
 
 def _wanted(connection: ConnectionConfig) -> tuple[ChildConfig, ...]:
     """The Child SAs that come with an IKE SA: the first one, and whatever starts by itself."""
     first, others = connection.children[:1], connection.children[1:]
     return (*first, *(child for child in others if child.start_action == "start"))
-
-
-def _child_info(child: ChildSa) -> ChildSaInfo:
-    params = child.params
-    return ChildSaInfo(
-        name=params.name,
-        suite=params.suite.keyword,
-        mode=params.mode,
-        spi_in=params.spi_in,
-        spi_out=params.spi_out,
-        ts_local=tuple(str(ts) for ts in params.ts_local),
-        ts_remote=tuple(str(ts) for ts in params.ts_remote),
-        encap=params.encap is not None,
-        installed_at=child.installed_at,
-    )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ikev2.core.types import Address, Mode, Role
+
+if TYPE_CHECKING:
+    from ikev2.core.child_negotiation import ChildSa
+    from ikev2.core.ike_sa import IkeSa
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +83,43 @@ class IkeSaInfo:
             "age_s": int(now - (self.created_at if self.established_at is None else self.established_at)),
             "children": [child.to_dict(now) for child in self.children],
         }
+
+
+def ike_sa_info(sa: IkeSa) -> IkeSaInfo:
+    """This IKE SA, with its Child SAs, as it stands."""
+    suite = sa.suite
+    return IkeSaInfo(
+        name=sa.connection.name,
+        state=str(sa.state),
+        role=sa.role,
+        spi_i=sa.spi_i,
+        spi_r=sa.spi_r,
+        suite="" if suite is None else suite.keyword,
+        prf="" if suite is None else suite.prf.name,
+        auth="psk",
+        local=sa.local,
+        remote=sa.remote,
+        local_id="" if sa.local_id is None else str(sa.local_id),
+        remote_id="" if sa.peer_id is None else str(sa.peer_id),
+        nat_local=sa.nat.local,
+        nat_remote=sa.nat.remote,
+        created_at=sa.created_at,
+        established_at=sa.established_at,
+        children=tuple(child_sa_info(child) for child in sa.children.values()),
+    )
+
+
+def child_sa_info(child: ChildSa) -> ChildSaInfo:
+    """This Child SA as it stands."""
+    params = child.params
+    return ChildSaInfo(
+        name=params.name,
+        suite=params.suite.keyword,
+        mode=params.mode,
+        spi_in=params.spi_in,
+        spi_out=params.spi_out,
+        ts_local=tuple(str(ts) for ts in params.ts_local),
+        ts_remote=tuple(str(ts) for ts in params.ts_remote),
+        encap=params.encap is not None,
+        installed_at=child.installed_at,
+    )

@@ -102,7 +102,7 @@ def test_cookie_then_group_keeps_the_cookie() -> None:
 def test_responder_that_wants_a_new_cookie_for_every_request_is_served() -> None:
     """The longer exchange: a responder whose cookie covers the whole request."""
     network, a, b = pair(a=GROUPS, b=ONLY_ECP256, limits=ALWAYS_COOKIES)
-    jar = b.manager._cookies
+    jar = b.manager._strangers.cookies
     plain_bake, plain_holds = jar.bake, jar.holds
     seen: list[bytes] = []
 

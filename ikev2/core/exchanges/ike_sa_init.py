@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import fragmentation, nat
+from ikev2.core import fragmentation, nat, transmission
 from ikev2.core.channel import SecureChannel
 from ikev2.core.config import Childless, ConnectionConfig
 from ikev2.core.exchange import Establish, Ignored, Inbound
@@ -112,7 +112,9 @@ def _send(sa: IkeSa, now: float) -> None:
         *nat.detection_notifies(sa.spi_i, ZERO_SPI, sa.local, sa.remote, fake=sa.connection.encap),
         *fragmentation.offer(sa.connection),
     )
-    handshake.request = sa.send_clear_request(ExchangeType.IKE_SA_INIT, tuple(payloads), Establish(), now)
+    handshake.request = transmission.send_clear_request(
+        sa, ExchangeType.IKE_SA_INIT, tuple(payloads), Establish(), now
+    )
 
 
 def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:

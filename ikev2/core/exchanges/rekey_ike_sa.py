@@ -21,10 +21,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ikev2.core import succession
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import Nonces
-from ikev2.core.events import IkeSaRekeyed, IkeSaRekeyFailed
-from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Inbound, RekeyIkeSa
+from ikev2.core.events import IkeSaRekeyFailed
+from ikev2.core.exchange import CloseChildSa, CloseIkeSa, Inbound, RekeyIkeSa
 from ikev2.core.exchanges.ike_sa_init import NONCE_OCTETS, ZERO_SPI, ke_groups
 from ikev2.core.purposes import ChildRequest, IkeCollision, IkeRequest
 from ikev2.core.state import State
@@ -36,7 +37,7 @@ from ikev2.crypto.suites import IkeSuite, check_choice, choose_proposal, numbere
 from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.errors import IkeError, InvalidKePayload, InvalidSyntax, NoProposalChosen, TemporaryFailure
 from ikev2.iana import ExchangeType, KeId, NotifyType, ProtocolId, TransformType
-from ikev2.wire.payloads import Delete, Ke, Nonce, Notify, Payload, Proposal, Sa
+from ikev2.wire.payloads import Ke, Nonce, Notify, Payload, Proposal, Sa
 
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
@@ -108,20 +109,20 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         # The peer has handed its Child SAs over to an IKE SA that we do not have.
         _failed(sa, str(error), None)
         if rival is not None:
-            hand_over(sa, rival, inbound.now)
+            succession.hand_over(sa, rival, inbound.now)
         else:
             sa.queue_first(CloseIkeSa(f"rekeying failed: {error}"))
         return ()
     if rival is not None and request.collision is not None and min(nonces) < request.collision.lowest:
         # rfc7296-s2.8.2-01
-        hand_over(sa, rival, inbound.now)
-        new.close_soon("redundant: both ends have rekeyed at once", inbound.now)
+        succession.hand_over(sa, rival, inbound.now)
+        succession.close_soon(new, "redundant: both ends have rekeyed at once", inbound.now)
         return ()
-    hand_over(sa, new, inbound.now)  # rfc7296-s2.8.2-02
+    succession.hand_over(sa, new, inbound.now)  # rfc7296-s2.8.2-02
     if rival is not None:
         rival.predecessor = None
-        rival.await_delete("redundant: both ends have rekeyed at once", inbound.now)
-    sa.close_soon("rekeyed", inbound.now)  # rfc7296-s2.8-04
+        succession.await_delete(rival, "redundant: both ends have rekeyed at once", inbound.now)
+    succession.close_soon(sa, "rekeyed", inbound.now)  # rfc7296-s2.8-04
     return ()
 
 
@@ -135,7 +136,7 @@ def conclude_late(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         except IkeError as error:
             sa.tracer.note(f"{sa.name}: {error}")
         else:
-            new.close_soon("redundant: both ends have rekeyed at once", inbound.now)
+            succession.close_soon(new, "redundant: both ends have rekeyed at once", inbound.now)
     return ()
 
 
@@ -156,7 +157,7 @@ def _refused(sa: IkeSa, inbound: Inbound, request: IkeRequest) -> None:
     error, rival = inbound.error, request.rival
     if rival is not None:
         # The peer has finished its own rekeying before it heard of ours. RFC 7296 section 2.8.2.
-        hand_over(sa, rival, inbound.now)
+        succession.hand_over(sa, rival, inbound.now)
         return
     if error is not None and error.notify_type == NotifyType.TEMPORARY_FAILURE:
         sa.retry_later(request.task, inbound.now)  # rfc7296-s2.25-02, rfc7296-s2.25-03
@@ -187,7 +188,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     if sa.is_busy_with_children():  # rfc7296-s2.25.1-08
         raise TemporaryFailure("a Child SA is being made, rekeyed or closed")
     new, payloads, _ = _answer(sa, inbound)
-    hand_over(sa, new, inbound.now)
+    succession.hand_over(sa, new, inbound.now)
     return payloads
 
 
@@ -223,51 +224,9 @@ def _answer(sa: IkeSa, inbound: Inbound) -> tuple[IkeSa, tuple[Payload, ...], by
 # --- both --------------------------------------------------------------------------------------------------------
 
 
-def hand_over(old: IkeSa, new: IkeSa, now: float, *, resume: bool = True) -> None:
-    """`new` takes the place of `old`: Child SAs, what was still to be done, and the time until the next AUTH.
-
-    `old` then waits until its Delete has come, or gone. RFC 7296 section 2.8.
-    """
-    new.predecessor = None
-    old.heir = new
-    for spi_in, child in old.children.items():
-        child.params = replace(child.params, ike_spi_i=new.spi_i, ike_spi_r=new.spi_r)
-        new.children[spi_in] = child
-    old.children = {}
-    new.take_over(old)
-    old.add_event(IkeSaRekeyed(old.info(), new.info()))
-    old.await_delete("a new IKE SA has its place", now)
-    new.observer.touched(old)
-    if resume:
-        new.resume(now)
-
-
-def used(new: IkeSa, inbound: Inbound) -> None:
-    """The peer uses the IKE SA that came of its exchange: for the peer it is settled that this one stays."""
-    old = new.predecessor
-    if old is None or any(isinstance(p, Delete) and p.protocol == ProtocolId.IKE for p in inbound.payloads):
-        return
-    hand_over(old, new, inbound.now, resume=False)  # its own turn goes on: first comes what the peer asks
-
-
-def settle(old: IkeSa, now: float) -> None:
-    """`old` ends while our own request is on its way: forget that, and keep what came of the peer's.
-
-    RFC 7296 sections 2.8.2 and 2.25.2 (rfc7296-s2.25.2-04).
-    """
-    request = old.purpose_in_flight
-    if isinstance(request, IkeRequest) and old.heir is None and request.rival is not None:
-        hand_over(old, request.rival, now)
-
-
 def is_about_children(purpose: object) -> bool:
     """True when a request of this purpose makes, rekeys or closes a Child SA."""
     return isinstance(purpose, ChildRequest | CloseChildSa)
-
-
-def inherited(task: object) -> bool:
-    """Whether what was still to be done on the old IKE SA is to be done on the new one."""
-    return not isinstance(task, RekeyIkeSa | CheckLiveness)
 
 
 def _suite(chosen: Proposal) -> IkeSuite:
@@ -295,7 +254,7 @@ def _make(
     """The new IKE SA: SKEYSEED by the old one's prf and SK_d, message ids from zero (rfc7296-s2.18-04)."""
     old_suite, old_keys = old.need_keys()
     keys = derive_ike_keys_rekey(suite, old_suite.prf, old_keys.sk_d, shared, nonces.i, nonces.r, *spis)
-    new = old.successor(role, spis, now)
+    new = succession.successor(old, role, spis, now)
     new.take_keys(suite, keys, SecureChannel(suite, keys, role, *spis, old.entropy))
     old.observer.adopted(new, now)
     return new

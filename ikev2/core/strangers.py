@@ -1,0 +1,74 @@
+"""What strangers get for an answer: cookies, refusals, hints; unprotected, within a rate, and without any state kept.
+
+RFC 7296 sections 1.5, 2.4, 2.5, 2.6 and 2.21.4.
+"""
+
+from __future__ import annotations
+
+from ikev2.core.config import Limits
+from ikev2.core.cookie import CookieJar
+from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, clear_reply
+from ikev2.core.halfopen import HalfOpenTable, TokenBucket
+from ikev2.core.types import Address, Datagram
+from ikev2.crypto.entropy import Entropy
+from ikev2.iana import ExchangeType, NotifyType
+from ikev2.wire.header import HEADER_OCTETS, Header
+from ikev2.wire.message import Message
+from ikev2.wire.payloads import Nonce, Notify
+
+
+class Strangers:
+    """Those who have proved nothing: how many half-open IKE SAs they have, and what they are told."""
+
+    def __init__(self, entropy: Entropy, limits: Limits) -> None:
+        self.half_open = HalfOpenTable(limits)
+        self.cookies = CookieJar(entropy, limits.cookie_secret_s)
+        self._replies = TokenBucket(limits.unprotected_replies_per_s)
+
+    def reply(self, header: Header, notify: Notify, local: Address, remote: Address, now: float) -> Datagram | None:
+        """The answer to a message outside of an IKE SA; None when there were too many already."""
+        # rfc7296-s2.4-05, rfc7296-s2.21.4-03
+        if not self._replies.take(now):
+            return None
+        return Datagram(clear_reply(header, (notify,)), local, remote)
+
+    def may_be_told(self, refusal: Datagram, now: float) -> bool:
+        """Whether a refusal goes out: INVALID_KE_PAYLOAD, which helps, always; all others within the rate."""
+        notify = Message.parse(refusal.data).payloads[0]
+        helps = isinstance(notify, Notify) and notify.notify_type == NotifyType.INVALID_KE_PAYLOAD
+        return helps or self._replies.take(now)
+
+    def has_cookie(self, message: Message, remote: Address, now: float) -> bool:
+        """True when the request brings a cookie of ours, baked for it."""
+        nonce = _nonce(message)
+        return any(
+            self.cookies.holds(payload.data, nonce, remote.host, message.header.initiator_spi, now)
+            for payload in message.payloads
+            if isinstance(payload, Notify) and payload.notify_type == NotifyType.COOKIE
+        )
+
+    def cookie_request(self, message: Message, local: Address, remote: Address, now: float) -> Datagram:
+        """The answer with a cookie; nothing is kept (rfc7296-s2.6-02, rfc7296-s2.6-05)."""
+        cookie = self.cookies.bake(_nonce(message), remote.host, message.header.initiator_spi, now)
+        return Datagram(clear_reply(message.header, (Notify(NotifyType.COOKIE, cookie),)), local, remote)
+
+
+def begins(header: Header) -> bool:
+    """True for the header of a request that begins an IKE SA."""
+    return (
+        header.exchange_type == ExchangeType.IKE_SA_INIT
+        and not header.is_response
+        and header.is_initiator
+        and header.responder_spi == ZERO_SPI
+        and header.initiator_spi != ZERO_SPI
+        and header.message_id == 0
+    )
+
+
+def deserves_hint(header: Header, data: bytes) -> bool:
+    """True for a request of an IKE SA that is not here: INVALID_IKE_SPI may tell the peer. RFC 7296 section 2.21.4."""
+    return header.exchange_type != ExchangeType.IKE_SA_INIT and header.length == len(data) > HEADER_OCTETS
+
+
+def _nonce(message: Message) -> bytes:
+    return next((payload.data for payload in message.payloads if isinstance(payload, Nonce)), b"")

@@ -1,0 +1,39 @@
+"""What the tracer is told of the messages of one IKE SA: described only when somebody listens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ikev2.core.exchange import Inbound
+from ikev2.core.tracer import NullTracer
+from ikev2.iana import ExchangeType
+from ikev2.wire.header import Header
+from ikev2.wire.message import Message, describe
+from ikev2.wire.payloads import Payload
+
+if TYPE_CHECKING:
+    from ikev2.core.ike_sa import IkeSa
+
+
+def received(sa: IkeSa, inbound: Inbound) -> None:
+    """A message has come, and was opened."""
+    if not isinstance(sa.tracer, NullTracer):
+        inner = None if inbound.message.encrypted is None else inbound.payloads
+        sa.tracer.message("in", describe(inbound.message, inner), inbound.local, inbound.remote)
+
+
+def fragment(sa: IkeSa, inbound: Inbound) -> None:
+    """A fragment has come, and was kept. RFC 7383 section 2.6."""
+    if not isinstance(sa.tracer, NullTracer):
+        sa.tracer.message("in", describe(inbound.message), inbound.local, inbound.remote)
+
+
+def sent(
+    sa: IkeSa, exchange: ExchangeType, message_id: int, payloads: tuple[Payload, ...], *, is_response: bool
+) -> None:
+    """A message goes out."""
+    if not isinstance(sa.tracer, NullTracer):
+        header = Header.to_send(
+            sa.spi_i, sa.spi_r, exchange, message_id, is_initiator=True, is_response=is_response
+        )
+        sa.tracer.message("out", describe(Message(header, payloads)), sa.local, sa.remote)
