@@ -103,6 +103,12 @@ class TsUnacceptable(ProtocolError):
     notify_type = NotifyType.TS_UNACCEPTABLE
 
 
+class SinglePairRequired(ProtocolError):
+    """Each pair of addresses needs a Child SA of its own, and none was named. RFC 7296 section 2.9."""
+
+    notify_type = NotifyType.SINGLE_PAIR_REQUIRED
+
+
 class TemporaryFailure(ProtocolError):
     """A request collides with one in progress. RFC 7296 section 2.25."""
 

@@ -156,6 +156,7 @@ class ChildSection(_Section):
     rekey_time: Seconds = 3600.0
     life_time: Seconds | None = None
     rand_time: Seconds | None = None
+    single_pair: bool = False
 
 
 class ConnectionSection(_Section):
@@ -366,6 +367,7 @@ def _child(name: str, section: ChildSection) -> ChildConfig:
         start_action=section.start_action,
         replay_window=section.replay_window,
         lifetime=_child_lifetime(section),
+        single_pair=section.single_pair,
     )
 
 

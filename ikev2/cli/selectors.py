@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _SELECTOR = re.compile(r"(?P<addresses>[^\[\]\s]+)\s*(?:\[(?P<protocol>[^/\[\]]*)(?:/(?P<ports>[^\[\]]*))?\])?")
 _PROTOCOL_NUMBERS = {name: number for number, name in PROTOCOL_NAMES.items()}
+_MOBILITY_HEADER = 135
+_WITH_TYPES = (1, 58, _MOBILITY_HEADER)
+"""ICMP, ICMPv6, and the Mobility Header of IPv6: their message type is in the upper octet of the port."""
+_WITH_PORTS = (6, 17, 33, 132, 136, *_WITH_TYPES)
 _DURATION = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d|)")
 _LONGEST_S = 10 * 366 * 86400.0
 _UNIT_S = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -32,10 +36,13 @@ def parse_selector(text: str) -> TsSpec:
             f"{text!r} is not a traffic selector such as dynamic, 192.0.2.0/24 or 192.0.2.1[udp/862]"
         )
     protocol = _protocol(text, match["protocol"])
-    start_port, end_port = _ports(text, match["ports"])
+    start_port, end_port = _ports(text, match["ports"], protocol)
     if (start_port, end_port) != (0, 65535) and not protocol:
         # rfc7296-s3.13.1-01: without a protocol there are no ports.
         raise ConfigurationError(f"{text!r} has ports but no protocol: write [tcp/...] or [udp/...]")
+    if (start_port, end_port) != (0, 65535) and protocol not in _WITH_PORTS:
+        # rfc7296-s3.13.1-01, rfc7296-s3.13.1-02: where ports are not defined, there are none.
+        raise ConfigurationError(f"{text!r} has ports, which {match['protocol']} does not have")
     if match["addresses"] == "dynamic":
         return Dynamic(protocol, start_port, end_port)
     first, last = _addresses(text, match["addresses"])
@@ -72,7 +79,10 @@ def _protocol(text: str, word: str | None) -> int:
     raise ConfigurationError(f"{text!r}: {word!r} is not a protocol such as tcp, udp or 47")
 
 
-def _ports(text: str, word: str | None) -> tuple[int, int]:
+def _ports(text: str, word: str | None, protocol: int) -> tuple[int, int]:
+    """The range of ports. Where the field holds a type (and for ICMP a code), a number below 256 is a type with any
+    code, a greater one is type and code. RFC 7296 section 3.13.1.
+    """
     if not word or word == "any":
         return 0, 65535
     if word == "opaque":
@@ -84,6 +94,11 @@ def _ports(text: str, word: str | None) -> tuple[int, int]:
         raise ConfigurationError(f"{text!r}: {word!r} is not a port or a range of ports") from None
     if not 0 <= start <= end <= 65535:
         raise ConfigurationError(f"{text!r}: {word!r} is not a range of ports between 0 and 65535")
+    if protocol in _WITH_TYPES:
+        codes = 0 if protocol == _MOBILITY_HEADER else 0xFF
+        start, end = start << 8 if start < 256 else start, end << 8 | codes if end < 256 else end
+        if start > end:
+            raise ConfigurationError(f"{text!r}: {word!r} is a range of types that ends before it begins")
     return start, end
 
 

@@ -13,21 +13,28 @@ from typing import TYPE_CHECKING, NamedTuple
 from ikev2.core import narrowing
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.config import DYNAMIC, ChildConfig
-from ikev2.core.exchange import Inbound
+from ikev2.core.exchange import Inbound, MakeChildSa
+from ikev2.core.narrowing import Selectors
 from ikev2.core.types import Mode, Role
 from ikev2.crypto.ke import KePair
 from ikev2.crypto.keymat import child_keymat
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import EspSuite, check_choice, choose_proposal, numbered, without_ke
 from ikev2.crypto.unknown import UnknownAlgorithm
-from ikev2.errors import InvalidKePayload, InvalidSyntax, LocalProtocolError, NoProposalChosen, TsUnacceptable
+from ikev2.errors import (
+    InvalidKePayload,
+    InvalidSyntax,
+    LocalProtocolError,
+    NoProposalChosen,
+    ProtocolError,
+    SinglePairRequired,
+    TsUnacceptable,
+)
 from ikev2.iana import NotifyType
 from ikev2.wire.payloads import Ke, Nonce, Notify, Payload, Proposal, Sa, TrafficSelector, TsI, TsR
 
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
-
-Selectors = tuple[TrafficSelector, ...]
 
 
 class Nonces(NamedTuple):
@@ -87,15 +94,24 @@ class _Originals(NamedTuple):
 
 
 def offer(
-    sa: IkeSa, config: ChildConfig, *, keying: Sequence[Payload] = (), replaces: ChildSa | None = None
+    sa: IkeSa,
+    config: ChildConfig,
+    *,
+    keying: Sequence[Payload] = (),
+    replaces: ChildSa | None = None,
+    selectors: narrowing.Product | None = None,
 ) -> tuple[ChildOffer, list[Payload]]:
     """The payloads that ask for a Child SA.
 
     `keying` are the nonce and, for PFS, the KE payload of CREATE_CHILD_SA; IKE_AUTH has none. `replaces` is the
-    Child SA to be rekeyed: the new one shall have its traffic selectors (RFC 7296 section 2.9.2).
+    Child SA to be rekeyed: the new one shall have its traffic selectors (RFC 7296 section 2.9.2). `selectors` are
+    asked for in the place of the configured ones.
     """
     if replaces is not None and config.mode is Mode.TUNNEL:
-        tsi, tsr = replaces.params.ts_local, replaces.params.ts_remote  # rfc7296-s2.8-03
+        # rfc7296-s2.8-03, rfc7296-s2.9.2-02, rfc7296-s2.9.2-04
+        tsi, tsr = replaces.params.ts_local, replaces.params.ts_remote
+    elif selectors is not None:
+        tsi, tsr = selectors
     else:
         tsi, tsr = _wanted_selectors(sa, config)
     spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
@@ -113,7 +129,7 @@ def offer(
 def _wanted_selectors(sa: IkeSa, config: ChildConfig) -> tuple[Selectors, Selectors]:
     """TSi and TSr of our offer: in transport mode what the configuration allows of the IKE SA's two addresses.
 
-    LocalProtocolError when that is nothing. RFC 7296 section 2.23.1.
+    LocalProtocolError when that is nothing. RFC 7296 sections 2.9.1 and 2.23.1.
     """
     tsi = narrowing.resolve(config.local_ts, sa.local.host)
     tsr = narrowing.resolve(config.remote_ts, sa.remote.host)
@@ -126,7 +142,65 @@ def _wanted_selectors(sa: IkeSa, config: ChildConfig) -> tuple[Selectors, Select
                 f"child {config.name}: transport mode is between {sa.local.host} and {sa.remote.host}, "
                 "which its traffic selectors do not hold"
             )
+    return _without_others(sa, config, tsi, tsr)
+
+
+def _without_others(sa: IkeSa, config: ChildConfig, tsi: Selectors, tsr: Selectors) -> tuple[Selectors, Selectors]:
+    """The same without the traffic that is to go through another Child SA of the connection, in another way.
+
+    Otherwise the peer could send on this one what we take from the other one only. Where the two differ on both sides
+    no selectors can say that, and nothing is taken out. RFC 7296 section 2.9.1.
+    """
+    for other in sa.connection.children:
+        if other is config or (other.mode, other.esp_proposals) == (config.mode, config.esp_proposals):
+            continue
+        other_i = narrowing.resolve(other.local_ts, sa.local.host)
+        other_r = narrowing.resolve(other.remote_ts, sa.remote.host)
+        if not (narrowing.covers(tsi, other_i) and narrowing.covers(tsr, other_r)):
+            continue
+        if narrowing.covers(other_i, tsi):
+            tsr = narrowing.subtract(tsr, other_r) or tsr
+        elif narrowing.covers(other_r, tsr):
+            tsi = narrowing.subtract(tsi, other_i) or tsi
     return tsi, tsr
+
+
+def further(sa: IkeSa, offered: ChildOffer, child: ChildSa, inbound: Inbound) -> list[MakeChildSa]:
+    """What is to be asked for because the responder has made only a part: the rest, when it says that it may have it.
+
+    RFC 7296 section 2.9, ADDITIONAL_TS_POSSIBLE.
+    """
+    if inbound.notify(NotifyType.ADDITIONAL_TS_POSSIBLE) is None or child.params.mode is not Mode.TUNNEL:
+        return []
+    if len(sa.children) >= sa.limits.child_sas:
+        return []
+    rest = narrowing.remaining((offered.tsi, offered.tsr), (child.params.ts_local, child.params.ts_remote))
+    return [MakeChildSa(offered.config, selectors=selectors) for selectors in rest]
+
+
+def instead(sa: IkeSa, offered: ChildOffer, refusal: NotifyType | None) -> MakeChildSa | None:
+    """What is to be asked for in the place of what was refused: with SINGLE_PAIR_REQUIRED, a pair of addresses.
+
+    That of the IKE SA, or else the first single addresses that the configuration names; None when there are none, or
+    when they were refused already. RFC 7296 section 2.9.
+    """
+    if refusal != NotifyType.SINGLE_PAIR_REQUIRED:
+        return None
+    tsi, tsr = _one_address(offered.tsi, sa.local.host), _one_address(offered.tsr, sa.remote.host)
+    if not narrowing.has_traffic(tsi, tsr):
+        return None
+    if narrowing.covers(tsi, offered.tsi) and narrowing.covers(tsr, offered.tsr):
+        return None
+    return MakeChildSa(offered.config, selectors=(tsi, tsr))
+
+
+def _one_address(selectors: Selectors, host: str) -> Selectors:
+    """The part of these that is about this host, or else about the first host that is named by itself."""
+    own = narrowing.intersect_all(selectors, narrowing.resolve((DYNAMIC,), host))
+    if own:
+        return own
+    named = next((one for ts in selectors if (one := narrowing.single_address((ts,))) is not None), None)
+    return () if named is None else narrowing.intersect_all(selectors, narrowing.resolve((DYNAMIC,), named))
 
 
 def accept(
@@ -137,11 +211,12 @@ def accept(
     *,
     pair: KePair | None = None,
     reqid: int | None = None,
+    replaces: ChildSa | None = None,
 ) -> ChildSa:
     """The Child SA that the responder made; NoProposalChosen, TsUnacceptable, InvalidSyntax when it is not what
     was offered, or when transport mode was refused.
 
-    `pair` is the one of our KE payload, `reqid` that of the Child SA which this one replaces.
+    `pair` is the one of our KE payload, `reqid` that of the Child SA `replaces`, which this one replaces.
     """
     proposals = inbound.required(Sa).proposals
     check_choice(proposals[0], offered.proposals)
@@ -158,6 +233,8 @@ def accept(
         tsi, tsr = _substituted(sa, local=tsi, remote=tsr)
     if not narrowing.covers(offered.tsi, tsi) or not narrowing.covers(offered.tsr, tsr):
         raise TsUnacceptable("the peer's traffic selectors are not within those that we offered")
+    if replaces is not None:
+        _check_scope(sa, replaces, local=tsi, remote=tsr)
     secrets = _Secrets(nonces, _accepted_ke(suite, inbound.first(Ke), pair))
     spi_out = _peer_spi(proposals[0])
     return _make(
@@ -193,8 +270,8 @@ def answer(
     in_auth = inbound.first(Nonce) is None
     fitting = [config for config in configs if _has_proposal(config, offered, in_auth=in_auth)] or configs
     config, narrowed, originals = _choose_config(sa, fitting, tsi, tsr, asks_transport=asks_transport)
-    if replaces is not None and config.mode is Mode.TUNNEL:
-        _check_scope(narrowed, replaces)
+    if replaces is not None:
+        _check_scope(sa, replaces, local=narrowed.tsr, remote=narrowed.tsi)
     suite, chosen, keying, shared = _answer_suite(sa, inbound, offered, config, nonces)
     spi_out = _peer_spi(chosen)
     spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
@@ -217,13 +294,6 @@ def answer(
     if replaces is None and not narrowed.whole and _others_possible(sa, config, narrowed, inbound):
         payloads.append(Notify(NotifyType.ADDITIONAL_TS_POSSIBLE))
     return child, payloads
-
-
-def _check_scope(narrowed: narrowing.Narrowed, replaces: ChildSa) -> None:
-    """TsUnacceptable when the new selectors would be narrower than those in use. RFC 7296 section 2.9.2."""
-    old = replaces.params
-    if not (narrowing.covers(narrowed.tsi, old.ts_remote) and narrowing.covers(narrowed.tsr, old.ts_local)):
-        raise TsUnacceptable("the new traffic selectors are narrower than those of the Child SA in use")
 
 
 def _answer_suite(
@@ -265,7 +335,7 @@ def _choose_config(
     RFC 7296 sections 1.3.1 and 2.9.
     """
     best: tuple[tuple[int, int, int], ChildConfig, narrowing.Narrowed, _Originals] | None = None
-    problem: TsUnacceptable | None = None
+    problem: ProtocolError | None = None
     wrong_mode = False
     for config in configs:
         transport = config.mode is Mode.TRANSPORT
@@ -279,6 +349,9 @@ def _choose_config(
                 originals = _Originals(narrowing.single_address(tsr), narrowing.single_address(tsi))
                 asked_r, asked_i = _substituted(sa, local=tsr, remote=tsi)
             narrowed = _narrow(sa, config, asked_i, asked_r)
+        except SinglePairRequired as error:
+            problem = error
+            continue
         except TsUnacceptable as error:
             problem = problem or error
             continue
@@ -293,13 +366,16 @@ def _choose_config(
 
 
 def _narrow(sa: IkeSa, config: ChildConfig, tsi: Selectors, tsr: Selectors) -> narrowing.Narrowed:
-    """What this Child SA's policy allows of what the initiator asks for; TsUnacceptable when that is nothing."""
-    return narrowing.narrow(
+    """What this Child SA's policy allows of what the initiator asks for; TsUnacceptable when that is nothing,
+    SinglePairRequired when it has to be a pair of addresses and no such is asked for first.
+    """
+    narrowed = narrowing.narrow(
         tsi,
         tsr,
         narrowing.resolve(config.remote_ts, sa.remote.host),
         narrowing.resolve(config.local_ts, sa.local.host),
     )
+    return narrowing.single_pair(narrowed, tsi, tsr) if config.single_pair else narrowed
 
 
 def _others_possible(sa: IkeSa, taken: ChildConfig, narrowed: narrowing.Narrowed, inbound: Inbound) -> bool:
@@ -313,7 +389,7 @@ def _others_possible(sa: IkeSa, taken: ChildConfig, narrowed: narrowing.Narrowed
             continue
         try:
             other = _narrow(sa, config, tsi, tsr)
-        except TsUnacceptable:
+        except (TsUnacceptable, SinglePairRequired):
             continue
         if not (narrowing.covers(narrowed.tsi, other.tsi) and narrowing.covers(narrowed.tsr, other.tsr)):
             return True
@@ -321,6 +397,18 @@ def _others_possible(sa: IkeSa, taken: ChildConfig, narrowed: narrowing.Narrowed
 
 
 # --- both --------------------------------------------------------------------------------------------------------
+
+
+def _check_scope(sa: IkeSa, replaces: ChildSa, *, local: Selectors, remote: Selectors) -> None:
+    """TsUnacceptable when the new selectors would be narrower than those in use. RFC 7296 section 2.9.2."""
+    old_local, old_remote = replaces.params.ts_local, replaces.params.ts_remote
+    if replaces.params.mode is Mode.TRANSPORT:
+        # It is between the addresses of the IKE SA, wherever these are by now.
+        old_local = narrowing.substitute(old_local, sa.local.host)
+        old_remote = narrowing.substitute(old_remote, sa.remote.host)
+    # rfc7296-s2.9.2-01, rfc7296-s2.9.2-03
+    if not (narrowing.covers(local, old_local) and narrowing.covers(remote, old_remote)):
+        raise TsUnacceptable("the new traffic selectors are narrower than those of the Child SA in use")
 
 
 def _substituted(sa: IkeSa, *, local: Selectors, remote: Selectors) -> tuple[Selectors, Selectors]:

@@ -156,7 +156,7 @@ ENDLESS = Lifetime()
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """One Child SA of a connection. RFC 7296 sections 1.3.1 and 2.9."""
+    """One Child SA of a connection; `single_pair`: one for each pair of addresses. RFC 7296 sections 1.3.1 and 2.9."""
 
     name: str
     mode: Mode = Mode.TUNNEL
@@ -166,6 +166,7 @@ class ChildConfig:
     start_action: str = "none"
     replay_window: int = 64
     lifetime: Lifetime = ENDLESS
+    single_pair: bool = False
 
 
 @dataclass(frozen=True, slots=True)

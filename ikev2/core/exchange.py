@@ -10,7 +10,7 @@ from ikev2.core.types import Address
 from ikev2.errors import InvalidSyntax
 from ikev2.iana import KeId, NotifyType
 from ikev2.wire.message import Message
-from ikev2.wire.payloads import Notify, Payload
+from ikev2.wire.payloads import Notify, Payload, TrafficSelector
 
 P = TypeVar("P", bound=Payload)
 
@@ -95,10 +95,14 @@ class CheckLiveness:
 
 @dataclass(frozen=True, slots=True)
 class MakeChildSa:
-    """Make a Child SA; `group` is the one that the peer wants after an INVALID_KE_PAYLOAD. RFC 7296 section 1.3.1."""
+    """Make a Child SA; `group` is the one that the peer wants after an INVALID_KE_PAYLOAD. RFC 7296 section 1.3.1.
+
+    `selectors`, TSi and TSr, are the part of the configured ones that is asked for; None: all (section 2.9).
+    """
 
     config: ChildConfig
     group: KeId | None = None
+    selectors: tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

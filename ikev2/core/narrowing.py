@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from ikev2.core.config import Dynamic, TsSpec
-from ikev2.errors import TsUnacceptable
+from ikev2.errors import SinglePairRequired, TsUnacceptable
 from ikev2.iana import TsType
 from ikev2.wire.payloads import TrafficSelector
 
@@ -20,6 +20,10 @@ _OPAQUE = (65535, 0)
 _KNOWN = (TsType.TS_IPV4_ADDR_RANGE, TsType.TS_IPV6_ADDR_RANGE)
 _MOST = 255
 """As many selectors as a payload counts in its one octet. RFC 7296 section 3.13."""
+
+Selectors = tuple[TrafficSelector, ...]
+Product = tuple[Selectors, Selectors]
+"""TSi and TSr: the traffic between any address of the one and any of the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +106,91 @@ def narrow(
     """
     tsi = intersect_all(offered_i, policy_i)
     tsr = intersect_all(offered_r, policy_r)
-    if not tsi or not tsr:
+    if not has_traffic(tsi, tsr):
         raise TsUnacceptable("no part of the offered traffic selectors is allowed here")
     first = covers(tsi, offered_i[:1]) and covers(tsr, offered_r[:1])
     return Narrowed(tsi, tsr, first, whole=covers(tsi, offered_i) and covers(tsr, offered_r))
+
+
+def has_traffic(tsi: Iterable[TrafficSelector], tsr: Sequence[TrafficSelector]) -> bool:
+    """True when a packet can match both sides: its two addresses are of one family, and it has one protocol."""
+    return any(
+        i.ts_type == r.ts_type and (i.ip_protocol == r.ip_protocol or 0 in (i.ip_protocol, r.ip_protocol))
+        for i in tsi
+        for r in tsr
+    )
+
+
+def single_pair(
+    narrowed: Narrowed, offered_i: Sequence[TrafficSelector], offered_r: Sequence[TrafficSelector]
+) -> Narrowed:
+    """What of this is between two single addresses: the only ones, or those of the initiator's first selectors.
+
+    SinglePairRequired when these name no addresses, or none that are allowed here. RFC 7296 section 2.9.
+    """
+    tsi, tsr = _of_one_address(narrowed.tsi, offered_i), _of_one_address(narrowed.tsr, offered_r)
+    if not has_traffic(tsi, tsr):
+        raise SinglePairRequired("each pair of addresses needs a Child SA of its own, and none is named first")
+    return Narrowed(tsi, tsr, narrowed.first_choice, whole=covers(tsi, offered_i) and covers(tsr, offered_r))
+
+
+def _of_one_address(allowed: Selectors, offered: Sequence[TrafficSelector]) -> Selectors:
+    host = single_address(allowed) or single_address(offered[:1])
+    return () if host is None else intersect_all(allowed, resolve((Dynamic(),), host))
+
+
+def subtract(
+    selectors: Iterable[TrafficSelector], taken: Iterable[TrafficSelector]
+) -> tuple[TrafficSelector, ...] | None:
+    """The traffic in the first set that is not in the second; None when no selectors can say what that is.
+
+    There is none for "any protocol but one", for "any port but OPAQUE", nor room for more than 255.
+    """
+    left = list(selectors)
+    for piece in taken:
+        rest: list[TrafficSelector] = []
+        for selector in left:
+            parts = _without(selector, piece)
+            if parts is None:
+                return None
+            rest += parts
+        left = rest
+    return tuple(left) if len(left) <= _MOST else None
+
+
+def remaining(offered: Product, taken: Product) -> tuple[Product, ...]:
+    """What was asked for and is not in what came of it, as far as selectors can say it: no, one or two products."""
+    rest_i, rest_r = subtract(offered[0], taken[0]), subtract(offered[1], taken[1])
+    found = ((offered[0], rest_r or ()), (rest_i or (), taken[1]))
+    return tuple(product for product in found if has_traffic(*product))
+
+
+def _without(a: TrafficSelector, b: TrafficSelector) -> list[TrafficSelector] | None:
+    """What is left of one selector when another one is taken away."""
+    common = intersect(a, b)
+    if common is None:
+        return [a]
+    if common.ip_protocol != a.ip_protocol:
+        return None
+    parts: list[TrafficSelector] = []
+    if a.start_address < common.start_address:
+        parts.append(replace(a, end_address=_beside(common.start_address, -1)))
+    if common.end_address < a.end_address:
+        parts.append(replace(a, start_address=_beside(common.end_address, 1)))
+    ports, taken = (a.start_port, a.end_port), (common.start_port, common.end_port)
+    if ports == taken:
+        return parts
+    if taken == _OPAQUE or a.ip_protocol == 0:
+        return None
+    if ports[0] < taken[0]:
+        parts.append(replace(common, start_port=ports[0], end_port=taken[0] - 1))
+    if taken[1] < ports[1]:
+        parts.append(replace(common, start_port=taken[1] + 1, end_port=ports[1]))
+    return parts
+
+
+def _beside(address: bytes, step: int) -> bytes:
+    return (int.from_bytes(address, "big") + step).to_bytes(len(address), "big")
 
 
 def single_address(selectors: Sequence[TrafficSelector]) -> str | None:

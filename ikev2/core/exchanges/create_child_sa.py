@@ -59,7 +59,8 @@ def begin(sa: IkeSa, task: MakeChildSa | RekeyChildSa, now: float) -> None:
         pair = KE_GROUPS[group].generate(sa.entropy)
         keying.append(Ke(group, pair.public))
     try:
-        offered, payloads = child_negotiation.offer(sa, config, keying=keying, replaces=old)
+        selectors = task.selectors if isinstance(task, MakeChildSa) else None
+        offered, payloads = child_negotiation.offer(sa, config, keying=keying, replaces=old, selectors=selectors)
     except IkeError as error:
         _failed(sa, config.name, old, str(error), None)
         return
@@ -94,7 +95,9 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     sa.busy_since = None
     nonces = Nonces(request.nonce, inbound.required(Nonce).data)
     try:
-        child = child_negotiation.accept(sa, request.offer, inbound, nonces, pair=request.pair, reqid=request.reqid)
+        child = child_negotiation.accept(
+            sa, request.offer, inbound, nonces, pair=request.pair, reqid=request.reqid, replaces=old
+        )
     except IkeError as error:
         # The peer has its half already.
         notify_type = error.notify_type if isinstance(error, ProtocolError) else None
@@ -106,6 +109,8 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         return ()
     if old is None and request.collision is None:
         sa.add_child(child, inbound.now)
+        if isinstance(request.task, MakeChildSa):
+            sa.queue(*child_negotiation.further(sa, request.offer, child, inbound))
     else:
         _replace(sa, request, old, child, nonces, inbound.now)
     return ()
@@ -157,6 +162,10 @@ def _refused(sa: IkeSa, inbound: Inbound, request: ChildRequest, old: ChildSa | 
             # rfc7296-s2.25-06
             sa.remove_child(old, "the peer does not have it")
             sa.queue_first(MakeChildSa(old.config))
+        return
+    instead = None if request.rekeys is not None else child_negotiation.instead(sa, request.offer, notify_type)
+    if instead is not None:
+        sa.queue_first(instead)
         return
     _failed(sa, request.offer.config.name, old, f"the peer refused: {notify_type}", notify_type)
 

@@ -153,10 +153,16 @@ def _take_child(sa: IkeSa, inbound: Inbound) -> None:
         error = inbound.error
         reason = "the peer made no Child SA" if error is None else f"the peer refused: {error.notify_type}"
         notify_type = None if error is None else error.notify_type
+        instead = child_negotiation.instead(sa, offered, notify_type)
+        if instead is not None:
+            sa.queue(instead)
+            return
         sa.add_event(ChildSaFailed(sa.info(), offered.config.name, reason, notify_type))
         return
     try:
-        sa.add_child(child_negotiation.accept(sa, offered, inbound, _nonces(sa)), inbound.now)
+        child = child_negotiation.accept(sa, offered, inbound, _nonces(sa))
+        sa.add_child(child, inbound.now)
+        sa.queue(*child_negotiation.further(sa, offered, child, inbound))
     except IkeError as error:
         # The peer has its half already: delete the pair. RFC 7296 section 2.21.
         notify_type = error.notify_type if isinstance(error, ProtocolError) else None

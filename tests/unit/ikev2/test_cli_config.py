@@ -245,6 +245,11 @@ def test_a_secret_must_be_a_file(tmp_path: Path) -> None:
         ("192.0.2.0/24[47]", TrafficSelector.from_network("192.0.2.0/24", 47)),
         ("2001:db8::/32[udp/862]", TrafficSelector.from_network("2001:db8::/32", 17, 862, 862)),
         ("192.0.2.0/24[tcp/opaque]", TrafficSelector.from_network("192.0.2.0/24", 6, 65535, 0)),
+        ("192.0.2.0/24[icmp/8]", TrafficSelector.from_network("192.0.2.0/24", 1, 0x0800, 0x08FF)),
+        ("192.0.2.0/24[icmp/769]", TrafficSelector.from_network("192.0.2.0/24", 1, 0x0301, 0x0301)),
+        ("dynamic[icmp/8-11]", Dynamic(1, 0x0800, 0x0BFF)),
+        ("2001:db8::/32[ipv6-icmp/128]", TrafficSelector.from_network("2001:db8::/32", 58, 0x8000, 0x80FF)),
+        ("2001:db8::/32[mobility-header/5]", TrafficSelector.from_network("2001:db8::/32", 135, 0x0500, 0x0500)),
     ],
 )
 def test_selectors_are_read_as_swanctl_writes_them(text: str, selector: object) -> None:
@@ -257,10 +262,22 @@ def test_a_range_of_addresses_is_a_selector() -> None:
     assert (str(selector.start_ip), str(selector.end_ip)) == ("192.0.2.1", "192.0.2.9")
 
 
-@pytest.mark.req("rfc7296-s3.13.1-01")
+@pytest.mark.req("rfc7296-s3.13.1-01", "rfc7296-s3.13.1-02")
 @pytest.mark.parametrize(
     "text",
-    ["", "dynamic[/80]", "192.0.2.9-192.0.2.1", "192.0.2.1-2001:db8::1", "dynamic[udp/9-8]", "x[udp]", "a b"],
+    [
+        "dynamic[gre/5]",
+        "dynamic[any/53]",
+        "dynamic[99/1-2]",
+        "dynamic[icmp/769-3]",
+        "",
+        "dynamic[/80]",
+        "192.0.2.9-192.0.2.1",
+        "192.0.2.1-2001:db8::1",
+        "dynamic[udp/9-8]",
+        "x[udp]",
+        "a b",
+    ],
 )
 def test_what_is_no_selector_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):

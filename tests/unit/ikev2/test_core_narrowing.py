@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ikev2.core import narrowing
 from ikev2.core.config import DYNAMIC, Dynamic
-from ikev2.errors import TsUnacceptable
+from ikev2.errors import SinglePairRequired, TsUnacceptable
 from ikev2.iana import TsType
 from ikev2.wire.payloads import TrafficSelector
 
@@ -210,3 +210,115 @@ def test_intersection_of_sets_is_that_of_their_points(a: list[TrafficSelector], 
 def test_cover_never_claims_too_much(outer: list[TrafficSelector], inner: list[TrafficSelector]) -> None:
     if narrowing.covers(outer, inner):
         assert _points(inner) <= _points(outer)
+
+
+# --- what is left ---
+
+
+SUBTRACTIONS = [
+    ("nothing in common", [ts("192.0.2.0/24")], [ts("198.51.100.0/24")], [ts("192.0.2.0/24")]),
+    ("all", [ts("192.0.2.0/25")], [ts("192.0.2.0/24")], []),
+    (
+        "one address of RFC 7296 section 2.9.1",
+        [ts("198.51.100.0/24")],
+        [ts("198.51.100.66/32")],
+        [span("198.51.100.0", "198.51.100.65"), span("198.51.100.67", "198.51.100.255")],
+    ),
+    (
+        "a range of ports",
+        [ts("192.0.2.1/32", UDP)],
+        [ts("192.0.2.1/32", UDP, 862, 863)],
+        [ts("192.0.2.1/32", UDP, 0, 861), ts("192.0.2.1/32", UDP, 864, 65535)],
+    ),
+    (
+        "ports of some addresses",
+        [ts("192.0.2.0/31", TCP, 1, 10)],
+        [ts("192.0.2.0/32", TCP, 5, 20)],
+        [ts("192.0.2.1/32", TCP, 1, 10), ts("192.0.2.0/32", TCP, 1, 4)],
+    ),
+    ("both families", [ts("0.0.0.0/0"), ts("::/0")], [ts("::/0")], [ts("0.0.0.0/0")]),
+    ("any protocol but one", [ts("192.0.2.0/24")], [ts("192.0.2.0/24", UDP)], None),
+    ("any port but OPAQUE", [ts("192.0.2.0/24", UDP)], [ts("192.0.2.0/24", UDP, **OPAQUE)], None),
+    (
+        "ports of any protocol",
+        [ts("192.0.2.1/32")],
+        [TrafficSelector(TsType(7), 0, 5, 5, *[b"\xc0\0\2\1"] * 2)],
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"), [case[1:] for case in SUBTRACTIONS], ids=[c[0] for c in SUBTRACTIONS]
+)
+def test_subtraction(
+    a: list[TrafficSelector], b: list[TrafficSelector], wanted: list[TrafficSelector] | None
+) -> None:
+    left = narrowing.subtract(a, b)
+    assert left == (None if wanted is None else tuple(wanted))
+
+
+@given(st.lists(_selectors, max_size=4), st.lists(_selectors, max_size=4))
+@settings(max_examples=200)
+def test_subtraction_of_sets_is_that_of_their_points(a: list[TrafficSelector], b: list[TrafficSelector]) -> None:
+    left = narrowing.subtract(a, b)
+    if left is not None:
+        assert _points(left) == _points(a) - _points(b)
+
+
+def test_what_remains_of_an_offer_is_the_rest_of_one_side_with_all_of_the_other() -> None:
+    asked = (ts("10.1.0.0/16"),), (ts("10.0.0.0/8"),)
+    got = (ts("10.1.0.0/16"),), (ts("10.0.0.0/9"),)
+    assert narrowing.remaining(asked, got) == (((ts("10.1.0.0/16"),), (ts("10.128.0.0/9"),)),)
+    assert narrowing.remaining(asked, asked) == ()
+    both = (ts("10.1.0.0/17"),), (ts("10.0.0.0/9"),)
+    assert narrowing.remaining(asked, both) == (
+        ((ts("10.1.0.0/16"),), (ts("10.128.0.0/9"),)),
+        ((ts("10.1.128.0/17"),), (ts("10.0.0.0/9"),)),
+    )
+
+
+# --- both sides together ---
+
+
+@pytest.mark.parametrize(
+    ("policy_i", "policy_r"),
+    [
+        pytest.param([ts("0.0.0.0/0")], [ts("::/0")], id="no packet has addresses of both families"),
+        pytest.param([ts("::/0", UDP), ts("0.0.0.0/0", UDP)], [ts("0.0.0.0/0", TCP)], id="nor two protocols"),
+    ],
+)
+def test_sides_that_no_packet_can_match_together_are_unacceptable(
+    policy_i: list[TrafficSelector], policy_r: list[TrafficSelector]
+) -> None:
+    both = [ts("0.0.0.0/0"), ts("::/0")]
+    with pytest.raises(TsUnacceptable):
+        narrowing.narrow(both, both, policy_i, policy_r)
+
+
+def test_both_families_are_narrowed_each_by_itself() -> None:
+    narrowed = narrowing.narrow(
+        [ts("0.0.0.0/0"), ts("::/0")], [ts("0.0.0.0/0"), ts("::/0")],
+        [ts("10.1.0.0/16"), ts("2001:db8:1::/48")], [ts("2001:db8:2::/48"), ts("10.2.0.0/16")],
+    )  # fmt: skip
+    assert narrowed.tsi == (ts("10.1.0.0/16"), ts("2001:db8:1::/48"))
+    assert narrowed.tsr == (ts("10.2.0.0/16"), ts("2001:db8:2::/48"))
+
+
+def test_a_single_pair_is_that_of_the_first_selectors_with_all_that_is_offered_for_it() -> None:
+    """The example of RFC 7296 section 2.9: 198.51.100.43 with all ports and IP protocols."""
+    offered_i = [ts("198.51.100.43/32", UDP, 1000, 1000), ts("198.51.100.0/24")]
+    offered_r = [ts("192.0.2.7/32", UDP, 53, 53), ts("192.0.2.0/24")]
+    narrowed = narrowing.narrow(offered_i, offered_r, [ts("198.51.100.0/24")], [ts("192.0.2.0/24")])
+    one = narrowing.single_pair(narrowed, offered_i, offered_r)
+    assert (one.tsi, one.tsr) == ((ts("198.51.100.43/32"),), (ts("192.0.2.7/32"),))
+    assert one.first_choice
+    assert not one.whole
+
+
+@pytest.mark.parametrize("first", [[], [ts("203.0.113.1/32")]])
+def test_a_single_pair_that_is_not_named_or_not_allowed_is_required(first: list[TrafficSelector]) -> None:
+    offered_i, offered_r = [*first, ts("198.51.100.0/24")], [ts("192.0.2.7/32")]
+    narrowed = narrowing.narrow(offered_i, offered_r, [ts("198.51.100.0/24")], [ts("192.0.2.0/24")])
+    with pytest.raises(SinglePairRequired):
+        narrowing.single_pair(narrowed, offered_i, offered_r)
