@@ -160,7 +160,7 @@ class ChildSection(_Section):
 
 
 class ConnectionSection(_Section):
-    """One connection: swanctl's words, charon's for retransmission, ours for the ports."""
+    """One connection: swanctl's words, charon's for retransmission and keepalives, ours for our own ports."""
 
     version: Literal[2] = 2
     local_addrs: LocalAddresses = ["%any"]
@@ -185,6 +185,8 @@ class ConnectionSection(_Section):
     retransmit_jitter: Annotated[float, Field(ge=0, lt=1, strict=False)] = 0.0
     ike_port: Port = 500
     nat_port: Port = 4500
+    remote_port: Port | None = None
+    keep_alive: Seconds = 20.0
 
 
 class SecretSection(_Section):
@@ -337,6 +339,8 @@ def _connection(
         childless=Childless(section.childless),
         ike_port=section.ike_port,
         nat_port=section.nat_port,
+        remote_port=section.remote_port or 0,
+        keep_alive_s=section.keep_alive,
     )
 
 

@@ -175,6 +175,9 @@ class ConnectionConfig:
 
     `remote_addrs` may hold "%any" (and `local_addrs` too); `local_id` None is our address; `remote_id` None is
     any identity that has the PSK. `encap` makes us claim to be behind a NAT, so that ESP travels in UDP.
+    `keep_alive_s`: after so much silence of ours a NAT before us is reminded (RFC 3948 section 4); 0 is never.
+    `remote_port`: where the peer's IKE is called, 0 for `ike_port`; any other port is taken for one that it shares
+    with ESP, so that we begin on `nat_port` (RFC 7296 section 2.23).
     `dpd_delay_s` 0 is no liveness check. `send_initial_contact`: say INITIAL_CONTACT when it is true,
     and heed it: False for an identity that several hosts share (rfc7296-s2.4-01).
     `reauth_s` (0: never): after that time who began the IKE SA authenticates anew; the other end says so in
@@ -196,12 +199,20 @@ class ConnectionConfig:
     encap: bool = False
     ike_port: int = 500
     nat_port: int = 4500
+    remote_port: int = 0
+    keep_alive_s: float = 20.0
     send_initial_contact: bool = True
     lifetime: Lifetime = ENDLESS
     reauth_s: float = 0.0
     childless: Childless = Childless.ALLOW
     fragmentation: str = "yes"
     fragment_size: int = 1280
+
+    @property
+    def first_ports(self) -> tuple[int, int]:
+        """Our port and the peer's when we begin: both of IKE alone, or both of IKE and ESP. RFC 7296 section 2.23."""
+        remote_port = self.remote_port or self.ike_port
+        return (self.ike_port if remote_port == self.ike_port else self.nat_port), remote_port
 
     def serves(self, local: str, remote: str) -> bool:
         """True when an IKE SA between these two addresses may belong to this connection."""

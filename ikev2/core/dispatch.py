@@ -17,7 +17,7 @@ from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.state import WITH_PEER, State
 from ikev2.core.transitions import TRANSITIONS, Transition
-from ikev2.core.types import Role
+from ikev2.core.types import Address, Role
 from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayload
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import MAJOR_VERSION, Header
@@ -232,10 +232,17 @@ def _check_rules(row: Transition, message: Message, inner: tuple[Payload, ...] |
 def _authentic(sa: IkeSa, inbound: Inbound) -> None:
     """A fresh authentic message has come: the peer lives, and we see its address. RFC 7296 section 2.23."""
     sa.last_inbound_at = inbound.now
-    local, remote = inbound.local, inbound.remote
+    follow(sa, inbound.local, inbound.remote)
+
+
+def follow(sa: IkeSa, local: Address, remote: Address) -> None:
+    """Go with the peer to where its last authentic message or packet came from, when a NAT is before it and none
+    before us. RFC 7296 section 2.23.
+    """
     moved = (local, remote) != (sa.local, sa.remote)
-    if not moved or sa.state is State.HALF_OPEN or not sa.nat.remote or sa.nat.local:
+    if not moved or sa.state in (State.HALF_OPEN, State.CLOSED) or not sa.nat.remote or sa.nat.local:
         return  # rfc7296-s2.23-19
+    sa.tracer.note(f"{sa.name}: the peer is at {remote} now, no longer at {sa.remote}")
     sa.local, sa.remote = local, remote  # rfc7296-s2.23-16, rfc7296-s2.23-17
     for child in sa.children.values():
         old = child.params

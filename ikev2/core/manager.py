@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from ikev2.core import reauthentication
+from ikev2.core import dispatch, reauthentication
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Limits
 from ikev2.core.events import Event
@@ -149,7 +149,7 @@ class SaManager:
         child: str | None = None,
         impairments: Sequence[Impairment] = (),
     ) -> IkeSa:
-        """Begin an IKE SA. `remote` None takes the connection's first address and its IKE port.
+        """Begin an IKE SA. `remote` None takes the connection's first address and the port to begin at.
 
         It comes with the first Child SA and those that start by themselves, or with the one that is named.
         `impairments` spoil what this one SA sends, before those of the manager.
@@ -161,7 +161,7 @@ class SaManager:
             host = next((text for text in connection.remote_addrs if _is_address(text)), None)
             if host is None:
                 raise LocalProtocolError(f"connection {connection_name} names no address to call")
-            remote = Address(host, connection.ike_port)
+            remote = Address(host, connection.first_ports[1])
         sa = self._make(connection, Role.INITIATOR, local, remote, (), impairments)
         if child is not None:
             sa.wanted = (_child_config(connection, child),)
@@ -216,6 +216,13 @@ class SaManager:
         """Ask a peer whether it lives."""
         sa.check_liveness(now)
         self._collect(sa, now)
+
+    def peer_moved(self, child: ChildSaParameters, remote: Address, now: float) -> None:
+        """A fresh authentic ESP packet of this pair came from another address of the peer. RFC 7296 section 2.23."""
+        sa = self._table.owner(child)
+        if sa is not None:
+            dispatch.follow(sa, sa.local, remote)
+            self._collect(sa, now)
 
     def child_install_failed(self, child: ChildSaParameters, reason: str, now: float) -> None:
         """The backend could not install this pair: it is deleted again, also at the peer."""

@@ -17,7 +17,7 @@ _NOWHERE = Address("0.0.0.0", 0)
 
 @dataclass(frozen=True, slots=True)
 class NatState:
-    """What NAT detection found. `supported`: the peer sent both digests."""
+    """What NAT detection found. `supported`: the peer takes part in it."""
 
     supported: bool = False
     local: bool = False
@@ -59,13 +59,11 @@ def detect(notifies: Iterable[Notify], spi_i: bytes, spi_r: bytes, local: Addres
             sources.append(notify.data)
         elif notify.notify_type == NotifyType.NAT_DETECTION_DESTINATION_IP:
             destinations.append(notify.data)
-    if not sources or not destinations:
-        return NatState()
-    # rfc7296-s2.23-10, rfc7296-s2.23-12
+    # rfc7296-s2.23-10, rfc7296-s2.23-12: each kind is checked if present
     return NatState(
-        supported=True,
-        local=not _any_equal(destinations, detection_digest(spi_i, spi_r, local)),
-        remote=not _any_equal(sources, detection_digest(spi_i, spi_r, remote)),
+        supported=bool(sources or destinations),
+        local=bool(destinations) and not _any_equal(destinations, detection_digest(spi_i, spi_r, local)),
+        remote=bool(sources) and not _any_equal(sources, detection_digest(spi_i, spi_r, remote)),
     )
 
 

@@ -18,9 +18,9 @@ REAUTH_RETRY_S = 60.0
 
 
 def endpoints(old: IkeSa) -> tuple[Address, Address]:
-    """Between which addresses the new IKE SA is begun: IKE_SA_INIT goes from and to the IKE port."""
-    port = old.connection.ike_port
-    return Address(old.local.host, port), Address(old.remote.host, port)
+    """Between which addresses the new IKE SA is begun: IKE_SA_INIT goes from and to the ports of every beginning."""
+    local_port, remote_port = old.connection.first_ports
+    return Address(old.local.host, local_port), Address(old.remote.host, remote_port)
 
 
 def begin(old: IkeSa, new: IkeSa, now: float) -> None:

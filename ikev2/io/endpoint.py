@@ -23,8 +23,11 @@ from ikev2.core.events import (
     ChildSaReady,
     ChildSaRekeyed,
     Event,
+    IkeSaEstablished,
+    IkeSaRekeyed,
 )
 from ikev2.core.exporter import KeyExporter
+from ikev2.core.keepalive import Keepalives
 from ikev2.core.manager import SaManager
 from ikev2.core.transitions import State
 from ikev2.core.types import Address, Datagram
@@ -36,7 +39,7 @@ from ikev2.io.log import LogRing
 from ikev2.io.sockets import SocketSet
 from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket, source_address
 from ikev2.io.wish import Wish
-from ikev2.ipsec.backend import NON_ESP_MARKER, Backend, Expire
+from ikev2.ipsec.backend import NON_ESP_MARKER, Backend, Expire, PeerMoved
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildCounters, ChildSaParameters
@@ -50,8 +53,6 @@ if TYPE_CHECKING:
 
 STOP_S = 2.0
 """How long stop() waits for the peers to acknowledge the deletion of their SAs."""
-KEEPALIVE_S = 20.0
-"""How often a host behind a NAT reminds it of the mapping. RFC 3948 section 4."""
 ANY = "%any"
 
 
@@ -94,6 +95,7 @@ class Endpoint:
         self._subscribers: list[Callable[[Event], None]] = []
         self._wishes: list[Wish] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._keepalives = Keepalives()
         self._keepalive: asyncio.TimerHandle | None = None
         self._inbound_packets: dict[int, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,7 +117,6 @@ class Endpoint:
             self._sockets.close()
             raise
         self._loop = loop
-        self._keepalive = loop.call_later(KEEPALIVE_S, self._send_keepalives)
         self._turn()
 
     async def stop(self) -> None:
@@ -385,6 +386,11 @@ class Endpoint:
             if isinstance(event, ChildSaReady):
                 self.manager.child_install_failed(event.child, str(error), self._now())
                 return
+        match event:
+            case IkeSaEstablished(sa) | IkeSaRekeyed(_, sa) if sa.nat_local:
+                self._running().call_soon(self._keep_mappings)
+            case _:
+                pass
         text = describe_event(event)
         if text:
             self.log.log("CHD" if isinstance(event, CHILD_EVENTS) else "IKE", text)
@@ -403,21 +409,30 @@ class Endpoint:
         if self._pcap is not None:
             octets = NON_ESP_MARKER + datagram.data if sock.nat_traversal else datagram.data
             self._record(octets, datagram.local, datagram.remote, outbound=True)
+        self._keepalives.sent(datagram.local, datagram.remote, self._now())
         if not sock.send(datagram.data, datagram.local, datagram.remote):
             self.log.log("NET", f"the system refused to send to {datagram.remote}")
 
-    def _send_keepalives(self) -> None:
-        """One octet 0xFF from each of our addresses that a NAT translates. RFC 3948 sections 2.3 and 4."""
+    def _keep_mappings(self) -> None:
+        """One octet 0xFF from where a NAT translates us and we have been silent. RFC 3948 sections 2.3 and 4."""
         if self._loop is None:
             return
-        # rfc7296-s2.23-11
-        for local, remote in {
-            (sa.local, sa.remote) for sa in self.manager.sas if sa.nat.local and sa.established_at
-        }:
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+            self._keepalive = None
+        now = self._now()
+        packets_out: dict[int, int] = {}
+        for child in self._keepalives.follow(self.manager.sas, now):
+            with contextlib.suppress(BackendError):
+                packets_out[child.spi_in] = self.backend.query(child).packets_out
+        for local, remote in self._keepalives.due(packets_out, now):
             sock = self._sockets.find(local)
             if sock is not None and sock.nat_traversal:
                 sock.send_raw(NAT_KEEPALIVE, local, remote)
-        self._keepalive = self._loop.call_later(KEEPALIVE_S, self._send_keepalives)
+                self.counters["nat_keepalives_sent"] += 1
+        when = self._keepalives.next_timer()
+        if when is not None:
+            self._keepalive = self._loop.call_at(when, self._keep_mappings)
 
     def _record(self, octets: bytes, local: Address, remote: Address, *, outbound: bool) -> None:
         if self._pcap is None:
@@ -431,6 +446,9 @@ class Endpoint:
 
     def _backend_events(self) -> None:
         while (event := self.backend.next_event()) is not None:
+            if isinstance(event, PeerMoved):
+                self._peer_moved(event)
+                continue
             if not isinstance(event, Expire):
                 self.log.log("KNL", f"traffic wants a Child SA to {event.remote}; bring it up with `ikev2 up`")
                 continue
@@ -445,6 +463,12 @@ class Endpoint:
                 else:
                     self.manager.rekey_child(child, self._now())
         self._turn()
+
+    def _peer_moved(self, event: PeerMoved) -> None:
+        """ESP of a peer comes by another mapping of its NAT: IKE goes there, too. RFC 7296 section 2.23."""
+        with contextlib.suppress(LocalProtocolError):  # gone by now
+            child = self.find_child(event.spi)
+            self.manager.peer_moved(child, Address(event.remote, event.remote_port), self._now())
 
     # --- small things --------------------------------------------------------------------------------------------
 
@@ -493,7 +517,7 @@ class Endpoint:
                 failure = f"{host}: {error.strerror or error}"
                 continue
             for text in found:
-                remote = Address(text, connection.ike_port)
+                remote = Address(text, connection.first_ports[1])
                 local = self._local_for(connection, remote)
                 if local is not None:
                     return local, remote
@@ -504,9 +528,9 @@ class Endpoint:
         for host in connection.local_addrs or (ANY,):
             if host == ANY:
                 with contextlib.suppress(OSError):
-                    return Address(source_address(remote.host, remote.port), connection.ike_port)
+                    return Address(source_address(remote.host, remote.port), connection.first_ports[0])
             elif (":" in host) == (":" in remote.host):
-                return Address(host, connection.ike_port)
+                return Address(host, connection.first_ports[0])
         return None
 
 

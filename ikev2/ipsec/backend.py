@@ -116,7 +116,20 @@ class Acquire:
     destination_port: int = 0
 
 
-BackendEvent = Expire | Acquire
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """A fresh authentic ESP packet in UDP came from where the peer was not before. RFC 7296 section 2.23.
+
+    `spi` is that on which we receive. Told once for each change, and only of SAs with a replay window: an old packet
+    from elsewhere must not move anything.
+    """
+
+    spi: int
+    remote: str
+    remote_port: int
+
+
+BackendEvent = Expire | Acquire | PeerMoved
 
 
 class Backend(ABC):

@@ -43,6 +43,7 @@ _SO_SNDBUFFORCE = 32
 _GONE = (errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENOTSOCK)
 
 _BATCH = 64
+_KNOWN_SOURCES = 100_000
 _RECEIVE_OCTETS = 65536
 _SOCKET_BUFFER_OCTETS = 8 << 20
 _OUTER_TTL = 64
@@ -75,6 +76,7 @@ class DataPlane:
         self._senders: dict[bytes, socket.socket] = {}
         self._attached: list[_EncapSocket] = []
         self._encaps: dict[tuple[str, int], _EncapSocket] = {}
+        self._came_from: dict[bytes, object] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._identification = int.from_bytes(os.urandom(2), "big")
         self._running = False
@@ -306,8 +308,10 @@ class DataPlane:
                 write(fd, packet)
 
     def _from_encap(self, encap: _EncapSocket) -> None:
-        buffer, view = [self._buffer], self._view
+        buffer, view, came_from = [self._buffer], self._view, self._came_from
         unprotect, write, fd = self._engine.unprotect, os.write, self._tun_fd
+        if len(came_from) > _KNOWN_SOURCES:
+            came_from.clear()
         for _ in range(_BATCH):
             try:
                 octets, ancillary, _, remote = encap.sock.recvmsg_into(
@@ -328,6 +332,9 @@ class DataPlane:
             # rfc7296-s2.23-06, rfc7296-s2.23-14: the SPI alone says whose packet it is, however it came.
             packet = unprotect(data, tos, ttl)
             if packet is not None:
+                if came_from.get(data[:4]) != remote:
+                    self._engine.came_from(data[:4], remote[0], remote[1])
+                    came_from[data[:4]] = remote
                 write(fd, packet)
 
     def _to_ike(

@@ -20,7 +20,7 @@ from ikev2.core.types import Mode
 from ikev2.crypto.esp import EspCipher, esp_cipher
 from ikev2.errors import BackendError, IkeError
 from ikev2.iana import IntegId
-from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire
+from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved
 from ikev2.ipsec.esp import NEXT_HEADER_IPV4, EspDrop, InboundEspSa, OutboundEspSa
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
@@ -326,6 +326,18 @@ class Engine:
         pair.soft_limit_told = True
         child = pair.child
         self.events.append(Expire(child.spi_out, child.local, child.remote, hard=False, inbound=False))
+
+    def came_from(self, spi: bytes, remote: str, remote_port: int) -> None:
+        """An authentic packet in UDP came from this address: tell it when the peer was not there before.
+
+        Never without a replay window: an old packet, sent again from elsewhere, must not move anything.
+        RFC 7296 section 2.23.
+        """
+        pair = self._by_spi.get(int.from_bytes(spi, "big"))
+        if pair is None or pair.child.encap is None or not pair.child.replay_window:
+            return
+        if (pair.child.remote, pair.child.encap.remote_port) != (remote, remote_port):
+            self.events.append(PeerMoved(pair.inbound.spi, remote, remote_port))
 
     # --- inbound: RFC 4301 section 5.2 ------------------------------------------------------------------------
 

@@ -147,9 +147,8 @@ def test_behind_a_nat_ike_moves_to_the_other_port_and_esp_into_udp(tmp_path: Pat
 
 
 @pytest.mark.req("rfc7296-s2.23-11")
-def test_behind_a_nat_keepalives_are_sent_and_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "KEEPALIVE_S", 0.01)
-    pair = Pair(tmp_path, connection={"encap": True})
+def test_behind_a_nat_keepalives_are_sent_and_ignored(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, connection={"encap": True, "keep_alive": "10ms"})
 
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
@@ -161,14 +160,38 @@ def test_behind_a_nat_keepalives_are_sent_and_ignored(tmp_path: Path, monkeypatc
     asyncio.run(scenario())
 
 
-def test_without_a_nat_there_are_no_keepalives(pair: Pair) -> None:
+@pytest.mark.parametrize("connection", [{"keep_alive": "10ms"}, {"encap": True, "keep_alive": 0}])
+def test_without_a_nat_or_when_they_are_switched_off_there_are_no_keepalives(
+    tmp_path: Path, connection: dict[str, object]
+) -> None:
+    pair = Pair(tmp_path, connection=connection)
+
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
             await a.up("lab", 5)
             sent = a.socket_counters()["datagrams_sent"]
-            a._send_keepalives()
+            a._keep_mappings()
+            assert a._keepalive is None
             assert a.socket_counters()["datagrams_sent"] == sent
+
+    asyncio.run(scenario())
+
+
+def test_an_initiator_can_begin_on_the_port_that_ike_shares_with_esp(tmp_path: Path) -> None:
+    """Every message with the non-ESP marker, from IKE_SA_INIT on; and no ESP in UDP, as there is no NAT."""
+    pair = Pair(tmp_path)
+    pair.connection["remote_port"] = pair.ports[1]
+
+    async def scenario() -> None:
+        a, b = pair.endpoint("a"), pair.endpoint("b")
+        async with pair.running(a, b):
+            info = await a.up("lab", 5)
+            assert (info.local, info.remote) == (Address(HOST_A, pair.ports[1]), Address(HOST_B, pair.ports[1]))
+            assert (info.nat_local, info.nat_remote, info.children[0].encap) == (False, False, False)
+            (of_b,) = b.sa_infos()
+            assert (of_b.local, of_b.remote) == (Address(HOST_B, pair.ports[1]), Address(HOST_A, pair.ports[1]))
+            await a.down("lab")
 
     asyncio.run(scenario())
 

@@ -8,6 +8,7 @@ import pytest
 from sim.craft import parse
 from sim.network import A, B, Host, Network, assert_joined, assert_nothing_left, child_config, connection, pair, up
 
+from ikev2.core import nat
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.config import Identity
 from ikev2.core.events import ChildSaMoved
@@ -102,8 +103,6 @@ def test_either_end_can_force_encapsulation(end: str) -> None:
 def test_peer_without_nat_traversal_is_left_in_peace() -> None:
     """No detection notifies in the response: no float, even behind a NAT."""
     network, a, b, _ = behind_nat()
-    from ikev2.core import nat
-
     plain = nat.detection_notifies
     network.link = lambda sent: (0.01,)
     try:
@@ -176,6 +175,121 @@ def test_transport_mode_through_nat_substitutes_addresses_and_keeps_the_original
     assert (child_b.ts_local, child_b.ts_remote) == ((one(f"{B}/32"),), (one(f"{PUBLIC}/32"),))
     assert (child_b.nat_original_local, child_b.nat_original_remote) == (B, A)
     assert (child_a.nat_original_local, child_a.nat_original_remote) == (PUBLIC, B)
+
+
+@pytest.mark.req("rfc7296-s2.23-16", "rfc7296-s2.23-17", "rfc7296-s2.23-18")
+def test_ike_and_all_child_sas_follow_where_esp_comes_from() -> None:
+    """Not only IKE messages are validated packets: the next request of B goes to where ESP came from."""
+    network, a, b, nat = behind_nat()
+    up(network, a, until=5.0)
+    nat.offset = 30000
+    (child,) = b.installed.values()
+    b.manager.peer_moved(child, Address(PUBLIC, 34500), network.now)
+    network.run(network.now)
+    (moved,) = b.of(ChildSaMoved)
+    assert isinstance(moved, ChildSaMoved)
+    assert moved.new.encap == UdpEncap(4500, 34500)
+    b.manager.check_liveness(b.sa, network.now)
+    network.run(10.0)
+    assert [sent.datagram.remote for sent in network.sent[-2:]] == [Address(PUBLIC, 34500), Address(B, 4500)]
+    assert b.sa.requests.in_flight is None
+    b.manager.peer_moved(moved.new, Address(PUBLIC, 34500), network.now)
+    network.run(11.0)
+    assert len(b.of(ChildSaMoved)) == 1
+
+
+@pytest.mark.req("rfc7296-s2.23-19")
+def test_behind_a_nat_esp_from_elsewhere_moves_nothing() -> None:
+    network, a, _, _ = behind_nat()
+    up(network, a, until=5.0)
+    (child,) = a.installed.values()
+    a.manager.peer_moved(child, Address("198.51.100.99", 9999), network.now)
+    network.run(10.0)
+    assert a.sa.remote == Address(B, 4500)
+    assert a.of(ChildSaMoved) == []
+
+
+@pytest.mark.req("rfc7296-s2.23-10", "rfc7296-s2.23-12")
+@pytest.mark.parametrize(
+    ("kind", "local", "remote"),
+    [(NotifyType.NAT_DETECTION_SOURCE_IP, False, True), (NotifyType.NAT_DETECTION_DESTINATION_IP, True, False)],
+)
+def test_each_detection_payload_is_checked_if_present(kind: NotifyType, local: bool, remote: bool) -> None:
+    here, there = Address(B, 500), Address(PUBLIC, 20500)
+    wrong = Notify(kind, nat.detection_digest(bytes(8), bytes(8), Address(A, 1)))
+    found = nat.detect([wrong], bytes(8), bytes(8), here, there)
+    assert found == nat.NatState(supported=True, local=local, remote=remote)
+
+
+@pytest.mark.req("rfc7296-s2.23-10")
+def test_one_of_several_source_payloads_that_fits_is_enough() -> None:
+    """A sender with several attachments tells all of them: there is a NAT when none fits."""
+    here, there = Address(B, 500), Address(A, 500)
+    digests = [nat.detection_digest(b"i" * 8, bytes(8), Address(host, 500)) for host in (PUBLIC, "192.0.2.9", A)]
+    notifies = [Notify(NotifyType.NAT_DETECTION_SOURCE_IP, digest) for digest in digests]
+    assert not nat.detect(notifies, b"i" * 8, bytes(8), here, there).remote
+    assert nat.detect(notifies[:2], b"i" * 8, bytes(8), here, there).remote
+
+
+def test_an_initiator_that_began_on_4500_stays_there_behind_a_nat() -> None:
+    """RFC 7296 section 2.23: port 4500 for both IKE and ESP even at the beginning."""
+    network, a, b, _ = behind_nat()
+    a.manager.connections[0] = replace(a.manager.connections[0], remote_port=4500)
+    a.manager.initiate("lab", None, Address(A, 4500), network.now)
+    network.run(5.0)
+    assert_joined(a, b)
+    ports = [(sent.datagram.local.port, sent.datagram.remote.port) for sent in network.sent]
+    assert ports == [(4500, 4500), (4500, 24500)] * 2
+    (child_a,), (child_b,) = a.installed.values(), b.installed.values()
+    assert (child_a.encap, child_b.encap) == (UdpEncap(4500, 4500), UdpEncap(4500, 24500))
+
+
+@pytest.mark.req("rfc7296-s2.23-04", "rfc7296-s2.23-07")
+def test_a_peer_on_a_port_of_its_own_keeps_it() -> None:
+    """A static NAT before B maps 203.0.113.5:9999 to 192.0.2.2:4500: A begins from 4500 and goes on there."""
+    network = Network()
+    a = network.add("a", A, [connection(A, PUBLIC, remote_id=Identity.parse(f"host-{B}"), remote_port=9999)])
+    child = child_config(local_ts=(TrafficSelector.from_network(f"{PUBLIC}/32"),))
+    b = network.add("b", B, [connection(B, A, children=(child,))])
+
+    def static(datagram: Datagram) -> Datagram:
+        if datagram.remote == Address(PUBLIC, 9999):
+            return replace(datagram, remote=Address(B, 4500))
+        return replace(datagram, local=Address(PUBLIC, 9999)) if datagram.local == Address(B, 4500) else datagram
+
+    network.translate = static
+    a.manager.initiate("lab", None, Address(A, 4500), network.now)
+    network.run(5.0)
+    assert_joined(a, b)
+    assert {sent.datagram.remote for sent in network.sent} == {Address(PUBLIC, 9999), Address(A, 4500)}
+    assert (a.sa.nat.local, a.sa.nat.remote) == (False, True)
+    assert (b.sa.nat.local, b.sa.nat.remote) == (True, False)
+    assert next(iter(a.installed.values())).encap == UdpEncap(4500, 9999)
+
+
+@pytest.mark.req("rfc7296-s2.23-04", "rfc7296-s2.23-07")
+def test_ipv6_behind_a_nat_floats_and_encapsulates_as_well() -> None:
+    """NPTv6, or a NAT66: the digests are over sixteen octets of address."""
+    inside, outside, server = "2001:db8:1::1", "2001:db8:ffff::7", "2001:db8:2::2"
+    network = Network()
+    child = child_config(remote_ts=(TrafficSelector.from_network("2001:db8::/32"),))
+    a = network.add("a", inside, [connection(inside, server)])
+    b = network.add(
+        "b", server, [connection(server, "%any", remote_id=Identity.parse(f"host-{inside}"), children=(child,))]
+    )
+
+    def translate(datagram: Datagram) -> Datagram:
+        if datagram.local.host == inside:
+            return replace(datagram, local=Address(outside, datagram.local.port + 20000))
+        if datagram.remote.host == outside:
+            return replace(datagram, remote=Address(inside, datagram.remote.port - 20000))
+        return datagram
+
+    network.translate = translate
+    up(network, a)
+    assert_joined(a, b)
+    assert (a.sa.nat.local, b.sa.nat.remote) == (True, True)
+    assert next(iter(b.installed.values())).encap == UdpEncap(4500, 24500)
 
 
 @pytest.mark.req("rfc7296-s2.23-19")

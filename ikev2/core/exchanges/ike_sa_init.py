@@ -193,7 +193,7 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
     sa.take_keys(suite, keys, SecureChannel(suite, keys, sa.role, sa.spi_i, sa.spi_r, sa.entropy))
     _take_nat_state(sa, inbound)
     fragmentation.negotiate(sa, inbound)
-    if sa.nat.between:
+    if sa.nat.between and sa.local.port != sa.connection.nat_port:
         # rfc7296-s2.23-04, rfc7296-s2.23-13
         sa.local = Address(sa.local.host, sa.connection.nat_port)
         sa.remote = Address(sa.remote.host, sa.connection.nat_port)
