@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 DEMO_REPORT ?= demo-report
 DEMO_OPTIONS ?=
 
-.PHONY: help demo test test-quick lint type compliance bench fuzz clean setup
+.PHONY: help demo test test-quick lint type compliance mutate bench fuzz clean setup
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ type: setup ## mypy, strict
 
 compliance: setup ## every requirement id: covered, superseded, not testable or open
 	@$(BIN)/python tools/compliance.py --check --write docs/compliance.md
+
+COUNT ?= 50
+SEED  ?=
+mutate: setup ## COUNT random requirement ids (SEED): does a test fail when the line that enforces it is removed?
+	@$(BIN)/python -m tools.mutate --write --count $(COUNT) $(if $(SEED),--seed $(SEED)); ended=$$?; \
+		$(BIN)/python tools/compliance.py --write docs/compliance.md >/dev/null && exit $$ended
 
 bench: setup ## what things cost here: IKE handshakes, ESP, TWAMP (no assertions)
 	@for one in bench/*.py; do echo "== $$one"; $(BIN)/python $$one || exit 1; done

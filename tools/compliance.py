@@ -21,6 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "tests" / "requirements"
+MUTATION = TABLES / "mutation.json"
 
 
 def load_tables() -> dict[str, dict[str, str]]:
@@ -85,7 +86,40 @@ def render(rows: dict[str, dict[str, str]], tests: dict[str, list[str]], stated:
             continue
         lines += ["", f"## {rfc}", "", "| id | level | standing | tests, or why |", "| --- | --- | --- | --- |"]
         lines += [f"| {row['id']} | {row['level']} | {standing} | {why} |" for row, standing, why in entries]
+    lines += proved_by_mutation()
     return "\n".join(lines) + "\n"
+
+
+def proved_by_mutation() -> list[str]:
+    """The section that the last `make mutate` left its record for."""
+    if not MUTATION.exists():
+        return []
+    record = json.loads(MUTATION.read_text(encoding="utf-8"))
+    count = Counter(entry["outcome"] for entry in record["ids"])
+    lines = [
+        "",
+        "## Markers proved by mutation",
+        "",
+        "`make mutate` draws ids that a test carries, changes the lines that enforce them, one at a time, and runs",
+        "these tests. Killed: a test fails by what it asserts. Survived: all stay green, so the marker proves nothing.",
+        "No line: no comment in the code names the id. Not run: its tests are skipped where this ran.",
+        "",
+        f"Drawn: {len(record['ids'])} ({record['drawn']}). "
+        + ", ".join(f"{name.capitalize()}: {count[name]}" for name in ("killed", "survived", "no line", "not run"))
+        + ".",
+        "",
+        "| id | outcome | line, what was done there, and the test that noticed |",
+        "| --- | --- | --- |",
+    ]
+    for entry in record["ids"]:
+        # A bar would end the cell.
+        cells = [
+            f"{tried['line']}: {tried['change'] or 'not noticed'}".replace("|", "\\|")
+            + (f" (`{tried['test'].split('[')[0]}`)" if tried["test"] else "")
+            for tried in entry["lines"]
+        ]
+        lines.append(f"| {entry['id']} | {entry['outcome']} | {'<br>'.join(cells)} |")
+    return lines
 
 
 def main() -> int:
