@@ -19,7 +19,7 @@ from ikev2.core.types import Mode, Role
 from ikev2.crypto.ke import KePair
 from ikev2.crypto.keymat import child_keymat
 from ikev2.crypto.secret import SecretOctets
-from ikev2.crypto.suites import EspSuite, check_choice, choose_proposal, numbered, without_ke
+from ikev2.crypto.suites import EspSuite, check_choice, choose_proposal, numbered
 from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.errors import (
     InvalidKePayload,
@@ -117,7 +117,7 @@ def offer(
     spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
     spi = spi_in.to_bytes(4, "big")
     # rfc7296-s1.2-06: no group in IKE_AUTH, where there is no KE payload.
-    wanted = config.esp_proposals if keying else [without_ke(proposal) for proposal in config.esp_proposals]
+    wanted = config.esp_proposals if keying else config.auth_proposals
     proposals = numbered(wanted, spi)
     payloads: list[Payload] = []
     if config.mode is Mode.TRANSPORT:
@@ -268,7 +268,9 @@ def answer(
     configs = sa.connection.children if replaces is None else (replaces.config,)
     # One with the right traffic selectors and the wrong algorithms must not hide another one.
     in_auth = inbound.first(Nonce) is None
-    fitting = [config for config in configs if _has_proposal(config, offered, in_auth=in_auth)] or configs
+    fitting: Sequence[ChildConfig] = configs
+    if len(configs) > 1:
+        fitting = [config for config in configs if _has_proposal(config, offered, in_auth=in_auth)] or configs
     config, narrowed, originals = _choose_config(sa, fitting, tsi, tsr, asks_transport=asks_transport)
     if replaces is not None:
         _check_scope(sa, replaces, local=narrowed.tsr, remote=narrowed.tsi)
@@ -301,7 +303,7 @@ def _answer_suite(
 ) -> tuple[EspSuite, Proposal, list[Payload], SecretOctets | None]:
     """Choose algorithms; in CREATE_CHILD_SA also our nonce and KE payload, and the shared secret for PFS."""
     if inbound.first(Nonce) is None:
-        chosen = choose_proposal(offered, [without_ke(proposal) for proposal in config.esp_proposals])
+        chosen = choose_proposal(offered, config.auth_proposals)
         return _suite(chosen), chosen, [], None
     ke = inbound.first(Ke)
     chosen = choose_proposal(offered, config.esp_proposals, preferred_ke=None if ke is None else ke.group)
@@ -318,9 +320,8 @@ def _answer_suite(
 
 def _has_proposal(config: ChildConfig, offered: Sequence[Proposal], *, in_auth: bool) -> bool:
     """True when this Child SA can take one of the proposals."""
-    own = [without_ke(proposal) for proposal in config.esp_proposals] if in_auth else config.esp_proposals
     try:
-        choose_proposal(offered, own)
+        choose_proposal(offered, config.auth_proposals if in_auth else config.esp_proposals)
     except NoProposalChosen:
         return False
     return True

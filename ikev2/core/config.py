@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ikev2.core.types import Mode
+from ikev2.crypto.keywords import without_ke
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import ConfigurationError
 from ikev2.iana import IdType
@@ -86,6 +87,8 @@ class Identity:
 
 def _printable(text: str) -> str:
     """The text with what could steer a terminal escaped: a peer chose it."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -156,7 +159,11 @@ ENDLESS = Lifetime()
 
 @dataclass(frozen=True, slots=True)
 class ChildConfig:
-    """One Child SA of a connection; `single_pair`: one for each pair of addresses. RFC 7296 sections 1.3.1 and 2.9."""
+    """One Child SA of a connection; `single_pair`: one for each pair of addresses.
+
+    `auth_proposals` are the `esp_proposals` as IKE_AUTH carries them: without groups.
+    RFC 7296 sections 1.2, 1.3.1 and 2.9.
+    """
 
     name: str
     mode: Mode = Mode.TUNNEL
@@ -167,6 +174,10 @@ class ChildConfig:
     replay_window: int = 64
     lifetime: Lifetime = ENDLESS
     single_pair: bool = False
+    auth_proposals: tuple[Proposal, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "auth_proposals", tuple(without_ke(proposal) for proposal in self.esp_proposals))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,6 @@ from ikev2.core.events import (
     IkeSaFailed,
 )
 from ikev2.core.exchange import (
-    Ask,
     CheckLiveness,
     CloseChildSa,
     CloseIkeSa,
@@ -65,7 +64,8 @@ from ikev2.crypto.keymat import IkeKeys
 from ikev2.crypto.suites import IkeSuite
 from ikev2.errors import IkeError, LocalProtocolError, ProtocolError
 from ikev2.iana import ExchangeType, NotifyType
-from ikev2.wire.message import Message, encode_payloads
+from ikev2.wire.header import Header
+from ikev2.wire.message import Message
 from ikev2.wire.payloads import Payload
 
 
@@ -145,10 +145,15 @@ class IkeSa:
 
     # --- the sans-IO contract ------------------------------------------------------------------------------------
 
-    def receive_datagram(self, data: bytes, local: Address, remote: Address, now: float) -> None:
-        """Take one datagram of the peer, from the IKE header on. Raises nothing on peer input."""
+    def receive_datagram(
+        self, data: bytes, local: Address, remote: Address, now: float, header: Header | None = None
+    ) -> None:
+        """Take one datagram of the peer, from the IKE header on, which may be read already.
+
+        Raises nothing on peer input.
+        """
         try:
-            message = Message.parse(data)
+            message = Message.parse(data, header)
         except ProtocolError as error:
             self._drop(f"malformed message: {error}")
             return
@@ -286,18 +291,6 @@ class IkeSa:
             self.delete_unwanted(child.spi_in, reason)
         self._pump(now)
 
-    def ask(self, exchange: ExchangeType, payloads: Sequence[Payload], now: float) -> Ask:
-        """Send a request of the caller's own making when its turn comes; Answered, with what this returns, follows.
-
-        LocalProtocolError when a payload cannot be encoded, or the SA is not established.
-        """
-        self._need_peer()
-        encode_payloads(payloads)
-        task = Ask(exchange, tuple(payloads))
-        self._tasks.append(task)
-        self._pump(now)
-        return task
-
     def _need_peer(self) -> None:
         if self.state not in (State.ESTABLISHED, State.REKEYING):
             raise LocalProtocolError(f"the IKE SA is {self.state}")
@@ -399,8 +392,6 @@ class IkeSa:
                 create_child_sa.begin(self, task, now)
             case RekeyIkeSa():
                 rekey_ike_sa.begin(self, task, now)
-            case Ask():
-                self.send_request(task.exchange, task.payloads, task, now)
             case CloseReplaced():
                 self.observer.replaced(self, now)
             case CloseIkeSa():

@@ -16,7 +16,6 @@ from ikev2.core import dispatch, reauthentication
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Limits
 from ikev2.core.events import Event
-from ikev2.core.exchange import Ask
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Impairment, Outlet
@@ -30,10 +29,10 @@ from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
 from ikev2.core.window import request_digest
 from ikev2.crypto.entropy import Entropy
 from ikev2.errors import InvalidSyntax, LocalProtocolError, ProtocolError
-from ikev2.iana import ExchangeType, NotifyType
+from ikev2.iana import NotifyType
 from ikev2.wire.header import MAJOR_VERSION, Header
 from ikev2.wire.message import Message
-from ikev2.wire.payloads import Notify, Payload
+from ikev2.wire.payloads import Notify
 from ikev2.wire.rules import check_message
 
 REQID_BASE = 0x4950_0001
@@ -213,15 +212,6 @@ class SaManager:
             sa.expire_child(child, now, reason)
             self._collect(sa, now)
 
-    def ask(self, sa: IkeSa, exchange: ExchangeType, payloads: Sequence[Payload], now: float) -> Ask:
-        """Send a request of the caller's own making; Answered, with what this returns, follows.
-
-        LocalProtocolError when a payload cannot be encoded, or the SA is not established.
-        """
-        asked = sa.ask(exchange, payloads, now)
-        self._collect(sa, now)
-        return asked
-
     def check_liveness(self, sa: IkeSa, now: float) -> None:
         """Ask a peer whether it lives."""
         sa.check_liveness(now)
@@ -354,13 +344,13 @@ class SaManager:
             return
         sa = self._find_for(header, data)
         if sa is not None:
-            sa.receive_datagram(data, local, remote, now)
+            sa.receive_datagram(data, local, remote, now, header)
             self._collect(sa, now)
         elif header.is_response:
             # rfc7296-s2.21.4-01, rfc7296-s2.21.4-05, rfc7296-s3.1-14
             raise InvalidSyntax("a response that nobody waits for")
         elif begins(header):
-            self._begin(data, local, remote, now)
+            self._begin(header, data, local, remote, now)
         elif deserves_hint(header, data):
             self._reply(header, Notify(NotifyType.INVALID_IKE_SPI), local, remote, now)
 
@@ -387,14 +377,14 @@ class SaManager:
         else:
             self._drop(f"{remote}: no reply, too many already")
 
-    def _begin(self, data: bytes, local: Address, remote: Address, now: float) -> None:
+    def _begin(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
         """A stranger wants an IKE SA: make a half-open one, ask for a cookie, or refuse and forget."""
         candidates = [connection for connection in self.connections if connection.serves(local.host, remote.host)]
         try:
-            message = Message.parse(data)
+            message = Message.parse(data, header)
         except InvalidSyntax as error:
-            if candidates and len(data) == Header.parse(data).length:
-                self._reply(Header.parse(data), Notify(NotifyType.INVALID_SYNTAX), local, remote, now)
+            if candidates and len(data) == header.length:
+                self._reply(header, Notify(NotifyType.INVALID_SYNTAX), local, remote, now)
             raise error
         if message.header.initiator_spi in self._table:
             # Somebody returns what we send: we would prove the shared secret to ourselves.

@@ -39,9 +39,7 @@ class Narrowed:
 def resolve(specs: Iterable[TsSpec], host: str) -> tuple[TrafficSelector, ...]:
     """Replace "dynamic" by the address of the IKE SA. RFC 7296 section 2.9."""
     return tuple(
-        TrafficSelector.from_network(
-            ipaddress.ip_network(host.partition("%")[0]), spec.ip_protocol, spec.start_port, spec.end_port
-        )
+        TrafficSelector.from_network(host.partition("%")[0], spec.ip_protocol, spec.start_port, spec.end_port)
         if isinstance(spec, Dynamic)
         else spec
         for spec in specs

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ikev2.core.types import Address
+from ikev2.core.types import Address, host_octets
 from ikev2.iana import NotifyType
 from ikev2.wire.payloads import Notify
 
@@ -31,8 +30,7 @@ class NatState:
 
 def detection_digest(spi_i: bytes, spi_r: bytes, address: Address) -> bytes:
     """SHA-1(SPIi | SPIr | IP address | port), 20 octets. RFC 7296 section 2.23."""
-    packed = ipaddress.ip_address(address.host.partition("%")[0]).packed
-    data = spi_i + spi_r + packed + address.port.to_bytes(2, "big")
+    data = spi_i + spi_r + host_octets(address.host) + address.port.to_bytes(2, "big")
     return hashlib.sha1(data, usedforsecurity=False).digest()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 
@@ -15,6 +17,12 @@ class Address(NamedTuple):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(1024)
+def host_octets(host: str) -> bytes:
+    """The 4 or 16 octets of an IP address in its text form, with or without a zone; ValueError for any other text."""
+    return ipaddress.ip_address(host.partition("%")[0]).packed
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ikev2.errors import InvalidSyntax, LocalProtocolError
 from ikev2.iana import PayloadType
@@ -27,6 +28,7 @@ MAX_PAYLOADS = 256
 """More payloads than this are refused: none of the exchanges comes near it, and reading them costs our time."""
 _KNOWN_TYPES = {int(known): known for known in PayloadType}
 """Found here without the cost of calling the enumeration."""
+_SEALED: Final = (Encrypted, EncryptedFragment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,13 @@ class Message:
     payloads: tuple[Payload, ...]
 
     @classmethod
-    def parse(cls, data: bytes) -> Message:
-        """The message that is exactly `data`.
+    def parse(cls, data: bytes, header: Header | None = None) -> Message:
+        """The message that is exactly `data`; `header` is its header, where that was read already.
 
         An unknown payload is kept as `Unknown`, critical or not. Errors: InvalidSyntax, with an offset into `data`.
         """
-        header = Header.parse(data)
+        if header is None:
+            header = Header.parse(data)
         if header.length != len(data):
             raise InvalidSyntax(f"Length says {header.length} octets, the message has {len(data)}", offset=24)
         return cls(header, _read_payloads(header.next_payload, data, HEADER_OCTETS, allow_encrypted=True))
@@ -61,9 +64,8 @@ class Message:
     @property
     def encrypted(self) -> Encrypted | EncryptedFragment | None:
         """The SK or SKF payload, which is always the last, or None."""
-        if self.payloads and isinstance(self.payloads[-1], Encrypted | EncryptedFragment):
-            return self.payloads[-1]
-        return None
+        last = self.payloads[-1] if self.payloads else None
+        return last if isinstance(last, _SEALED) else None
 
     @property
     def clear_payloads(self) -> tuple[Payload, ...]:
@@ -92,7 +94,7 @@ def encode_payloads(payloads: Sequence[Payload], *, response: bool = False) -> t
     chunks = []
     for index, payload in enumerate(payloads):
         next_payload = following[index]
-        if isinstance(payload, Encrypted | EncryptedFragment):
+        if isinstance(payload, _SEALED):
             # rfc7296-s3.14-01, rfc7383-s2.5-01
             if index != len(payloads) - 1:
                 raise LocalProtocolError(f"{payload.payload_type} is not the last payload")
@@ -168,7 +170,7 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
         payload: Payload
         payload = Unknown(payload_type, body.rest()) if payload_class is None else payload_class.read(body)
         body.expect_end()
-        if isinstance(payload, Encrypted | EncryptedFragment):
+        if isinstance(payload, _SEALED):
             # rfc7296-s3.1-02
             if not allow_encrypted:
                 raise InvalidSyntax("an encrypted payload inside another", offset=at, payload=payload_type)
