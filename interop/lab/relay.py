@@ -29,6 +29,8 @@ class Impairments:
     `jitter_s` is added evenly from 0 up, which reorders by itself once it exceeds the datagrams' distance. A
     reordered datagram is held back by `reorder_by_s` more. A corrupted one has one bit flipped. `rate` is octets a
     second of the link (None: without limit), with a queue of `queue_octets` in front of it that drops its tail.
+    `mtu` (None: without limit) is the largest IP datagram that gets through; larger ones are lost in silence, as
+    where both IP fragments and ICMP errors are filtered.
     """
 
     delay_s: float = 0.0
@@ -40,6 +42,7 @@ class Impairments:
     corruption: float = 0.0
     rate: float | None = None
     queue_octets: int = 64_000
+    mtu: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("loss", "duplication", "reordering", "corruption"):
@@ -51,7 +54,7 @@ class Impairments:
 
 @dataclass(slots=True)
 class ImpairmentCounters:
-    """What was done to how many datagrams; `queue_drops` are those that the rate's queue had no room for."""
+    """What was done to how many datagrams. `queue_drops`: the rate's queue had no room; `too_big`: above the MTU."""
 
     received: int = 0
     lost: int = 0
@@ -59,12 +62,17 @@ class ImpairmentCounters:
     reordered: int = 0
     corrupted: int = 0
     queue_drops: int = 0
+    too_big: int = 0
 
 
 class Impairer:
-    """One direction of a path. `now` is any clock that does not go back, in seconds."""
+    """One direction of a path. `now` is any clock that does not go back, in seconds.
 
-    def __init__(self, seed: int, impairments: Impairments | None = None) -> None:
+    `header_octets` are those of IP and UDP in front of each datagram: 0 where they are part of it.
+    """
+
+    def __init__(self, seed: int, impairments: Impairments | None = None, *, header_octets: int = 28) -> None:
+        self._header_octets = header_octets
         self.impairments = Impairments() if impairments is None else impairments
         self.counters = ImpairmentCounters()
         self._random = random.Random(seed)
@@ -83,6 +91,9 @@ class Impairer:
         counters.received += 1
         if loss < wanted.loss:
             counters.lost += 1
+            return []
+        if wanted.mtu is not None and self._header_octets + len(datagram) > wanted.mtu:
+            counters.too_big += 1
             return []
         sent_at = self._through_the_link(len(datagram), now)
         if sent_at is None:
@@ -134,10 +145,17 @@ class Schedule:
     Two datagrams for one moment arrive in the order in which they were put in.
     """
 
-    def __init__(self, seed: int, forward: Impairments | None = None, backward: Impairments | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        forward: Impairments | None = None,
+        backward: Impairments | None = None,
+        *,
+        header_octets: int = 28,
+    ) -> None:
         """`backward` None: the same impairments both ways, each way with fortunes of its own."""
-        self.forward = Impairer(seed, forward)
-        self.backward = Impairer(seed + 1, forward if backward is None else backward)
+        self.forward = Impairer(seed, forward, header_octets=header_octets)
+        self.backward = Impairer(seed + 1, forward if backward is None else backward, header_octets=header_octets)
         self._heap: list[_Arrival] = []
         self._number = 0
 
@@ -178,7 +196,8 @@ class Relay:
         backward: Impairments | None = None,
     ) -> None:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
-        self.schedule = Schedule(seed, forward, backward)
+        header_octets = 48 if family == socket.AF_INET6 else 28
+        self.schedule = Schedule(seed, forward, backward, header_octets=header_octets)
         self._near = socket.socket(family, socket.SOCK_DGRAM)
         self._far = socket.socket(family, socket.SOCK_DGRAM)
         self._wake_in, self._wake_out = socket.socketpair()
@@ -260,6 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=float, default=0.0, metavar="SECONDS")
     for name in ("loss", "duplication", "reordering", "corruption"):
         parser.add_argument(f"--{name}", type=float, default=0.0, metavar="PROBABILITY")
+    parser.add_argument("--mtu", type=int, metavar="OCTETS", help="the largest IP datagram that gets through")
     given = parser.parse_args(arguments)
     impairments = Impairments(
         delay_s=given.delay,
@@ -268,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         duplication=given.duplication,
         reordering=given.reordering,
         corruption=given.corruption,
+        mtu=given.mtu,
     )
     relay = Relay(given.listen, given.to, seed=given.seed, forward=impairments)
     print(f"relay on {relay.address[0]}:{relay.address[1]}", flush=True)

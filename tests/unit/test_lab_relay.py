@@ -49,6 +49,16 @@ def test_each_impairment_happens_about_as_often_as_asked(name: str, counter: str
     assert getattr(always.counters, counter) == 1000
 
 
+def test_datagrams_above_the_mtu_are_lost_in_silence_with_their_headers_counted() -> None:
+    impairer = Impairer(1, Impairments(mtu=600))
+    assert impairer.schedule(bytes(572), 0.0) == [(0.0, bytes(572))]
+    assert impairer.schedule(bytes(573), 0.0) == []
+    assert impairer.counters.too_big == 1
+    whole_packets = Impairer(1, Impairments(mtu=600), header_octets=0)
+    assert whole_packets.schedule(bytes(600), 0.0) == [(0.0, bytes(600))]
+    assert whole_packets.schedule(bytes(601), 0.0) == []
+
+
 def test_one_probability_does_not_change_the_others_fate() -> None:
     plain = {octets for _, octets in run(Impairments(loss=0.2))[1]}
     with_duplicates = {octets for _, octets in run(Impairments(loss=0.2, duplication=0.5))[1]}
