@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from binding.policy import ChildView, SaView
-from ikev2 import ChildCounters, Configuration, ConnectionConfig, IkeError, KeyAgentClient, control_call
+from ikev2.embedding import ChildCounters, Configuration, ConnectionConfig, IkeError, KeyAgentClient, control_call
 
 ANSWER_S = 10.0
 """How long a local endpoint may take to answer a question."""

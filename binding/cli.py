@@ -47,8 +47,8 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        from ikev2 import ConfigurationError as IkeConfigurationError
-        from ikev2 import IkeError
+        from ikev2.embedding import ConfigurationError as IkeConfigurationError
+        from ikev2.embedding import IkeError
         from ippm import ConfigurationError, IppmError
 
         try:
@@ -179,7 +179,7 @@ def host(
     `ikev2 list` and the like work on it, and `ippm-ipsec owping` and `twping` take their keys from it.
     """
     from binding.host import run_host
-    from ikev2 import DaemonOptions
+    from ikev2.embedding import DaemonOptions
 
     _log_to_stderr(verbose)
     logging.getLogger("ippm").setLevel(logging.INFO)

@@ -25,7 +25,7 @@ from pydantic import (
 from binding.derivation import Derivation
 from binding.provider import KeyOptions
 from binding.switches import NOT_YET
-from ikev2 import ConfigurationError
+from ikev2.embedding import ConfigurationError
 
 Path = Literal["tunnel", "bypass", "both"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from binding.init import host_toml, write_psk
-from ikev2 import ConfigurationError, IkeError, TwoHosts, probe_namespaces, probe_unshare
+from ikev2.embedding import ConfigurationError, IkeError, TwoHosts, probe_namespaces, probe_unshare
 
 UNSHARED = "IPPM_IPSEC_UNSHARED"
 """Set in the environment of the copy of this process that runs inside `unshare`."""

@@ -23,7 +23,7 @@ from binding.derivation import Derivation
 from binding.host import Host, HostConfig, load_host_config
 from binding.measurement import Measurement, MeasureRequest
 from binding.provider import IkeKeyProvider
-from ikev2 import Backend, IkeError, InterfaceCapture, KeyHandle, PcapWriter, choose_backend
+from ikev2.embedding import Backend, IkeError, InterfaceCapture, KeyHandle, PcapWriter, choose_backend
 from ippm import IppmError, ServerRefused, TwpingOptions, twping
 
 PORT_RFC7717 = 862

@@ -20,7 +20,7 @@ from binding.demo_hosts import CONNECTION, PORT_RFC7717, UnknownSpis, run_reques
 from binding.host import Host, load_host_config
 from binding.measurement import ChildTraffic, Measurement, MeasureRequest
 from binding.provider import IkeKeyProvider
-from ikev2 import IkeError, MemoryBackend, MemoryNetwork, PcapWriter
+from ikev2.embedding import IkeError, MemoryBackend, MemoryNetwork, PcapWriter
 from ippm import IppmError, PacketEndpoint, PacketSession, ServerRefused, TwpingOptions
 
 if TYPE_CHECKING:

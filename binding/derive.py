@@ -16,7 +16,7 @@ from binding.derivation import (
     session_test_keys,
     token_key,
 )
-from ikev2 import ConfigurationError, prf_by_name
+from ikev2.embedding import ConfigurationError, prf_by_name
 from ippm import SessionKeys, seal_token, test_session_keys
 
 

@@ -32,7 +32,7 @@ from binding.measurement import (
 from binding.policy import ChildView, SaChoice, SaView
 from binding.provider import IkeKeyProvider, KeyOptions
 from binding.secret_log import SecretLog
-from ikev2 import (
+from ikev2.embedding import (
     Backend,
     Bypass,
     ChildSaParameters,

@@ -7,7 +7,7 @@ import os
 import secrets
 from pathlib import Path
 
-from ikev2 import ConfigurationError
+from ikev2.embedding import ConfigurationError
 
 PSK_OCTETS = 32
 

@@ -19,7 +19,7 @@ from binding.config import MeasurementConfig
 from binding.policy import ChildView, SaChoice, SaView, connection_for, newest_with
 from binding.provider import Exporter, IkeKeyProvider, KeyChainRecord
 from binding.secret_log import SecretLog
-from ikev2 import ConnectionConfig, IkeError, NoSuchSa
+from ikev2.embedding import ConnectionConfig, IkeError, NoSuchSa
 from ippm import KeyProvider, NoProvider, OneWayResult, OwpingOptions, RunResult, TwpingOptions, owping, twping
 
 log = logging.getLogger("ippm-ipsec")

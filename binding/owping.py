@@ -15,7 +15,7 @@ from binding.measurement import Measurement, OneWayMeasurement, OneWayRequest
 from binding.policy import SaChoice
 from binding.switches import ONE_WAY_CLIENT
 from binding.twping import PingRequest, security_mode, split_destination
-from ikev2 import ConfigurationError
+from ikev2.embedding import ConfigurationError
 from ippm import OneWayResult, OwpingOptions
 
 _SLOT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([ef]?)", re.ASCII)

@@ -7,7 +7,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ikev2 import ChildCounters, ConfigurationError, ConnectionConfig, Identity, IkeError, IkeSaInfo, NoSuchSa
+from ikev2.embedding import (
+    ChildCounters,
+    ConfigurationError,
+    ConnectionConfig,
+    Identity,
+    IkeError,
+    IkeSaInfo,
+    NoSuchSa,
+)
 
 Spis = tuple[bytes, bytes]
 Selector = Spis | str

@@ -28,7 +28,7 @@ from binding.derivation import (
     token_key,
 )
 from binding.secret_log import SecretLog
-from ikev2 import IkeError, KeyHandle, NoSuchSa, prf_by_name
+from ikev2.embedding import IkeError, KeyHandle, NoSuchSa, prf_by_name
 from ippm import ControlSecret, KeyProvider, NoSecret, SessionKeys, test_session_keys
 
 log = logging.getLogger("ippm-ipsec")

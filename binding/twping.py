@@ -27,7 +27,7 @@ from binding.measurement import (
 from binding.policy import SaChoice
 from binding.secret_log import SecretLog
 from binding.switches import CLIENT, Switch, given_switches
-from ikev2 import ConfigurationError, IkeError, choose_backend
+from ikev2.embedding import ConfigurationError, IkeError, choose_backend
 from ippm import IppmError, OneWayResult, RunResult, TwpingOptions, format_one_way, format_result
 
 log = logging.getLogger("ippm-ipsec")

@@ -1,109 +1,77 @@
-"""IKEv2 (RFC 7296) initiator and responder.
+"""IKEv2 (RFC 7296) for those who test an implementation of it: this one or another.
+
+    connection(...)     who talks to whom, in the words of the configuration file
+    Peer, roundtrip     one end without I/O, and what carries datagrams between two of them
+    Endpoint            the same core on UDP sockets, under asyncio
+    events              what either of them reports
+    iana, payloads, Message     code points, payloads and whole messages, to make and to read
+    Knob                one named way to misbehave
+    Recorder            every message of one end, decrypted, in memory
+    PcapWriter, KeyLogWriter, decode_capture    the same as files that Wireshark reads, and the way back
+    IkeError            the base of all errors
+
+docs/testing.md is the tutorial, docs/extending.md how to add to the protocol. A program that runs an endpoint for its
+users, as `binding` does, finds what it needs in `ikev2.embedding`. These two modules are public; all else may change.
 
 Names are imported when they are first used: `import ikev2` costs next to nothing.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ikev2._lazy import lazy
+
 if TYPE_CHECKING:
-    from ikev2.cli.config import load as load_configuration
-    from ikev2.core.child_sa import ChildCounters, ChildSaParameters
-    from ikev2.core.config import ChildConfig, ConnectionConfig, Identity
-    from ikev2.core.events import ChildSaReady
-    from ikev2.core.exporter import KeyExporter, KeyHandle, NoSuchSa
-    from ikev2.core.info import IkeSaInfo
-    from ikev2.crypto.prf import prf_by_name
-    from ikev2.crypto.secret import SecretOctets
-    from ikev2.errors import BackendError, ConfigurationError, IkeError, LocalProtocolError
-    from ikev2.io.configuration import Configuration, EndpointConfig
-    from ikev2.io.control import call as control_call
-    from ikev2.io.daemon import Daemon, DaemonOptions
+    from ikev2 import iana
+    from ikev2.cli.config import connection
+    from ikev2.core import events
+    from ikev2.core.impair import Knob
+    from ikev2.errors import IkeError
+    from ikev2.io.decode import decode_capture
     from ikev2.io.endpoint import Endpoint
-    from ikev2.io.key_agent import KeyAgentClient
     from ikev2.io.keylog import KeyLogWriter
-    from ikev2.io.log import LogRing
-    from ikev2.io.netns import TwoHosts, probe_namespaces, probe_unshare
-    from ikev2.io.pcap import InterfaceCapture, PcapWriter
-    from ikev2.ipsec.backend import Backend, Bypass
-    from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork
-    from ikev2.ipsec.probe import choose_backend
+    from ikev2.io.pcap import PcapWriter
+    from ikev2.io.recorder import Recorder
+    from ikev2.testing import Peer, roundtrip
+    from ikev2.wire import payloads
+    from ikev2.wire.message import Message
 
 __all__ = [
-    "Backend",
-    "BackendError",
-    "Bypass",
-    "ChildConfig",
-    "ChildCounters",
-    "ChildSaParameters",
-    "ChildSaReady",
-    "Configuration",
-    "ConfigurationError",
-    "ConnectionConfig",
-    "Daemon",
-    "DaemonOptions",
     "Endpoint",
-    "EndpointConfig",
-    "Identity",
     "IkeError",
-    "IkeSaInfo",
-    "InterfaceCapture",
-    "KeyAgentClient",
-    "KeyExporter",
-    "KeyHandle",
     "KeyLogWriter",
-    "LocalProtocolError",
-    "LogRing",
-    "MemoryBackend",
-    "MemoryNetwork",
-    "NoSuchSa",
+    "Knob",
+    "Message",
     "PcapWriter",
-    "SecretOctets",
-    "TwoHosts",
-    "choose_backend",
-    "control_call",
-    "load_configuration",
-    "prf_by_name",
-    "probe_namespaces",
-    "probe_unshare",
+    "Peer",
+    "Recorder",
+    "connection",
+    "decode_capture",
+    "events",
+    "iana",
+    "payloads",
+    "roundtrip",
 ]
 
-_MODULES = {
-    "ikev2.cli.config": ("load_configuration",),
-    "ikev2.core.child_sa": ("ChildCounters", "ChildSaParameters"),
-    "ikev2.core.config": ("ChildConfig", "ConnectionConfig", "Identity"),
-    "ikev2.core.events": ("ChildSaReady",),
-    "ikev2.core.info": ("IkeSaInfo",),
-    "ikev2.core.exporter": ("KeyExporter", "KeyHandle", "NoSuchSa"),
-    "ikev2.crypto.prf": ("prf_by_name",),
-    "ikev2.crypto.secret": ("SecretOctets",),
-    "ikev2.errors": ("BackendError", "ConfigurationError", "IkeError", "LocalProtocolError"),
-    "ikev2.io.configuration": ("Configuration", "EndpointConfig"),
-    "ikev2.io.control": ("control_call",),
-    "ikev2.io.daemon": ("Daemon", "DaemonOptions"),
-    "ikev2.io.endpoint": ("Endpoint",),
-    "ikev2.io.key_agent": ("KeyAgentClient",),
-    "ikev2.io.keylog": ("KeyLogWriter",),
-    "ikev2.io.log": ("LogRing",),
-    "ikev2.io.netns": ("TwoHosts", "probe_namespaces", "probe_unshare"),
-    "ikev2.io.pcap": ("InterfaceCapture", "PcapWriter"),
-    "ikev2.ipsec.backend": ("Backend", "Bypass"),
-    "ikev2.ipsec.memory": ("MemoryBackend", "MemoryNetwork"),
-    "ikev2.ipsec.probe": ("choose_backend",),
+_WHERE = {
+    "Endpoint": "ikev2.io.endpoint:Endpoint",
+    "IkeError": "ikev2.errors:IkeError",
+    "KeyLogWriter": "ikev2.io.keylog:KeyLogWriter",
+    "Knob": "ikev2.core.impair:Knob",
+    "Message": "ikev2.wire.message:Message",
+    "PcapWriter": "ikev2.io.pcap:PcapWriter",
+    "Peer": "ikev2.testing:Peer",
+    "Recorder": "ikev2.io.recorder:Recorder",
+    "connection": "ikev2.cli.config:connection",
+    "decode_capture": "ikev2.io.decode:decode_capture",
+    "events": "ikev2.core.events",
+    "iana": "ikev2.iana",
+    "payloads": "ikev2.wire.payloads",
+    "roundtrip": "ikev2.testing:roundtrip",
 }
-_WHERE = {name: module for module, names in _MODULES.items() for name in names}
-_RENAMED = {"control_call": "call", "load_configuration": "load"}
 
-
-def __getattr__(name: str) -> object:
-    module = _WHERE.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(module), _RENAMED.get(name, name))
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, globals(), _WHERE)
 
 
 def __dir__() -> list[str]:

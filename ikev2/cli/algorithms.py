@@ -14,7 +14,8 @@ from ikev2.crypto.ke import KE_GROUPS
 from ikev2.crypto.prf import PRFS
 from ikev2.iana import EncrId, IntegId, KeId, PrfId
 
-# Of 128 and 256 bits; 192 remain at MAY: RFC 8247 section 2.1, RFC 8221 section 5.
+# Of 128 and 256 bits; 192 remain at MAY, and AES-CCM-8 with any other than 128: RFC 8247 section 2.1, RFC 8221
+# section 5.
 _KEY_LENGTH_MATTERS = frozenset((EncrId.AES_CBC, EncrId.AES_GCM_16))
 _ENCR_IKE = {
     EncrId.AES_CBC: "MUST",
@@ -75,6 +76,8 @@ class Row:
 
 def _level(levels: dict[EncrId, str], encr: Encr) -> str:
     if encr.id in _KEY_LENGTH_MATTERS and encr.key_bits == 192:
+        return "MAY"
+    if encr.id == EncrId.AES_CCM_8 and encr.key_bits != 128:
         return "MAY"
     return levels.get(encr.id, "MAY")
 

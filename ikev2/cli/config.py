@@ -266,6 +266,41 @@ def parse(document: Mapping[str, Any], path: Path) -> Configuration:
     return configuration
 
 
+def connection(
+    name: str = "test",
+    *,
+    psk: bytes | str,
+    local_id: str = "%any",
+    remote_id: str = "%any",
+    **words: Any,
+) -> ConnectionConfig:
+    """A connection in the words of the configuration file: `connection(local_addrs="192.0.2.1", psk="...", ...)`.
+
+    `psk` is the secret itself, which a file never has; the identities are the addresses (ours) and anybody's (the
+    peer's) when they are not given. Without `children` there is one, `net`, with the defaults. Raises
+    ConfigurationFaults with the path of each fault.
+    """
+    secret = psk.encode() if isinstance(psk, str) else psk
+    if not secret:
+        raise ConfigurationFaults(["psk: is empty"])
+    section = {
+        "children": {"net": {}},
+        **words,
+        "local": {"auth": "psk", "id": local_id},
+        "remote": {"auth": "psk", "id": remote_id},
+    }
+    document = {"connections": {name: section}}
+    try:
+        checked = HostSection.model_validate(document).connections[name]
+    except ValidationError as error:
+        raise ConfigurationFaults(_fault(item, document) for item in error.errors(include_url=False)) from None
+    faults: list[str] = []
+    found = _connection(name, checked, [_Secret(name, (), SecretOctets(f"PSK of {name}", secret))], faults)
+    if faults or found is None:
+        raise ConfigurationFaults(faults)
+    return found
+
+
 def _label(measurement: Mapping[str, Any], faults: list[str]) -> bytes:
     """RFC 7717's "IPPM", or what experiments put there: the side that holds SK_d fixes it, never who asks for a key."""
     label = measurement.get("label", "IPPM")

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ikev2.core import fragmentation, succession, tracing, transmission
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
-from ikev2.core.events import ChildSaMoved
-from ikev2.core.exchange import CloseIkeSa, Ignored, Inbound
+from ikev2.core.events import Answered, ChildSaMoved
+from ikev2.core.exchange import Ask, CloseIkeSa, Ignored, Inbound
 from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.state import WITH_PEER, State
@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 
 HINT_INTERVAL_S = 10.0
 """How long an authentic message proves that the peer lives, and how often an unprotected hint is acted on."""
+
+
+def _report(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
+    if isinstance(inbound.purpose, Ask):
+        message_id = inbound.message.header.message_id
+        sa.add_event(Answered(sa.info(), inbound.purpose, message_id, inbound.payloads))
+    return ()
+
+
+ASKED = Transition("the peer has answered what the driver asked", (), _report, ())
+"""What becomes of the response to a request of the driver's own making: in any state, whatever is in it."""
 
 
 def receive_request(sa: IkeSa, inbound: Inbound) -> None:
@@ -156,7 +167,8 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     message, header = inbound.message, inbound.message.header
     _check_header(sa, header)
     in_flight = sa.requests.in_flight
-    row = TRANSITIONS.get((sa.state, header.exchange_type, Role.INITIATOR))
+    asked = in_flight is not None and isinstance(in_flight.purpose, Ask)
+    row = ASKED if asked else TRANSITIONS.get((sa.state, header.exchange_type, Role.INITIATOR))
     if (
         in_flight is None
         or row is None
@@ -183,7 +195,8 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     try:
         inbound = _open(channel, inbound)
         tracing.received(sa, inbound)
-        _check_rules(row, inbound.message, inbound.payloads)
+        if not asked:
+            _check_rules(row, inbound.message, inbound.payloads)
     except (InvalidSyntax, UnsupportedCriticalPayload) as error:
         _authentic(sa, inbound)
         _malformed_response(sa, error, inbound.now)
@@ -192,7 +205,7 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     before = sa.state
     fragmentation.answered(sa, in_flight)
     row.handler(sa, replace(inbound, purpose=sa.requests.answered()))
-    if sa.state is before and not sa.is_closing():
+    if not asked and sa.state is before and not sa.is_closing():
         sa.go(row.leads_to[0], row.story)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ikev2.core.child_sa import ChildSaParameters
+from ikev2.core.exchange import Ask
 from ikev2.core.info import IkeSaInfo
 from ikev2.iana import NotifyType
+from ikev2.wire.payloads import Notify, Payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,21 @@ class PeerAlive:
     ike_sa: IkeSaInfo
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The peer has answered a request that the driver made itself: `ask` is what was asked, `payloads` the answer."""
+
+    ike_sa: IkeSaInfo
+    ask: Ask
+    message_id: int
+    payloads: tuple[Payload, ...]
+
+    def notify(self, notify_type: NotifyType) -> Notify | None:
+        """The first Notify payload of this type."""
+        found = (payload for payload in self.payloads if isinstance(payload, Notify))
+        return next((notify for notify in found if notify.notify_type == notify_type), None)
+
+
 Event = (
     IkeSaEstablished
     | IkeSaFailed
@@ -129,4 +146,5 @@ Event = (
     | ChildSaDeleted
     | ChildSaFailed
     | PeerAlive
+    | Answered
 )

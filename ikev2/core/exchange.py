@@ -8,7 +8,7 @@ from typing import TypeVar
 from ikev2.core.config import ChildConfig
 from ikev2.core.types import Address
 from ikev2.errors import InvalidSyntax
-from ikev2.iana import KeId, NotifyType
+from ikev2.iana import ExchangeType, KeId, NotifyType
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Notify, Payload, TrafficSelector
 
@@ -128,7 +128,18 @@ class CloseReplaced:
     """This IKE SA has all that the one has which it replaces: delete that one. RFC 7296 section 2.8.3."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """Send a request of the driver's own making, under protection; what answers it is reported, and changes nothing.
+
+    For tests and experiments: any exchange type, any payloads that can be encoded.
+    """
+
+    exchange: ExchangeType
+    payloads: tuple[Payload, ...]
+
+
 CreateTask = MakeChildSa | RekeyChildSa | RekeyIkeSa
 """What needs a CREATE_CHILD_SA exchange."""
 
-Task = CloseIkeSa | CloseChildSa | CheckLiveness | CreateTask | CloseReplaced
+Task = CloseIkeSa | CloseChildSa | CheckLiveness | CreateTask | CloseReplaced | Ask

@@ -35,6 +35,7 @@ from ikev2.core.events import (
     IkeSaFailed,
 )
 from ikev2.core.exchange import (
+    Ask,
     CheckLiveness,
     CloseChildSa,
     CloseIkeSa,
@@ -65,7 +66,7 @@ from ikev2.crypto.suites import IkeSuite
 from ikev2.errors import IkeError, LocalProtocolError, ProtocolError
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import Header
-from ikev2.wire.message import Message
+from ikev2.wire.message import Message, encode_payloads
 from ikev2.wire.payloads import Payload
 
 
@@ -291,6 +292,18 @@ class IkeSa:
             self.delete_unwanted(child.spi_in, reason)
         self._pump(now)
 
+    def ask(self, exchange: ExchangeType, payloads: Sequence[Payload], now: float) -> Ask:
+        """Send a request of the caller's own making when its turn comes; Answered, with what this returns, follows.
+
+        LocalProtocolError when a payload cannot be encoded, or the SA is not established.
+        """
+        self._need_peer()
+        encode_payloads(payloads)
+        task = Ask(exchange, tuple(payloads))
+        self._tasks.append(task)
+        self._pump(now)
+        return task
+
     def _need_peer(self) -> None:
         if self.state not in (State.ESTABLISHED, State.REKEYING):
             raise LocalProtocolError(f"the IKE SA is {self.state}")
@@ -392,6 +405,8 @@ class IkeSa:
                 create_child_sa.begin(self, task, now)
             case RekeyIkeSa():
                 rekey_ike_sa.begin(self, task, now)
+            case Ask():
+                self.send_request(task.exchange, task.payloads, task, now)
             case CloseReplaced():
                 self.observer.replaced(self, now)
             case CloseIkeSa():

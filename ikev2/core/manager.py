@@ -16,6 +16,7 @@ from ikev2.core import dispatch, reauthentication
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Limits
 from ikev2.core.events import Event
+from ikev2.core.exchange import Ask
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Impairment, Outlet
@@ -29,10 +30,10 @@ from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
 from ikev2.core.window import request_digest
 from ikev2.crypto.entropy import Entropy
 from ikev2.errors import InvalidSyntax, LocalProtocolError, ProtocolError
-from ikev2.iana import NotifyType
+from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import MAJOR_VERSION, Header
 from ikev2.wire.message import Message
-from ikev2.wire.payloads import Notify
+from ikev2.wire.payloads import Notify, Payload
 from ikev2.wire.rules import check_message
 
 REQID_BASE = 0x4950_0001
@@ -211,6 +212,15 @@ class SaManager:
         if sa is not None:
             sa.expire_child(child, now, reason)
             self._collect(sa, now)
+
+    def ask(self, sa: IkeSa, exchange: ExchangeType, payloads: Sequence[Payload], now: float) -> Ask:
+        """Send a request of the caller's own making; Answered, with what this returns, follows.
+
+        LocalProtocolError when a payload cannot be encoded, or the SA is not established.
+        """
+        asked = sa.ask(exchange, payloads, now)
+        self._collect(sa, now)
+        return asked
 
     def check_liveness(self, sa: IkeSa, now: float) -> None:
         """Ask a peer whether it lives."""

@@ -1,6 +1,8 @@
-"""Groups 19, 20 and 21: ECP groups, public values x | y, shared secret x.
+"""Groups 19 to 21 and 28 to 30: NIST's and the Brainpool curves, public values x | y, shared secret x.
 
-RFC 5903, RFC 6989 section 2.3.
+Group 27 (brainpoolP224r1), which the library does not have, is in `plain_ecp`.
+
+RFC 5903, RFC 6954, RFC 6989 section 2.3.
 """
 
 from __future__ import annotations
@@ -33,11 +35,27 @@ _ROWS: dict[int, tuple[str, ec.EllipticCurve, int]] = {
         ec.SECP521R1(),
         (1 << 521) - 0x5AE79787C40D069948033FEB708F65A2FC44A36477663B851449048E16EC79BF7,
     ),
+    # Orders: q of RFC 5639 section 3.
+    28: (
+        "ecp256bp",
+        ec.BrainpoolP256R1(),
+        0xA9FB57DBA1EEA9BC3E660A909D838D718C397AA3B561A6F7901E0E82974856A7,
+    ),
+    29: (
+        "ecp384bp",
+        ec.BrainpoolP384R1(),
+        0x8CB91E82A3386D280F5D6F7E50E641DF152F7109ED5456B31F166E6CAC0425A7CF3AB6AF6B7FC3103B883202E9046565,
+    ),
+    30: (
+        "ecp512bp",
+        ec.BrainpoolP512R1(),
+        0xAADD9DB8DBE9C48B3FD4E6AE33C9FC07CB308DB3B3C9D20ED6639CCA70330870553E5C414CA92619418661197FAC10471DB1D381085DDADDB58796829CA90069,
+    ),
 }
 
 
 class EcpGroup:
-    """A random ECP group of RFC 5903."""
+    """An ECP group of RFC 5903 or RFC 6954."""
 
     __slots__ = ("_curve", "_order", "_scalar_octets", "id", "name", "public_octets")
 
@@ -59,17 +77,22 @@ class EcpGroup:
         """The key pair of a given private key, 0 < private < order."""
         return EcpPair(self, ec.derive_private_key(private, self._curve))
 
-    def exchange(self, private: ec.EllipticCurvePrivateKey, peer_public: bytes) -> bytes:
-        """The x coordinate of the shared point; InvalidSyntax for what is no point of the curve."""
+    def check(self, public: bytes) -> None:
+        """InvalidSyntax for what is no point of the curve."""
+        self.point(public)
+
+    def point(self, peer_public: bytes) -> ec.EllipticCurvePublicKey:
+        """The peer's public value as the library has it; InvalidSyntax for what is no point of the curve."""
+        # rfc6954-s2.3-02
         if len(peer_public) != self.public_octets:
             message = f"a {self.name} public value of {len(peer_public)} octets"
             raise InvalidSyntax(message, payload=PayloadType.KE)
         try:
-            # RFC 6989 section 2.3: the library checks the ranges and the equation of the curve.
-            peer = ec.EllipticCurvePublicKey.from_encoded_point(self._curve, _UNCOMPRESSED + peer_public)
+            # RFC 6989 section 2.3 (rfc6989-s2.3-01, rfc6954-s3-01): the library checks the ranges and the equation
+            # of the curve.
+            return ec.EllipticCurvePublicKey.from_encoded_point(self._curve, _UNCOMPRESSED + peer_public)
         except ValueError:
             raise InvalidSyntax(f"a public value that is not on {self.name}", payload=PayloadType.KE) from None
-        return private.exchange(ec.ECDH(), peer)
 
 
 class EcpPair:
@@ -84,4 +107,4 @@ class EcpPair:
 
     def shared_secret(self, peer_public: bytes) -> SecretOctets:
         """The shared secret of this and the peer's public value. RFC 5903 section 7."""
-        return SecretOctets("g^ir", self._group.exchange(self._key, peer_public))
+        return SecretOctets("g^ir", self._key.exchange(ec.ECDH(), self._group.point(peer_public)))

@@ -3,7 +3,7 @@
 The private key is made of the injected entropy, so that a handshake can be replayed; it is used for one exchange
 only and never given out. Public values are checked as RFC 6989 asks; a bad one is InvalidSyntax.
 
-RFC 7296 section 3.4, RFC 3526, RFC 5903, RFC 6989, RFC 8031.
+RFC 7296 section 3.4, RFC 3526, RFC 5903, RFC 6954, RFC 6989, RFC 8031.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ikev2.crypto.ecp import EcpGroup
 from ikev2.crypto.entropy import Entropy
 from ikev2.crypto.modp import ModpGroup
 from ikev2.crypto.montgomery import MontgomeryGroup
+from ikev2.crypto.plain_ecp import PlainEcpGroup
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.iana import KeId
@@ -52,6 +53,10 @@ class KeGroup(Protocol):
         """The exact length of a public value in octets."""
         ...
 
+    def check(self, public: bytes) -> None:
+        """The checks of a public value that cost little; InvalidSyntax. RFC 6989 section 2."""
+        ...
+
     def generate(self, entropy: Entropy) -> KePair:
         """A fresh key pair."""
         ...
@@ -60,6 +65,8 @@ class KeGroup(Protocol):
 _GROUPS: tuple[KeGroup, ...] = (
     *(ModpGroup(number) for number in (14, 15, 16, 17, 18)),
     *(EcpGroup(number) for number in (19, 20, 21)),
+    PlainEcpGroup(),
+    *(EcpGroup(number) for number in (28, 29, 30)),
     *(MontgomeryGroup(number) for number in (31, 32)),
 )
 

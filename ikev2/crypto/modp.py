@@ -98,6 +98,10 @@ class ModpGroup:
         """The key pair of a given exponent."""
         return ModpPair(self, private)
 
+    def check(self, public: bytes) -> None:
+        """InvalidSyntax for what is no public value of the group."""
+        self.public_number(public)
+
     def public_number(self, public: bytes) -> int:
         """The number that the Key Exchange Data holds; InvalidSyntax when it is no public value."""
         # rfc7296-s3.4-01: exactly as long as the prime.
@@ -105,7 +109,7 @@ class ModpGroup:
             message = f"a {self.name} public value of {len(public)} octets"
             raise InvalidSyntax(message, payload=PayloadType.KE)
         number = int.from_bytes(public, "big")
-        # RFC 6989 section 2.1: 1 < r < p-1.
+        # rfc6989-s2.1-01: 1 < r < p-1.
         if not 1 < number < self.prime - 1:
             raise InvalidSyntax(f"a {self.name} public value out of range", payload=PayloadType.KE)
         return number

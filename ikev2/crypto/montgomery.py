@@ -46,11 +46,15 @@ class MontgomeryGroup:
         """The key pair of a given private key."""
         return MontgomeryPair(self, self._load_private(private))
 
+    def check(self, public: bytes) -> None:
+        """InvalidSyntax for another length; a point of small order shows in the exchange. RFC 8031 section 4."""
+        if len(public) != self.public_octets:
+            message = f"a {self.name} public value of {len(public)} octets"
+            raise InvalidSyntax(message, payload=PayloadType.KE)
+
     def exchange(self, private: _Private, peer_public: bytes) -> bytes:
         """The function of RFC 7748 section 6; InvalidSyntax for a wrong length or an all-zero result."""
-        if len(peer_public) != self.public_octets:
-            message = f"a {self.name} public value of {len(peer_public)} octets"
-            raise InvalidSyntax(message, payload=PayloadType.KE)
+        self.check(peer_public)
         try:
             # RFC 7748 section 6.1, RFC 8031 section 4: the library refuses a point of small order (all-zero
             # output).

@@ -1,13 +1,13 @@
 """The IKE messages of a capture, decrypted where a key log has their keys.
 
-An IKE message is recognised by what it is (version 2, a Length that fits), not by its port: tests use
+An IKE message is recognised by what it is (version 2, a Length that fits), not by its port alone: tests use
 others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +25,8 @@ from ikev2.ipsec.backend import NON_ESP_MARKER
 from ikev2.wire.header import HEADER_OCTETS, Header
 from ikev2.wire.message import Message, describe, parse_payloads, received_prefix
 from ikev2.wire.payloads import Encrypted, EncryptedFragment, IdI, IdR, Payload
+
+IKE_PORTS = frozenset((500, 4500))
 
 _Fragments = dict[tuple[bytes, bytes, int, int, int], dict[int, tuple[PayloadType, bytes]]]
 """SPIs, flags, Message ID and Total Fragments -> Fragment Number -> first payload and content."""
@@ -45,13 +47,28 @@ class DecodedMessage:
     inner: tuple[Payload, ...] | None
     problem: str | None
 
+    @property
+    def payloads(self) -> tuple[Payload, ...]:
+        """The payloads in clear and the decrypted ones; those of a fragmented message at its last fragment."""
+        if self.message is None:
+            return ()
+        return self.message.payloads if self.inner is None else (*self.message.clear_payloads, *self.inner)
+
+    @property
+    def summary(self) -> str:
+        """`IKE_AUTH response 1 [ IDr AUTH SA TSi TSr ]`; `[ ? ]` for what does not parse."""
+        if self.message is not None:
+            return describe(self.message, self.inner)
+        kind = "response" if self.header.is_response else "request"
+        return f"{self.header.exchange_type} {kind} {self.header.message_id} [ ? ]"
+
     def lines(self) -> Iterator[str]:
         """The message in one line as the log has it, then each payload."""
         seconds, rest = divmod(self.time_ns, 10**9)
-        yield f"{seconds}.{rest:09d} {self.source} -> {self.destination} {self._summary()}"
+        yield f"{seconds}.{rest:09d} {self.source} -> {self.destination} {self.summary}"
         if self.problem is not None:
             yield f"    {self.problem}"
-        for payload in self._payloads():
+        for payload in self.payloads:
             fields = ", ".join(f"{key}={value}" for key, value in _fields(payload).items())
             yield f"    {payload.payload_type.name}: {fields}"
 
@@ -71,20 +88,9 @@ class DecodedMessage:
             "octets": header.length,
             "decrypted": self.inner is not None,
             "problem": self.problem,
-            "summary": self._summary(),
-            "payloads": [{"type": item.payload_type.name, **_fields(item)} for item in self._payloads()],
+            "summary": self.summary,
+            "payloads": [{"type": item.payload_type.name, **_fields(item)} for item in self.payloads],
         }
-
-    def _summary(self) -> str:
-        if self.message is not None:
-            return describe(self.message, self.inner)
-        kind = "response" if self.header.is_response else "request"
-        return f"{self.header.exchange_type} {kind} {self.header.message_id} [ ? ]"
-
-    def _payloads(self) -> tuple[Payload, ...]:
-        if self.message is None:
-            return ()
-        return self.message.payloads if self.inner is None else (*self.message.clear_payloads, *self.inner)
 
 
 def decode_capture(path: Path, keys: Path | None = None) -> list[DecodedMessage]:
@@ -93,61 +99,68 @@ def decode_capture(path: Path, keys: Path | None = None) -> list[DecodedMessage]
     Raises ConfigurationError for a file that cannot be read; a message that does not parse is in the list with the
     reason.
     """
-    logged = {(sa.spi_i, sa.spi_r): sa for sa in read_ike_table(keys)} if keys is not None else {}
+    decoder = Decoder(read_ike_table(keys) if keys is not None else ())
     messages = []
-    fragments: _Fragments = {}
     for packet in read_capture(path):
         ip_packet = packet.ip_packet()
         datagram = find_udp(ip_packet) if ip_packet is not None else None
-        octets = _ike_octets(datagram.payload) if datagram is not None else None
-        if datagram is None or octets is None:
+        if datagram is None:
             continue
         source = Address(datagram.source, datagram.source_port)
         destination = Address(datagram.destination, datagram.destination_port)
-        messages.append(_decode(packet.time_ns, source, destination, octets, logged, fragments))
+        if (message := decoder.decode(packet.time_ns, source, destination, datagram.payload)) is not None:
+            messages.append(message)
     return messages
 
 
-def _ike_octets(payload: bytes) -> bytes | None:
-    """The IKE message in a UDP payload, with or without the marker of RFC 3948; None when it is something else."""
-    for octets in (payload, payload.removeprefix(NON_ESP_MARKER)):
-        if len(octets) < HEADER_OCTETS or octets[17] >> 4 != 2 or octets[:8] == bytes(8):
-            continue
-        if int.from_bytes(octets[24:28], "big") == len(octets) and ExchangeType(octets[18]).known:
-            return octets
-    return None
+class Decoder:
+    """Reads datagrams one after the other; it remembers fragments until their message is complete."""
 
+    def __init__(self, logged: Iterable[LoggedIkeSa] = ()) -> None:
+        self._keys = {(sa.spi_i, sa.spi_r): sa for sa in logged}
+        self._seen = {spi_i for spi_i, _ in self._keys}
+        self._fragments: _Fragments = {}
 
-def _decode(
-    time_ns: int,
-    source: Address,
-    destination: Address,
-    octets: bytes,
-    logged: dict[tuple[bytes, bytes], LoggedIkeSa],
-    fragments: _Fragments,
-) -> DecodedMessage:
-    header = Header.parse(octets)
-    try:
-        message = Message.parse(octets)
-    except ProtocolError as error:
-        return DecodedMessage(time_ns, source, destination, header, None, None, f"malformed: {error}")
-    inner, problem = None, None
-    sealed = message.encrypted
-    sa = logged.get((header.initiator_spi, header.responder_spi))
-    if isinstance(sealed, Encrypted) and sa is not None:
+    def decode(self, time_ns: int, source: Address, destination: Address, data: bytes) -> DecodedMessage | None:
+        """The IKE message in a UDP payload, None when it is something else."""
+        octets = self._ike_octets(data, source, destination)
+        if octets is None:
+            return None
+        header = Header.parse(octets)
+        self._seen.add(header.initiator_spi)
         try:
-            inner = parse_payloads(
-                sealed.first_payload, _open(sa, header, received_prefix(octets, sealed), sealed.body)
-            )
-        except IkeError as error:
-            problem = f"cannot be decrypted: {error}"
-    elif isinstance(sealed, EncryptedFragment) and sa is not None:
-        try:
-            content = _open(sa, header, received_prefix(octets, sealed), sealed.body)
-            inner = _put_together(header, sealed, content, fragments)
-        except IkeError as error:
-            problem = f"cannot be decrypted: {error}"
-    return DecodedMessage(time_ns, source, destination, header, message, inner, problem)
+            message = Message.parse(octets)
+        except ProtocolError as error:
+            return DecodedMessage(time_ns, source, destination, header, None, None, f"malformed: {error}")
+        inner, problem = None, None
+        sealed = message.encrypted
+        sa = self._keys.get((header.initiator_spi, header.responder_spi))
+        if sealed is not None and sa is not None:
+            try:
+                content = _open(sa, header, received_prefix(octets, sealed), sealed.body)
+                if isinstance(sealed, Encrypted):
+                    inner = parse_payloads(sealed.first_payload, content)
+                else:
+                    inner = _put_together(header, sealed, content, self._fragments)
+            except IkeError as error:
+                problem = f"cannot be decrypted: {error}"
+        elif sealed is not None and self._keys:
+            problem = "no key of this IKE SA in the key log"
+        return DecodedMessage(time_ns, source, destination, header, message, inner, problem)
+
+    def _ike_octets(self, data: bytes, source: Address, destination: Address) -> bytes | None:
+        """The IKE message in a UDP payload, with or without the marker of RFC 3948; None when it is something else.
+
+        On other ports than IKE's own it is one of an exchange that has a name, or of an IKE SA that was seen before.
+        """
+        for octets in (data, data.removeprefix(NON_ESP_MARKER)):
+            if len(octets) < HEADER_OCTETS or octets[17] >> 4 < 2 or octets[:8] == bytes(8):
+                continue
+            expected = bool(IKE_PORTS & {source.port, destination.port}) or octets[:8] in self._seen
+            expected = expected or (octets[17] >> 4 == 2 and ExchangeType(octets[18]).known)
+            if expected and int.from_bytes(octets[24:28], "big") == len(octets):
+                return octets
+        return None
 
 
 def _put_together(

@@ -13,16 +13,18 @@ import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from ikev2.core.config import ConnectionConfig
 from ikev2.core.events import (
+    Answered,
     ChildSaDeleted,
     ChildSaHalfClosed,
     ChildSaMoved,
     ChildSaReady,
     ChildSaRekeyed,
     Event,
+    IkeSaDeleted,
     IkeSaEstablished,
     IkeSaRekeyed,
 )
@@ -40,6 +42,7 @@ from ikev2.io.sockets import SocketSet
 from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket, source_address
 from ikev2.io.wish import Wish
 from ikev2.ipsec.backend import NON_ESP_MARKER, Backend, Expire, PeerMoved
+from ikev2.ipsec.memory import MemoryBackend
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildCounters, ChildSaParameters
@@ -49,35 +52,52 @@ if TYPE_CHECKING:
     from ikev2.core.keylog import KeyLog
     from ikev2.core.tracer import Tracer
     from ikev2.crypto.entropy import Entropy
-    from ikev2.io.pcap import PcapWriter
+    from ikev2.iana import ExchangeType
+    from ikev2.io.recorder import Recorder
+    from ikev2.wire.payloads import Payload
 
 STOP_S = 2.0
 """How long stop() waits for the peers to acknowledge the deletion of their SAs."""
 ANY = "%any"
 
 
+class Capture(Protocol):
+    """Takes every datagram of an endpoint: a PcapWriter, or a Recorder."""
+
+    def datagram(self, data: bytes, local: Address, remote: Address, *, outbound: bool) -> None:
+        """A datagram as it is on the wire, with its marker, if any. OSError or ValueError end the capture."""
+        ...
+
+    def flush(self) -> None:
+        """The datagrams of this turn are complete."""
+        ...
+
+
 class Endpoint:
     """Runs IKE on the current asyncio loop for a set of connections and one Child SA backend.
 
-    `tracer`, `log`, `keylog` and `pcap` see what happens; `impairments` spoil it on purpose. The methods raise IkeError
-    with the reason when the peer or the system refuses, LocalProtocolError for a name that is not configured.
+    `config` may be one connection alone; without a backend Child SAs are negotiated and carry nothing. `tracer`, `log`,
+    `keylog` and `pcap` see what happens, a `recorder` is the last two in one; `impairments` spoil it on purpose. Used
+    with `async with`, it is started and stopped. The methods raise IkeError with the reason when the peer or the system
+    refuses, LocalProtocolError for a name that is not configured.
     RFC 7296 section 1.
     """
 
     def __init__(
         self,
-        config: EndpointConfig,
-        backend: Backend,
+        config: EndpointConfig | ConnectionConfig,
+        backend: Backend | None = None,
         *,
         keylog: KeyLog | None = None,
-        pcap: PcapWriter | None = None,
+        pcap: Capture | None = None,
+        recorder: Recorder | None = None,
         tracer: Tracer | None = None,
         impairments: Sequence[Impairment] = (),
         log: LogRing | None = None,
         entropy: Entropy | None = None,
     ) -> None:
-        self.config = config
-        self.backend = backend
+        self.config = config = EndpointConfig((config,)) if isinstance(config, ConnectionConfig) else config
+        self.backend = backend = MemoryBackend() if backend is None else backend
         self.log = log if log is not None else LogRing()
         self.counters: Counter[str] = Counter()
         self.manager = SaManager(
@@ -87,10 +107,10 @@ class Endpoint:
             config.limits,
             impairments=impairments,
             tracer=tracer if tracer is not None else self.log,
-            keylog=keylog,
+            keylog=keylog if recorder is None else recorder,
         )
         self.exporter = KeyExporter(self.manager, label=config.label, sa_grace_s=config.sa_grace_s)
-        self._pcap = pcap
+        self._pcap: Capture | None = pcap if recorder is None else recorder
         self._sockets = SocketSet(backend, self._received)
         self._subscribers: list[Callable[[Event], None]] = []
         self._wishes: list[Wish] = []
@@ -102,6 +122,13 @@ class Endpoint:
         self._in_turn = False
 
     # --- life ----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
 
     async def start(self) -> None:
         """Open the backend and bind the sockets. Nothing stays open when this raises."""
@@ -250,6 +277,38 @@ class Endpoint:
             self._connection(name)
             raise IkeError(f"{name}: no such SA is up")
         await asyncio.gather(*(asyncio.shield(wish.future) for wish in wishes))
+
+    async def ask(
+        self, name: str, exchange: ExchangeType, *payloads: Payload, timeout_s: float | None = None
+    ) -> Answered:
+        """Send a request of these payloads on the newest IKE SA of the connection `name`; what the peer answers.
+
+        For tests and experiments: the answer is reported and changes nothing. Raises LocalProtocolError when a payload
+        cannot be encoded, IkeError when the IKE SA is not up, or goes before the answer, or when the time is over.
+        """
+        sa = self._established(self._connection(name))
+        if sa is None:
+            raise IkeError(f"{name}: no such SA is up")
+        asked = self.manager.ask(sa, exchange, payloads, self._now())
+        answer: asyncio.Future[Answered] = self._running().create_future()
+
+        def hear(event: Event) -> None:
+            if answer.done():
+                return
+            if isinstance(event, Answered) and event.ask is asked:
+                answer.set_result(event)
+            elif isinstance(event, IkeSaDeleted) and event.ike_sa.spi_i == sa.spi_i:
+                answer.set_exception(IkeError(f"{name}: no answer: {event.reason}"))
+
+        unsubscribe = self.subscribe(hear)
+        self._turn()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except TimeoutError:
+            raise IkeError(f"{name}: no answer after {timeout_s} s") from None
+        finally:
+            unsubscribe()
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         """Call `callback` with each event, after the backend has been told; the result ends that."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from binding.provider import IkeKeyProvider
-from ikev2 import LocalProtocolError, NoSuchSa
+from ikev2.embedding import LocalProtocolError, NoSuchSa
 from ikev2.io.notify import sd_notify
 from interop.peers.strongswan import Swanctl
 from ippm import ServerOptions, TwampServer

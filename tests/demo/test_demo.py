@@ -20,7 +20,7 @@ from demo.demo_checks import (
     run_demo,
 )
 
-from ikev2 import probe_namespaces
+from ikev2.embedding import probe_namespaces
 from interop.lab import uml
 
 NOBODY = "65534"

@@ -25,7 +25,7 @@ from binding.init import host_toml, write_psk
 from binding.measurement import MeasureRequest, measure
 from binding.policy import SaChoice
 from binding.provider import IkeKeyProvider
-from ikev2 import (
+from ikev2.embedding import (
     BackendError,
     Bypass,
     DaemonOptions,

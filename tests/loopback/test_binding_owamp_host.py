@@ -23,7 +23,7 @@ from binding.host import Host, ServingHost, load_host_config
 from binding.measurement import OneWayMeasurement, OneWayRequest, measure_one_way
 from binding.policy import SaChoice
 from binding.provider import IkeKeyProvider
-from ikev2 import DaemonOptions, IkeError, MemoryBackend
+from ikev2.embedding import DaemonOptions, IkeError, MemoryBackend
 from ippm import IppmError, OwpingOptions, owping
 
 QUICK: dict[str, Any] = {"count": 5, "interval_s": 0.002, "timeout_s": 0.2, "start_delay_s": 0.02}

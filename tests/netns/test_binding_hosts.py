@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from ikev2 import TwoHosts, probe_namespaces
+from ikev2.embedding import TwoHosts, probe_namespaces
 
 _PROBE = probe_namespaces()
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(not _PROBE.ok, reason=_PROBE.reason)]

@@ -77,6 +77,10 @@ SUITES = [
     ("aes192-sha1-curve25519", "aes192-sha1"),
     ("aes256ccm16-prfsha256-curve25519", "null-sha256"),
     ("aes128-aesxcbc-prfsha256-curve25519", "aes128-sha256"),
+    ("aes128ccm8-prfaescmac-ecp224bp", "aes128gcm8"),
+    ("aes128ccm12-prfaesxcbc-ecp256bp", "aes256gcm12"),
+    ("aes128ctr-sha256-ecp384bp", "aes128ctr-sha256"),
+    ("aes256ctr-sha512-ecp512bp", "aes256ctr-sha512"),
 ]
 
 

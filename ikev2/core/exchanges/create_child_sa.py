@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from ikev2.core import child_negotiation
 from ikev2.core.child_negotiation import ChildSa, Nonces
 from ikev2.core.events import ChildSaFailed, ChildSaRekeyed
-from ikev2.core.exchange import CloseChildSa, Inbound, MakeChildSa, RekeyChildSa
+from ikev2.core.exchange import CloseChildSa, CloseIkeSa, Inbound, MakeChildSa, RekeyChildSa
 from ikev2.core.exchanges import rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import NONCE_OCTETS, ke_groups
 from ikev2.core.purposes import ChildCollision, ChildRequest
 from ikev2.crypto.ke import KE_GROUPS, KePair
-from ikev2.errors import IkeError, InvalidKePayload, NoAdditionalSas, ProtocolError, TemporaryFailure
-from ikev2.iana import ExchangeType, KeId, NotifyType, ProtocolId
+from ikev2.errors import IkeError, InvalidKePayload, InvalidSyntax, NoAdditionalSas, ProtocolError, TemporaryFailure
+from ikev2.iana import ExchangeType, KeId, NotifyType, PayloadType, ProtocolId
 from ikev2.wire.payloads import Ke, Nonce, Notify, Payload, Sa
 
 if TYPE_CHECKING:
@@ -102,6 +102,9 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         # The peer has its half already.
         notify_type = error.notify_type if isinstance(error, ProtocolError) else None
         _failed(sa, request.offer.config.name, old, str(error), notify_type)
+        if isinstance(error, InvalidSyntax) and error.payload == PayloadType.KE:
+            sa.queue_first(CloseIkeSa(str(error)))  # rfc6989-s2.5-05
+            return ()
         sa.delete_unwanted(request.offer.spi_in, str(error))
         return ()
     if child.params.spi_out in request.deleted:

@@ -214,15 +214,15 @@ def _take_nat_state(sa: IkeSa, inbound: Inbound) -> None:
 
 
 def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
-    """Choose a proposal and answer; NoProposalChosen, InvalidKePayload. The shared secret waits for IKE_AUTH."""
+    """Choose and answer; NoProposalChosen, InvalidKePayload, InvalidSyntax. The secret waits for IKE_AUTH."""
     offered = inbound.required(Sa).proposals
     ke, nonce = inbound.required(Ke), inbound.required(Nonce)
     # The group of the KE payload has no say: who forged an INVALID_KE_PAYLOAD must gain nothing by it. Section 1.2.
     connection, chosen, suite = _choose(sa, offered)
     if ke.group != suite.ke.id:
         raise InvalidKePayload(suite.ke.id)  # rfc7296-s1.3-03 in its form for IKE_SA_INIT, section 1.2
-    if len(ke.data) != suite.ke.public_octets:
-        raise InvalidSyntax(f"a public value of {len(ke.data)} octets for {ke.group}")
+    # rfc6989-s2.5-01, rfc6989-s2.5-02: no IKE SA is begun with it. The exchange itself waits for IKE_AUTH.
+    suite.ke.check(ke.data)
     header = inbound.message.header
     sa.connection = connection
     sa.spi_i, sa.spi_r = header.initiator_spi, sa.new_spi()

@@ -111,7 +111,8 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         if rival is not None:
             succession.hand_over(sa, rival, inbound.now)
         else:
-            sa.queue_first(CloseIkeSa(f"rekeying failed: {error}"))
+            sa.go(State.ESTABLISHED, "the peer's new IKE SA cannot be taken")
+            sa.queue_first(CloseIkeSa(f"rekeying failed: {error}"))  # rfc6989-s2.5-05
         return ()
     if rival is not None and request.collision is not None and min(nonces) < request.collision.lowest:
         # rfc7296-s2.8.2-01

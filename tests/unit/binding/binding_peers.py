@@ -9,9 +9,9 @@ from ippm_control_peers import CLIENT, SERVER, Connected, CountedEntropy, Hooks,
 from sim.network import A, B, Host, Network, connected, pair, up
 
 from binding.provider import IkeKeyProvider, KeyOptions
-from ikev2 import KeyExporter, NoSuchSa, prf_by_name
 from ikev2.core.child_negotiation import ChildSa
 from ikev2.crypto.secret import SecretOctets
+from ikev2.embedding import KeyExporter, NoSuchSa, prf_by_name
 from ippm import KeyProvider
 from ippm.core.control_client import ControlClientConfig
 from ippm.core.control_events import ClientRefused, ClientSetUp, ConnectionClosed

@@ -20,7 +20,7 @@ from binding.init import write_pair
 from binding.policy import SaChoice
 from binding.switches import BOTH, CLIENT, NOT_YET, SERVER
 from binding.twping import measure_requests, security_mode, split_destination
-from ikev2 import ConfigurationError
+from ikev2.embedding import ConfigurationError
 
 ROOT = Path(__file__).resolve().parents[3]
 

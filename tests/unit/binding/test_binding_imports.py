@@ -15,6 +15,9 @@ KEY_WORDS = frozenset(
 )
 """Attributes of ikev2's objects that hold keys."""
 
+PUBLIC = {"ikev2.embedding"}
+"""The modules below the two packages that are public beside the packages themselves."""
+
 TAKES_KEYS_FROM_THE_COMMAND_LINE = {"derive.py", "cli.py"}
 
 
@@ -47,7 +50,7 @@ def key_attributes(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
 def test_only_public_apis_are_imported(path: Path) -> None:
-    assert imports(path.read_text()) == []
+    assert set(imports(path.read_text())) <= PUBLIC
 
 
 @pytest.mark.req("rfc7717-s5.1-m2")

@@ -24,7 +24,7 @@ from binding.measurement import (
 )
 from binding.policy import ChildView, SaChoice, SaView, connection_for, newest_with
 from binding.twping import Thresholds
-from ikev2 import ChildCounters, ConnectionConfig, IkeError, NoSuchSa
+from ikev2.embedding import ChildCounters, ConnectionConfig, IkeError, NoSuchSa
 from ikev2.wire.payloads import TrafficSelector
 from ippm import TwpingOptions
 

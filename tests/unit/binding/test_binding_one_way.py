@@ -32,7 +32,7 @@ from binding.policy import ChildView
 from binding.provider import KeyOptions
 from binding.switches import ONE_WAY_CLIENT
 from binding.twping import Thresholds
-from ikev2 import ChildCounters, ConfigurationError
+from ikev2.embedding import ChildCounters, ConfigurationError
 from ippm.core.control_events import ClientSetUp
 from ippm.core.owamp_events import OwampSession, OwampSessionAccepted
 from ippm.iana import Mode

@@ -12,7 +12,7 @@ from sim.network import A, B, proposals
 
 from binding.derivation import Derivation, control_context
 from binding.provider import IkeKeyProvider, KeyOptions
-from ikev2 import IkeError, LocalProtocolError
+from ikev2.embedding import IkeError, LocalProtocolError
 from ippm import (
     ConnectionFailed,
     KeyProvider,

@@ -14,7 +14,7 @@ from sim.network import A, B
 
 from binding.derivation import Derivation
 from binding.provider import MAX_FINGERPRINTS, MAX_RECORDS, IkeKeyProvider, KeyOptions
-from ikev2 import IkeError, NoSuchSa
+from ikev2.embedding import IkeError, NoSuchSa
 from ippm import NoSecret, PassphraseProvider, ServerRefused, SessionKeys
 from ippm.core.control_events import ClientRefused, ClientSetUp, Connected
 from ippm.iana import Mode

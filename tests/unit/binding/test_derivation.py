@@ -20,7 +20,7 @@ from binding.derivation import (
     split_key_id,
     token_key,
 )
-from ikev2 import prf_by_name
+from ikev2.embedding import prf_by_name
 
 SK_D = bytes(range(32))
 KEYMAT = bytes(range(0x80, 0x80 + 72))

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from ikev2_pair import free_ports
 
-import ikev2
+import ikev2.embedding
 from ikev2.cli.main import main
 from ikev2.cli.show import sa_lines, stats_lines
 from ikev2.io.pcap import PcapWriter
@@ -74,11 +74,18 @@ def test_help_imports_no_heavy_module() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    for name in ikev2.__all__:
-        assert getattr(ikev2, name) is not None
-    assert set(ikev2.__all__) <= set(dir(ikev2))
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = ikev2.nothing
+    for module in (ikev2, ikev2.embedding):
+        assert set(module.__all__) == set(module._WHERE)
+        for name in module.__all__:
+            assert getattr(module, name) is not None
+        assert set(module.__all__) <= set(dir(module))
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            _ = module.nothing
+
+
+def test_those_who_write_tests_need_about_a_dozen_names() -> None:
+    assert len(ikev2.__all__) <= 14
+    assert all(name in (ikev2.__doc__ or "") for name in ikev2.__all__)
 
 
 def test_check_config(config: Path) -> None:

@@ -39,7 +39,7 @@ def hmac_plus(key: bytes, seed: bytes, octets: int, digest: str) -> bytes:
     return out[:octets]
 
 
-@pytest.mark.req("rfc7296-s2.14-01", "rfc7296-s2.13-03")
+@pytest.mark.req("rfc7296-s2.14-01", "rfc7296-s2.13-03", "rfc5282-s7.1-01", "rfc5282-s7.1-02")
 @pytest.mark.parametrize("keyword", IKE_SUITES)
 def test_ike_keys_have_the_lengths_that_the_suite_asks_for(keyword: str) -> None:
     suite = IkeSuite.from_proposal(parse_ike_proposal(keyword))

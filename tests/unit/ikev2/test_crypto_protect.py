@@ -7,7 +7,7 @@ import hmac
 import pytest
 from crypto_support import CountingEntropy
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -130,6 +130,7 @@ def test_the_iv_of_cbc_is_fresh_entropy() -> None:
         assert CBC.new_iv(entropy) == expected.octets(16)
 
 
+@pytest.mark.req("rfc5282-s3.1-02")
 @EVERY
 def test_ivs_of_counter_modes_never_repeat(one: SkCipher) -> None:
     """RFC 5282 section 3.1, RFC 5930 section 2, RFC 7634 section 2: unique, whatever the entropy gives."""
@@ -181,6 +182,7 @@ def test_half_a_block_under_a_good_icv_is_invalid_syntax() -> None:
         CBC.open(AAD, body + hmac.digest(integ_key, AAD + body, "sha256")[:16])
 
 
+@pytest.mark.req("rfc5282-s3.1-01", "rfc5282-s4-01", "rfc5282-s5.1-01", "rfc5282-s5.1-02", "rfc5282-s7.1-02")
 def test_aes_gcm_is_that_of_rfc_5282() -> None:
     """Salt at the end of the key, nonce = salt | IV, associated data up to the IV, no padding but the Pad Length."""
     one = cipher(encr(EncrId.AES_GCM_16, 256), None)
@@ -188,6 +190,51 @@ def test_aes_gcm_is_that_of_rfc_5282() -> None:
     iv = b"\x00\x00\x00\x00\x00\x00\x00\x2a"
     expected = iv + AESGCM(keymat[:32]).encrypt(keymat[32:] + iv, b"payloads\x00", AAD)
     assert one.seal(AAD, b"payloads", iv) == expected
+
+
+@pytest.mark.req("rfc5282-s3.1-01", "rfc5282-s4-02", "rfc5282-s5.1-01", "rfc5282-s5.1-02", "rfc5282-s7.1-02")
+@pytest.mark.req("rfc5282-s3.2-03")
+@pytest.mark.parametrize("bits", [128, 256])
+@pytest.mark.parametrize(
+    ("number", "icv"), [(EncrId.AES_CCM_8, 8), (EncrId.AES_CCM_12, 12), (EncrId.AES_CCM_16, 16)]
+)
+def test_aes_ccm_is_that_of_rfc_5282(number: EncrId, icv: int, bits: int) -> None:
+    """Three octets of salt at the end of the key, a nonce of eleven, an ICV of 8, 12 or 16 octets."""
+    one = cipher(encr(number, bits), None)
+    keymat = CountingEntropy("keys").octets(bits // 8 + 3)
+    iv = b"\x00\x00\x00\x00\x00\x00\x00\x2a"
+    nonce = keymat[-3:] + iv
+    expected = iv + AESCCM(keymat[:-3], tag_length=icv).encrypt(nonce, b"payloads\x00", AAD)
+    assert len(nonce) == 11
+    assert one.seal(AAD, b"payloads", iv) == expected
+
+
+@pytest.mark.req("rfc5282-s3-01", "rfc5930-s2-04")
+@pytest.mark.parametrize("pad_length", [0, 1, 3, 16, 255])
+@pytest.mark.parametrize("ctr", [False, True], ids=["gcm", "ctr"])
+def test_any_padding_of_a_cipher_without_alignment_is_accepted(pad_length: int, ctr: bool) -> None:
+    padded = b"payloads" + b"\xa5" * pad_length + bytes([pad_length])
+    iv = b"\x00\x00\x00\x00\x00\x00\x00\x2a"
+    entropy = CountingEntropy("keys")
+    if ctr:
+        one = cipher(encr(EncrId.AES_CTR, 128), integ(IntegId.HMAC_SHA2_256_128))
+        keymat, integ_key = entropy.octets(20), entropy.octets(32)
+        stream = Cipher(algorithms.AES(keymat[:16]), modes.CTR(keymat[16:] + iv + b"\x00\x00\x00\x01"))
+        body = iv + stream.encryptor().update(padded)
+        body += hmac.digest(integ_key, AAD + body, "sha256")[:16]
+    else:
+        one = cipher(encr(EncrId.AES_GCM_16, 128), None)
+        keymat = entropy.octets(20)
+        body = iv + AESGCM(keymat[:16]).encrypt(keymat[16:] + iv, padded, AAD)
+    assert one.open(AAD, body) == b"payloads"
+
+
+@pytest.mark.req("rfc5282-s3.2-01", "rfc5282-s3.2-02", "rfc5282-s3.2-03", "rfc5282-s3.2-04", "rfc5282-s7.3-02")
+def test_icvs_of_the_combined_modes_are_of_8_12_and_16_octets_and_keys_of_128_192_and_256_bits() -> None:
+    for kind in ("GCM", "CCM"):
+        rows = [row for row in ENCRS.values() if row.kind.name == kind]
+        assert {row.icv_octets for row in rows} == {8, 12, 16}
+        assert {row.key_bits for row in rows} == {128, 192, 256}
 
 
 def test_short_tags_are_prefixes_of_the_long_one() -> None:
@@ -200,6 +247,7 @@ def test_short_tags_are_prefixes_of_the_long_one() -> None:
     assert bodies[1].startswith(bodies[0])
 
 
+@pytest.mark.req("rfc5930-s2-01", "rfc5930-s2-02", "rfc5930-s2-03")
 def test_aes_ctr_counts_blocks_from_one() -> None:
     """RFC 5930 section 2, RFC 3686 section 4: nonce | IV | block counter."""
     one = cipher(encr(EncrId.AES_CTR, 192), integ(IntegId.HMAC_SHA1_96))
@@ -257,7 +305,7 @@ def test_algorithms_by_number() -> None:
             integ(number)
 
 
-@pytest.mark.req("rfc7296-s2.13-01", "rfc7296-s3.3.5-04", "rfc7296-s3.3.5-05")
+@pytest.mark.req("rfc7296-s2.13-01", "rfc7296-s3.3.5-04", "rfc7296-s3.3.5-05", "rfc5282-s7.3-01")
 def test_aes_has_to_name_its_key_length_and_chacha20_must_not() -> None:
     for row in ENCRS.values():
         if row.key_bits is not None:

@@ -233,7 +233,7 @@ class TestWhatIsNotUnderstood:
 
 
 class TestIntegrity:
-    @pytest.mark.req("rfc7296-s3.3-05")
+    @pytest.mark.req("rfc7296-s3.3-05", "rfc5282-s8-01")
     def test_none_beside_a_combined_mode_is_tolerated_and_returned(self) -> None:
         for (configured,) in (ike("aes128gcm16-prfsha256-ecp256"), esp("aes128gcm16")):
             offered = with_transforms(configured, INTEG_NONE)
@@ -242,7 +242,7 @@ class TestIntegrity:
             assert len(chosen.transforms) == len(offered.transforms)
             check_choice(chosen, [offered])
 
-    @pytest.mark.req("rfc7296-s3.3-05")
+    @pytest.mark.req("rfc7296-s3.3-05", "rfc5282-s8-01")
     def test_another_algorithm_beside_a_combined_mode_is_not_acceptable(self) -> None:
         (configured,) = esp("aes128gcm16")
         offered = with_transforms(configured, Transform.of(INTEG, IntegId.HMAC_SHA2_256_128))
@@ -398,7 +398,7 @@ class TestTheInitiatorsCheck:
         self.refused(with_transforms(chosen, INTEG_NONE, without=(INTEG,)))
         self.refused(with_transforms(chosen, without=(INTEG,)))
 
-    @pytest.mark.req("rfc7296-s3.3-05")
+    @pytest.mark.req("rfc7296-s3.3-05", "rfc5282-s8-01")
     def test_an_integrity_algorithm_beside_a_combined_mode_is_refused_even_if_offered(self) -> None:
         mixed = with_transforms(parse_esp_proposal("aes128-sha256"), Transform.of(ENCR, EncrId.AES_GCM_16, 128))
         check_choice(parse_esp_proposal("aes128-sha256"), [mixed])

@@ -189,7 +189,7 @@ def test_what_cannot_be_an_esp_proposal_is_refused_in_one_line(keywords: str, co
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.req("rfc7296-s3.3-05", "rfc7296-s3.3-06")
+@pytest.mark.req("rfc7296-s3.3-05", "rfc7296-s3.3-06", "rfc5282-s8-02")
 def test_combined_modes_are_offered_without_integrity_algorithm() -> None:
     assert parse_ike_proposal("aes128gcm16-sha256-ecp256").of_type(INTEG) == ()
     assert parse_esp_proposal("chacha20poly1305-sha256").of_type(INTEG) == ()

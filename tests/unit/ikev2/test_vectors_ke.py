@@ -1,4 +1,4 @@
-"""Published figures of the key exchange groups: RFC 3526, RFC 5903, RFC 7748, RFC 8031."""
+"""Published figures of the key exchange groups: RFC 3526, RFC 5903, RFC 6954, RFC 7748, RFC 8031."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from ikev2.crypto.ecp import EcpGroup
 from ikev2.crypto.ke import KE_GROUPS
 from ikev2.crypto.modp import prime
 from ikev2.crypto.montgomery import MontgomeryGroup
+from ikev2.crypto.plain_ecp import PlainEcpGroup
 from ikev2.iana import KeId
 
 PRIMES: dict[str, str] = vectors("rfc3526-primes.json")["primes"]
 ECP = vectors("rfc5903-ecp.json")
+BRAINPOOL = vectors("rfc6954-brainpool.json")
 
 
 @pytest.mark.parametrize("number", PRIMES)
@@ -34,6 +36,27 @@ def test_ecp_exchange_of_rfc_5903(number: KeId, name: str) -> None:
     # The shared secret is the x coordinate only: RFC 5903 section 9.
     assert initiator.shared_secret(responder.public).octets.hex() == v["girx"]
     assert responder.shared_secret(initiator.public).octets.hex() == v["girx"]
+
+
+@pytest.mark.req("rfc6954-s2.3-01", "rfc6954-s2.3-02", "rfc6954-s2.3-03", "rfc6954-s2.3-04")
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [
+        (27, "brainpoolP224r1"),
+        (28, "brainpoolP256r1"),
+        (29, "brainpoolP384r1"),
+        (30, "brainpoolP512r1"),
+    ],
+)
+def test_brainpool_exchange_of_rfc_6954(number: int, name: str) -> None:
+    group, v = KE_GROUPS[KeId(number)], BRAINPOOL[name]
+    assert isinstance(group, EcpGroup | PlainEcpGroup)
+    a, b = group.pair(int(v["dA"], 16)), group.pair(int(v["dB"], 16))
+    assert a.public.hex() == v["x_qA"] + v["y_qA"]
+    assert b.public.hex() == v["x_qB"] + v["y_qB"]
+    assert len(a.public) == group.public_octets
+    assert a.shared_secret(b.public).octets.hex() == v["x_Z"]
+    assert b.shared_secret(a.public).octets.hex() == v["x_Z"]
 
 
 @pytest.mark.parametrize(
