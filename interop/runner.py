@@ -17,18 +17,21 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ikev2.errors import IkeError
-from ikev2.io.netns import TwoHosts
+from ikev2.io.netns import End, Namespace, TwoHosts, join
+from interop.lab.nat import Nat44, Router
 from interop.lab.netns import interrupted_by_signals, why_no_namespaces
 from interop.peers.ours import Capture, Ours
 from interop.peers.strongswan import PeerError, StrongSwan, why_not
 from interop.scenarios.cases import (
+    BY_NAT,
     OUR_ID,
     PEER_ID,
     Case,
@@ -41,6 +44,9 @@ from interop.scenarios.run import Mismatch, Run
 
 OUR_ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64", "10.1.0.1/24")
 PEER_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64", "10.2.0.1/24")
+OUR_SUBNET, PEER_SUBNET = ip_network("198.51.100.0/24"), ip_network("203.0.113.0/24")
+NAT_CABLE = "veth-nat"
+NAT_SEED = 7
 CHARON: dict[str, Any] = {
     # With one half-open IKE SA it asks for cookies: the scenario "cookie" makes one.
     "cookie_threshold": 1,
@@ -87,6 +93,7 @@ class StrongSwanLab:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._stack = contextlib.ExitStack()
+        self._between: Namespace | None = None
 
     def __enter__(self) -> Self:
         with self._stack:
@@ -110,15 +117,16 @@ class StrongSwanLab:
         start = self.peer.log_position()
         self.peer.change_settings(CHARON | case.part("peer", "charon"))
         self.peer.load(peer_connections(case), {"ike-lab": {"id-a": OUR_ID, "id-b": PEER_ID, "secret": other}})
-        capture = Capture(self.hosts.interface("a"), directory / "host.pcapng")
+        interface = NAT_CABLE if case.nat else self.hosts.interface("a")
+        capture = Capture(interface, directory / "host.pcapng")
         impairments = case.settings.get("ours", {}).get("impair", ())
         ours = Ours(
             self.hosts.host("a"), directory, our_document(case), psk, impairments=impairments, capture=capture
         )
-        run = Run(case, self.hosts, ours, self.peer, start)
         started, failure = time.monotonic(), None
+        run = Run(case, self.hosts, ours, self.peer, start)
         try:
-            with ours:
+            with self._router(case) as run.router, ours:
                 expectation(case.scenario)(run)
             run.look_at_capture(capture.path.read_bytes())
         except (Mismatch, PeerError, IkeError, OSError) as error:
@@ -128,6 +136,25 @@ class StrongSwanLab:
             self._clean()
             (directory / "strongswan.log").write_text(self.peer.story(start))
         return Result(case, failure, run.checks, run.figures, elapsed_s, directory)
+
+    @contextlib.contextmanager
+    def _router(self, case: Case) -> Iterator[Router | None]:
+        """The NAT that the case asks for, between a second pair of addresses."""
+        if not case.nat:
+            yield None
+            return
+        if self._between is None:
+            self._between = self._stack.enter_context(Namespace("nat"))
+            for host, subnet in (("a", OUR_SUBNET), ("b", PEER_SUBNET)):
+                one = str(subnet[1 if host == "a" else 2])
+                end = End(self.hosts.host(host), NAT_CABLE, (f"{one}/{subnet.prefixlen}",))
+                join(end, End(self._between, f"to-{host}", (f"{subnet[254]}/{subnet.prefixlen}",)))
+                far = PEER_SUBNET if host == "a" else OUR_SUBNET
+                self.hosts.run(host, ["ip", "route", "add", str(far), "via", str(subnet[254])], check=True)
+        inside = (str(OUR_SUBNET if case.nat == "ours" else PEER_SUBNET),)
+        nat = Nat44(BY_NAT[case.nat]["seen"], inside, seed=NAT_SEED)
+        with Router(self._between, inside, nat=nat) as router:
+            yield router
 
     def _clean(self) -> None:
         """No SA of one case is there in the next."""

@@ -5,7 +5,7 @@
         lab.link("nat", "203.0.113.1/24", "server", "203.0.113.2/24")
         lab.route("alice", "default", "10.0.0.1")
         nat = Nat44("203.0.113.5", ("10.0.0.0/24",), seed=7)
-        with Router(lab, "nat", inside=("10.0.0.0/24",), nat=nat) as router:
+        with Router(lab.host("nat"), ("10.0.0.0/24",), nat=nat) as router:
             ...
             router.call(nat.rebind)
 
@@ -33,6 +33,7 @@ from typing import Self
 
 from pyroute2 import IPRoute
 
+from ikev2.io.netns import Namespace
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
     FLAG_DF,
@@ -45,7 +46,6 @@ from ikev2.ipsec.ipv4 import (
     total_length,
 )
 from ikev2.ipsec.tun import TunDevice
-from interop.lab.netns import Lab
 from interop.lab.relay import Impairments, Schedule
 
 _WITH_PORTS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
@@ -173,8 +173,7 @@ class Router:
 
     def __init__(
         self,
-        lab: Lab,
-        host: str,
+        namespace: Namespace,
         inside: Sequence[str],
         *,
         nat: Nat44 | None = None,
@@ -188,20 +187,20 @@ class Router:
         self.schedule = Schedule(seed, forward, backward, header_octets=0)
         self.dropped: Counter[str] = Counter()
         self.taps: list[Callable[[bytes], None]] = []
-        self._lab, self._host = lab, host
+        self._namespace = namespace
         self._inside = [ipaddress.ip_network(text) for text in inside]
         self._tell_mtu, self._drop_fragments = tell_mtu, drop_fragments
         self._reassembler = Reassembler()
         self._calls: deque[tuple[Callable[[], None], threading.Event]] = deque()
         self._wake_in, self._wake_out = socket.socketpair()
         self._running = True
-        self._tun = lab.call(host, lambda: TunDevice(_DEVICE))
-        self._thread = threading.Thread(target=self._run, name=f"router-{host}", daemon=True)
+        self._tun = namespace.call(lambda: TunDevice(_DEVICE))
+        self._thread = threading.Thread(target=self._run, name="router", daemon=True)
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self._lab.call(self._host, self._configure)
+        self._namespace.call(self._configure)
         self._thread.start()
         return self
 
@@ -211,6 +210,7 @@ class Router:
         self._running = False
         self._wake_out.send(b"\0")
         self._thread.join()
+        self._namespace.call(self._restore)
         self._tun.close()
         self._wake_in.close()
         self._wake_out.close()
@@ -240,6 +240,14 @@ class Router:
                 if self.nat is not None:
                     # The hosts outside ask for the public address by ARP.
                     netlink.neigh("add", dst=self.nat.public, ifindex=link["index"], flags=_NTF_PROXY)
+
+    def _restore(self) -> None:
+        """The routes go with the device; a router in the same place can be another next time."""
+        with IPRoute() as netlink:
+            netlink.flush_rules(priority=_PRIORITY)
+            for link in netlink.get_links():
+                if self.nat is not None and link.get_attr("IFLA_IFNAME") not in ("lo", _DEVICE):
+                    netlink.neigh("del", dst=self.nat.public, ifindex=link["index"], flags=_NTF_PROXY)
 
     # --- the thread ----------------------------------------------------------------------------------------------
 

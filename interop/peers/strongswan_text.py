@@ -69,8 +69,16 @@ class IkeSaState:
     local_id: str
     remote_id: str
     remote_host: str
+    remote_port: int
+    nat_remote: bool
     suite: tuple[str, ...]
     children: tuple[ChildSaState, ...]
+
+    @property
+    def remote(self) -> str:
+        """Where it sends to, as HOST:PORT."""
+        host = f"[{self.remote_host}]" if ":" in self.remote_host else self.remote_host
+        return f"{host}:{self.remote_port}"
 
 
 @dataclass(slots=True)
@@ -170,6 +178,8 @@ def _ike_sa(name: str, content: Mapping[str, Any]) -> IkeSaState:
         local_id=content.get("local-id", ""),
         remote_id=content.get("remote-id", ""),
         remote_host=content["remote-host"],
+        remote_port=int(content["remote-port"]),
+        nat_remote=content.get("nat-remote") == "yes",
         suite=suite,
         children=tuple(child for child in children if child.state != "DELETED"),
     )

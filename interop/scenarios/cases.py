@@ -11,6 +11,7 @@ ours: `psk-tunnel/aes128gcm-curve25519/initiator`.
     ours.connection, ours.child, ours.endpoint, ours.impair     words of our configuration file
     peer.connection, peer.child, peer.other_psk                 words of swanctl.conf
     peer.charon                           words of strongswan.conf
+    nat                                   "ours" or "peer": this end is behind a NAT; both have other addresses then
     variants.NAME                         any of these again, merged over the others
 """
 
@@ -34,7 +35,13 @@ SCENARIOS = Path(__file__).parent
 ROLES = ("initiator", "responder")
 CONNECTION, CHILD = "lab", "net"
 OUR_ID, PEER_ID = "a.example", "b.example"
-_KEYS = {"summary", "roles", "requirements", "ike", "esp", "ours", "peer", "variants"}
+OUR_ADDRESS, PEER_ADDRESS = "192.0.2.1", "192.0.2.2"
+BY_NAT = {
+    # The end behind the NAT calls the other one's address, and is seen under the NAT's own.
+    "ours": {"ours": "198.51.100.1", "seen": "203.0.113.5", "peer": "203.0.113.2"},
+    "peer": {"peer": "203.0.113.2", "seen": "198.51.100.5", "ours": "198.51.100.1"},
+}
+_KEYS = {"summary", "roles", "requirements", "ike", "esp", "ours", "peer", "nat", "variants"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +59,21 @@ class Case:
     def name(self) -> str:
         """As `psk-tunnel/aes128gcm-curve25519/initiator`."""
         return "/".join(part for part in (self.scenario, self.variant, self.role) if part)
+
+    @property
+    def nat(self) -> str:
+        """Which end is behind a NAT: "ours", "peer", or neither."""
+        found: str = self.settings.get("nat", "")
+        return found
+
+    def addresses(self, side: str) -> tuple[str, str]:
+        """The own address of `side`, and the one under which it sees the other."""
+        other = {"ours": "peer", "peer": "ours"}[side]
+        if not self.nat:
+            plain = {"ours": OUR_ADDRESS, "peer": PEER_ADDRESS}
+            return plain[side], plain[other]
+        places = BY_NAT[self.nat]
+        return places[side], places["seen" if other == self.nat else other]
 
     @property
     def we_initiate(self) -> bool:
@@ -122,9 +144,10 @@ def expectation(scenario: str) -> Callable[[Run], None]:
 def our_document(case: Case) -> dict[str, Any]:
     """Our configuration for a case, without secrets."""
     child = {"esp_proposals": [case.settings["esp"]]} | case.part("ours", "child")
+    local, remote = case.addresses("ours")
     connection = {
-        "local_addrs": ["192.0.2.1"],
-        "remote_addrs": ["192.0.2.2"],
+        "local_addrs": [local],
+        "remote_addrs": [remote],
         "proposals": [case.settings["ike"]],
         "local": {"auth": "psk", "id": OUR_ID},
         "remote": {"auth": "psk", "id": PEER_ID},
@@ -145,10 +168,11 @@ def peer_connections(case: Case) -> Section:
         "remote_ts": "dynamic",
         "mode": "tunnel",
     } | case.part("peer", "child")
+    local, remote = case.addresses("peer")
     connection: dict[str, Any] = {
         "version": 2,
-        "local_addrs": "192.0.2.2",
-        "remote_addrs": "192.0.2.1",
+        "local_addrs": local,
+        "remote_addrs": remote,
         "proposals": case.settings["ike"],
         "local": {"auth": "psk", "id": PEER_ID},
         "remote": {"auth": "psk", "id": OUR_ID},

@@ -16,6 +16,7 @@ from typing import Any
 
 from ikev2.errors import IkeError
 from ikev2.io.netns import TwoHosts
+from interop.lab.nat import Nat44, Router
 from interop.peers.ours import Ours
 from interop.peers.strongswan import PeerError, StrongSwan, end, start_and_wait, wait_until
 from interop.peers.strongswan_text import ChildSaState, IkeSaState, LoggedKeys
@@ -72,6 +73,7 @@ class Run:
     checks: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     in_udp: list[int] = field(default_factory=list)
+    router: Router | None = None
 
     # --- checks --------------------------------------------------------------------------------------------------
 
@@ -97,6 +99,20 @@ class Run:
         """Waits for a line of strongSwan's log."""
         self.peer.wait_log(pattern, self.log_start)
         self.checks.append(f"strongSwan's log has `{pattern}`")
+
+    # --- the NAT -------------------------------------------------------------------------------------------------
+
+    @property
+    def nat(self) -> Nat44:
+        """The NAT between the ends. Mismatch when the scenario has none."""
+        if self.router is None or self.router.nat is None:
+            raise Mismatch("this scenario has no NAT")
+        return self.router.nat
+
+    def rebind(self) -> None:
+        """The NAT forgets its mappings: what comes from behind it next has another port."""
+        if self.router is not None:
+            self.router.call(self.nat.rebind)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
@@ -180,6 +196,15 @@ class Run:
                 self.same(f"strongSwan's {theirs_key}", after[1][theirs_key] - before[1][theirs_key], more)
         self.figures["counters"] = after[0]
 
+    def datagram_of_peer(self, our_address: str, peer_address: str) -> None:
+        """One UDP datagram from strongSwan's host to ours."""
+        with (
+            self._socket("a", socket.AF_INET, our_address) as ours,
+            self._socket("b", socket.AF_INET, peer_address) as theirs,
+        ):
+            theirs.sendto(MARKER, ours.getsockname())
+            self.same("a datagram of strongSwan's host", ours.recv(65535) == MARKER, True)
+
     def counters(self) -> tuple[dict[str, int], dict[str, int]]:
         """Packets and octets, in and out, of our Child SA and of strongSwan's."""
         names = [f"{what}_{way}" for what in ("packets", "octets") for way in ("in", "out")]
@@ -231,9 +256,10 @@ class Run:
 
     def look_at_capture(self, captured: bytes) -> None:
         """All that `datagrams` sent went as ESP in UDP, and nothing of it in clear. For the end of a case."""
+        # Ports 4500 and 4500 (or what a NAT makes of one), length, checksum, SPI. RFC 3948 section 2.1.
+        ports = b"(?:\x11\x94..|..\x11\x94)" if self.router is not None else b"\x11\x94\x11\x94"
         for spi in self.in_udp:
-            # Ports 4500 and 4500, length, checksum, SPI. RFC 3948 section 2.1.
-            pattern = b"\x11\x94\x11\x94.{4}" + re.escape(spi.to_bytes(4, "big"))
+            pattern = ports + b".{4}" + re.escape(spi.to_bytes(4, "big"))
             self.check(f"the capture has ESP in UDP with SPI {spi:08x}", re.search(pattern, captured, re.DOTALL))
         if self.in_udp:
             self.check("no datagram is in the capture in clear", MARKER not in captured)

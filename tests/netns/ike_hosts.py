@@ -83,7 +83,7 @@ def site(directory: Path, *, nat: Nat44 | None, **router: Any) -> Iterator[Site]
         lab.route("alice", "default", "10.0.0.1")
         lab.route("bob", "default", "10.0.1.1")
         lab.route("server", "10.0.0.0/16", "203.0.113.1")
-        running = stack.enter_context(Router(lab, "nat", INSIDE, nat=nat, **router))
+        running = stack.enter_context(Router(lab.host("nat"), INSIDE, nat=nat, **router))
         yield Site(lab, running, directory, f"0x{secrets.token_hex(32)}", stack)
 
 

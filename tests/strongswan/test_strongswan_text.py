@@ -44,7 +44,7 @@ def test_listed_sas_become_values() -> None:
     [sa] = parse_sas(LIST)
     assert (sa.name, sa.unique_id, sa.state, sa.initiator) == ("lab", 7, "ESTABLISHED", True)
     assert (sa.spi_i.hex(), sa.spi_r.hex()) == ("937260732c61dc9e", "7453a876834fab07")
-    assert (sa.local_id, sa.remote_id, sa.remote_host) == ("b.example", "a.example", "192.0.2.1")
+    assert (sa.local_id, sa.remote_id, sa.remote) == ("b.example", "a.example", "192.0.2.1:4500")
     [child] = sa.children
     assert (child.spi_in, child.spi_out) == (0xEBE8AD84, 0xA1FA25C7)
     assert (child.packets_in, child.octets_in, child.packets_out, child.octets_out) == (5, 640, 6, 1280)
