@@ -81,7 +81,8 @@ class Swanctl:
         self.directory = directory
         self.log_path = directory / "charon.log"
         self._conf = directory / "strongswan.conf"
-        self._uri = f"unix://{directory / 'vici'}"
+        self.vici_path = directory / "vici"
+        self._uri = f"unix://{self.vici_path}"
         self._program = find("swanctl")
 
     # --- commands ------------------------------------------------------------------------------------------------
@@ -172,9 +173,13 @@ class Swanctl:
 class StrongSwan(Swanctl):
     """charon-systemd in a namespace: a context manager. `settings` are merged into charon's own section."""
 
-    def __init__(self, namespace: Namespace, directory: Path, settings: Section | None = None) -> None:
+    def __init__(
+        self, namespace: Namespace, directory: Path, settings: Section | None = None, *, log_level: int = 4
+    ) -> None:
+        """`log_level` is that of IKE and Child SAs; keys are in the log from 4 on."""
         super().__init__(directory)
         self.namespace = namespace
+        self._log_level = log_level
         self._settings = settings or {}
         self._process: subprocess.Popen[Any] | None = None
 
@@ -229,7 +234,7 @@ class StrongSwan(Swanctl):
             "flush_line": True,
             "ike_name": True,
             "default": 1,
-        } | dict.fromkeys(("ike", "chd"), 4)
+        } | dict.fromkeys(("ike", "chd"), self._log_level)
         charon: Section = {
             "load": PLUGINS,
             "plugins": {
