@@ -52,9 +52,10 @@ bench: setup ## what things cost here: IKE handshakes, ESP, TWAMP (no assertions
 	@for one in bench/*.py; do echo "== $$one"; $(BIN)/python $$one || exit 1; done
 
 RUNS ?= 1000000
-fuzz: setup ## coverage-guided fuzzing of the parsers and the TWAMP server, RUNS inputs each (needs atheris)
-	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python -m pip install -q --group fuzz
-	@for one in ikev2_message ikev2_payloads twamp_server; do $(BIN)/python fuzz/run.py $$one --runs $(RUNS) || exit 1; done
+FUZZ_SECONDS ?=
+fuzz: setup ## coverage-guided fuzzing of parsers, an IKE endpoint, O/TWAMP servers: RUNS each, or FUZZ_SECONDS for all
+	@$(BIN)/python -c "import atheris" 2>/dev/null || $(BIN)/python -m pip install -q --group fuzz || true
+	@$(BIN)/python fuzz/run.py all $(if $(FUZZ_SECONDS),--seconds $(FUZZ_SECONDS),--runs $(RUNS))
 
 clean: ## remove what the targets above made
 	rm -rf $(VENV) $(DEMO_REPORT) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

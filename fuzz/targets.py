@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ippm_control_peers import CountedEntropy
+from owamp_control_peers import CLIENT as OWAMP_CLIENT
+from owamp_control_peers import SERVER as OWAMP_SERVER
+from owamp_control_peers import Hooks as OwampHooks
+
+from fuzz.endpoint import ikev2_endpoint
 from ikev2.errors import InvalidSyntax, ProtocolError
 from ikev2.wire.message import Message, describe, parse_payloads
 from ikev2.wire.rules import check_message
-from ippm.core.control_events import Endpoint
+from ippm.core.control_events import Endpoint, SessionsStarted
+from ippm.core.owamp_policy import OwampServerConfig
+from ippm.core.owamp_server import OwampServer
 from ippm.core.server import ControlServer
 from ippm.core.server_policy import ControlServerConfig
 from ippm.crypto import NoProvider
+from ippm.wire.stop_descriptions import SessionDescription
 
 Target = Callable[[bytes], None]
 
@@ -76,8 +85,34 @@ def twamp_server(data: bytes) -> None:
     server.receive_eof(0.0)
 
 
+def owamp_server(data: bytes) -> None:
+    """The same for OWAMP in open mode; sessions that have started end when the client says nothing for a while."""
+    hooks = OwampHooks()
+    server = OwampServer(
+        OwampServerConfig(count=1024), NoProvider(), hooks, CountedEntropy("server"),
+        local=OWAMP_SERVER, remote=OWAMP_CLIENT, now=0.0,
+    )  # fmt: skip
+    rest, now = data, 0.0
+    while rest and not server.closed:
+        octets = 1 + rest[0] % 64
+        server.receive_data(rest[1 : 1 + octets], now)
+        while server.data_to_send():
+            pass
+        while (event := server.next_event()) is not None:
+            if isinstance(event, SessionsStarted):
+                for session in hooks.opened:
+                    description = SessionDescription(session.sid, 1, ()) if session.server_sends else None
+                    server.session_complete(session.sid, description, now)
+        assert len(hooks.opened) <= 16, "more sessions than a connection may have"
+        rest = rest[1 + octets :]
+        now += 0.1
+    server.receive_eof(now)
+
+
 TARGETS: dict[str, Target] = {
+    "ikev2_endpoint": ikev2_endpoint,
     "ikev2_message": ikev2_message,
     "ikev2_payloads": ikev2_payloads,
+    "owamp_server": owamp_server,
     "twamp_server": twamp_server,
 }

@@ -242,7 +242,9 @@ def _of_constant(node: ast.Constant, parent: ast.AST | None) -> Iterator[Change]
         case bool():
             yield f"`{not value}`", ast.Constant(not value), node.lineno
         case int():
-            yield f"`{value + 1}`", ast.Constant(value + 1), node.lineno
+            # 255 and its like fill their field: one more would not fit.
+            other = value - 1 if value > 1 and value & value + 1 == 0 else value + 1
+            yield f"`{other}`", ast.Constant(other), node.lineno
         case float():
             yield f"`{2 * value + 1}`", ast.Constant(2 * value + 1), node.lineno
         case bytes():
@@ -270,6 +272,8 @@ def _of_call(node: ast.Call) -> Iterator[Change]:
     if name in {"all", "any"}:
         for value in (True, False):
             yield f"always {value}", ast.Constant(value), node.lineno
+    if not node.args and not node.keywords:
+        yield "0", ast.Constant(0), node.lineno
     for i, keyword in enumerate(node.keywords):
         if keyword.arg is not None:
             changed = ast.Call(node.func, node.args, [other for j, other in enumerate(node.keywords) if j != i])

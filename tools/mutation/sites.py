@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PACKAGES = ("ikev2", "ippm", "binding")
-_IDS = re.compile(r"(rfc\d{4}-s[\w.]+)-(\d+[a-z]?)((?:, -\d+[a-z]?)*)")
+_IDS = re.compile(r"(rfc\d{4}-s[\w.]+)-(m?\d+[a-z]?)((?:, -m?\d+[a-z]?)*)")
 _LAYOUT = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER
 }  # fmt: skip
@@ -37,7 +37,7 @@ def ids_in(text: str) -> Iterator[str]:
     """The ids in a comment; `rfc4656-s4.1.2-02, -03` are two."""
     for found in _IDS.finditer(text):
         yield f"{found[1]}-{found[2]}"
-        for more in re.findall(r"-\d+[a-z]?", found[3]):
+        for more in re.findall(r"-m?\d+[a-z]?", found[3]):
             yield found[1] + more
 
 
