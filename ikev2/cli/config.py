@@ -19,7 +19,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
-from ikev2.core.config import ChildConfig, Childless, ConnectionConfig, Identity, Lifetime, Limits, Retransmission
+from ikev2.core.config import ChildConfig, Childless, ConnectionConfig, Lifetime, Limits, Retransmission, SharedKey
+from ikev2.core.identity import Identity, PeerIdentity, may_be_one, parse_peer, quality
 from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
@@ -106,9 +107,9 @@ def _socket_path(text: str) -> None:
         raise ConfigurationError(f"{text!r} is not the name of a socket")
 
 
-def _identity(text: str) -> None:
-    if text != "%any":
-        Identity.parse(text)
+def _own_identity(text: str) -> Identity | None:
+    """Our identity; None, for %any, is our address."""
+    return None if text == "%any" else Identity.parse(text)
 
 
 Seconds = Annotated[float, BeforeValidator(_duration)]
@@ -129,7 +130,8 @@ EspProposals = Annotated[
 Selectors = Annotated[
     list[Annotated[_Text, _checked(parse_selector)]], BeforeValidator(_strings), Field(min_length=1)
 ]
-IdentityText = Annotated[_Text, _checked(_identity)]
+OwnIdentityText = Annotated[_Text, _checked(_own_identity)]
+IdentityText = Annotated[_Text, _checked(parse_peer)]
 SocketPath = Annotated[_Text, _checked(_socket_path)]
 
 
@@ -137,8 +139,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class AuthSection(_Section):
-    """`local` and `remote` of a connection."""
+class LocalSection(_Section):
+    """`local` of a connection."""
+
+    auth: Literal["psk"] = "psk"
+    id: OwnIdentityText = "%any"
+
+
+class RemoteSection(_Section):
+    """`remote` of a connection; its `id` may stand for many."""
 
     auth: Literal["psk"] = "psk"
     id: IdentityText = "%any"
@@ -166,8 +175,8 @@ class ConnectionSection(_Section):
     local_addrs: LocalAddresses = ["%any"]
     remote_addrs: RemoteAddresses = ["%any"]
     proposals: IkeProposals = list(DEFAULT_IKE_PROPOSALS)
-    local: AuthSection = AuthSection()
-    remote: AuthSection = AuthSection()
+    local: LocalSection = LocalSection()
+    remote: RemoteSection = RemoteSection()
     children: dict[str, ChildSection] = {}
     dpd_delay: Seconds = 0.0
     rekey_time: Seconds = 4 * 3600.0
@@ -295,7 +304,8 @@ def connection(
     except ValidationError as error:
         raise ConfigurationFaults(_fault(item, document) for item in error.errors(include_url=False)) from None
     faults: list[str] = []
-    found = _connection(name, checked, [_Secret(name, (), SecretOctets(f"PSK of {name}", secret))], faults)
+    key = SharedKey((), SecretOctets(f"PSK of {name}", secret))
+    found = _connection(name, checked, [_Secret(name, key)], faults)
     if faults or found is None:
         raise ConfigurationFaults(faults)
     return found
@@ -321,8 +331,7 @@ def _sa_grace(measurement: Mapping[str, Any], faults: list[str]) -> float:
 @dataclass(frozen=True, slots=True)
 class _Secret:
     name: str
-    identities: tuple[str, ...]
-    octets: SecretOctets
+    key: SharedKey
 
 
 def _read_secrets(host: HostSection, directory: Path, faults: list[str]) -> list[_Secret]:
@@ -333,7 +342,7 @@ def _read_secrets(host: HostSection, directory: Path, faults: list[str]) -> list
         except ConfigurationError as error:
             faults.append(f"secrets.{name}.file: {error}")
             octets = SecretOctets(f"PSK of {name}", b"")
-        secrets.append(_Secret(name, tuple(section.id), octets))
+        secrets.append(_Secret(name, SharedKey(tuple(parse_peer(text) for text in section.id), octets)))
     return secrets
 
 
@@ -357,9 +366,10 @@ def _connection(
         local_addrs=tuple(section.local_addrs),
         remote_addrs=tuple(section.remote_addrs),
         proposals=_numbered(parse_ike_proposal(text) for text in section.proposals),
-        local_id=None if section.local.id == "%any" else Identity.parse(section.local.id),
-        remote_id=None if section.remote.id == "%any" else Identity.parse(section.remote.id),
-        psk=secret.octets,
+        local_id=_own_identity(section.local.id),
+        remote_id=parse_peer(section.remote.id),
+        psk=secret.key.octets,
+        shared_keys=_keys_of_many(section, secrets),
         children=tuple(_child(child, part) for child, part in section.children.items()),
         retransmission=Retransmission(
             section.retransmit_timeout, section.retransmit_base, section.retransmit_tries, section.retransmit_jitter
@@ -433,24 +443,33 @@ def _numbered(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:
 
 def _secret_for(section: ConnectionSection, secrets: list[_Secret]) -> _Secret | None:
     """The secret that names most of the two identities, as strongSwan picks it; one without `id` serves anybody."""
+    local, remote = _own_identity(section.local.id), parse_peer(section.remote.id)
 
-    def names(secret: _Secret, text: str) -> bool:
-        return text != "%any" and any(
-            Identity.parse(text).matches(Identity.parse(one)) for one in secret.identities
-        )
+    def named(secret: _Secret, wanted: PeerIdentity | None) -> int:
+        if wanted is None:
+            return 0
+        if isinstance(wanted, Identity):
+            return max((quality(one, wanted) for one in secret.key.identities if one is not None), default=0)
+        return any(one is not None and may_be_one(wanted, one) for one in secret.key.identities)
 
-    best: tuple[int, _Secret] | None = None
+    best: tuple[tuple[int, int], _Secret] | None = None
     for secret in secrets:
-        score = 2 * names(secret, section.remote.id) + names(secret, section.local.id)
-        if not secret.identities or "%any" in secret.identities:
-            score = max(score, 0)
-        elif score == 0:
+        score = named(secret, remote), named(secret, local)
+        anybody = not secret.key.identities or None in secret.key.identities
+        if not anybody and not any(score):
             continue
-        elif section.remote.id != "%any" and not names(secret, section.remote.id) and len(secret.identities) > 1:
+        if not anybody and remote is not None and not score[0] and len(secret.key.identities) > 1:
             continue  # it names others, and this peer is not one of them
         if best is None or score > best[0]:
             best = (score, secret)
     return None if best is None else best[1]
+
+
+def _keys_of_many(section: ConnectionSection, secrets: list[_Secret]) -> tuple[SharedKey, ...]:
+    """All secrets, where the peer may be one of many: which one it is, its identity says."""
+    if isinstance(parse_peer(section.remote.id), Identity):
+        return ()
+    return tuple(secret.key for secret in secrets)
 
 
 def _fault(error: Any, document: Mapping[str, Any]) -> str:

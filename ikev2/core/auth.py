@@ -9,6 +9,7 @@ import hmac
 from typing import Protocol
 
 from ikev2.core.config import ConnectionConfig
+from ikev2.core.identity import Identity
 from ikev2.crypto.keymat import psk_auth
 from ikev2.crypto.prf import Prf
 from ikev2.crypto.secret import SecretOctets
@@ -56,6 +57,9 @@ class PskAuthenticator:
             raise AuthenticationFailed("the MAC in the AUTH payload is wrong: the pre-shared keys differ")
 
 
-def authenticator_for(connection: ConnectionConfig, prf: Prf) -> Authenticator:
-    """The method that this connection is configured for."""
-    return PskAuthenticator(prf, connection.psk)
+def authenticator_for(connection: ConnectionConfig, prf: Prf, local: Identity, peer: Identity) -> Authenticator:
+    """The method that this connection is configured for; AuthenticationFailed without a secret for the two."""
+    psk = connection.psk_for(local, peer)
+    if psk is None:
+        raise AuthenticationFailed(f"there is no shared key for {local} and {peer}")
+    return PskAuthenticator(prf, psk)

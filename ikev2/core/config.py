@@ -9,87 +9,12 @@ import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ikev2.core.identity import Identity as Identity
+from ikev2.core.identity import PeerIdentity, quality
 from ikev2.core.types import Mode
 from ikev2.crypto.keywords import without_ke
 from ikev2.crypto.secret import SecretOctets
-from ikev2.errors import ConfigurationError
-from ikev2.iana import IdType
-from ikev2.wire.payloads import IdI, Proposal, TrafficSelector
-
-_TEXT_TYPES = (IdType.ID_FQDN, IdType.ID_RFC822_ADDR)
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """An identity as the ID payloads carry it. RFC 7296 section 3.5."""
-
-    id_type: IdType
-    data: bytes
-
-    @classmethod
-    def parse(cls, text: str) -> Identity:
-        """Read an identity as strongSwan does; ConfigurationError when no ID payload may hold it, or its hex is bad.
-
-        An IP address, `@name` (FQDN), `user@name` (mail address), `keyid:HEX` (opaque octets), else an FQDN.
-        """
-        if not text:
-            raise ConfigurationError("an identity is empty: write an address, a name, user@name or keyid:HEX")
-        if text.startswith("keyid:"):
-            try:
-                octets = bytes.fromhex(text[6:])
-            except ValueError:
-                octets = b""
-            if not octets:
-                raise ConfigurationError(f"identity {text!r}: what follows keyid: must be hex octets")
-            return cls(IdType.ID_KEY_ID, octets)
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            pass
-        else:
-            kind = IdType.ID_IPV4_ADDR if address.version == 4 else IdType.ID_IPV6_ADDR
-            return cls(kind, address.packed)
-        name = text.removeprefix("@")
-        id_type = IdType.ID_RFC822_ADDR if "@" in text and name == text else IdType.ID_FQDN
-        return cls._of_name(id_type, name)
-
-    @classmethod
-    def _of_name(cls, id_type: IdType, name: str) -> Identity:
-        data = name.encode("utf-8", "surrogatepass")
-        # rfc7296-s3.5-03, rfc7296-s3.5-04
-        complaint = IdI(id_type, data).problem(sending=True) if name else "the name is empty"
-        if complaint is not None:
-            raise ConfigurationError(f"identity {name!r}: {complaint}; octets of any kind are keyid:HEX")
-        return cls(id_type, data)
-
-    @classmethod
-    def of_address(cls, host: str) -> Identity:
-        """The identity that an IP address is."""
-        return cls.parse(host)
-
-    def matches(self, other: Identity) -> bool:
-        """True when `other` is this identity; names and mail addresses compare without case."""
-        if self.id_type != other.id_type:
-            return False
-        if self.id_type in _TEXT_TYPES:
-            return self.data.lower() == other.data.lower()
-        return self.data == other.data
-
-    def __str__(self) -> str:
-        if self.id_type in (IdType.ID_IPV4_ADDR, IdType.ID_IPV6_ADDR) and len(self.data) in (4, 16):
-            return str(ipaddress.ip_address(self.data))
-        if self.id_type in _TEXT_TYPES:
-            return _printable(self.data.decode("utf-8", "backslashreplace"))
-        if self.id_type == IdType.ID_KEY_ID:
-            return f"keyid:{self.data.hex()}"
-        return f"{self.id_type}:{self.data.hex()}"
-
-
-def _printable(text: str) -> str:
-    """The text with what could steer a terminal escaped: a peer chose it."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+from ikev2.wire.payloads import Proposal, TrafficSelector
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +106,32 @@ class ChildConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedKey:
+    """A secret and the identities, of either end, that it is for; none: anybody's. RFC 7296 section 2.15."""
+
+    identities: tuple[PeerIdentity | None, ...]
+    octets: SecretOctets
+
+    def quality(self, local: Identity, peer: Identity) -> tuple[int, int]:
+        """How well it is for this pair: the peer counts first; (0, 0) for not at all.
+
+        One that names several others, and not this peer, is theirs.
+        """
+        if not self.identities:
+            return 1, 1
+        best = [max(quality(accepted, end) for accepted in self.identities) for end in (peer, local)]
+        if not best[0] and len(self.identities) > 1:
+            return 0, 0
+        return best[0], best[1]
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionConfig:
     """One peer, or one group of peers, that we may have an IKE SA with.
 
     `remote_addrs` may hold "%any" (and `local_addrs` too); `local_id` None is our address; `remote_id` None is
-    any identity that has the PSK. `encap` makes us claim to be behind a NAT, so that ESP travels in UDP.
+    any identity that has the PSK. Where the peer may be one of many, `shared_keys` are asked for the secret of its
+    identity; without any it is `psk`. `encap` makes us claim to be behind a NAT, so that ESP travels in UDP.
     `keep_alive_s`: after so much silence of ours a NAT before us is reminded (RFC 3948 section 4); 0 is never.
     `remote_port`: where the peer's IKE is called, 0 for `ike_port`; any other port is taken for one that it shares
     with ESP, so that we begin on `nat_port` (RFC 7296 section 2.23).
@@ -202,7 +148,7 @@ class ConnectionConfig:
     remote_addrs: tuple[str, ...]
     proposals: tuple[Proposal, ...]
     local_id: Identity | None
-    remote_id: Identity | None
+    remote_id: PeerIdentity | None
     psk: SecretOctets
     children: tuple[ChildConfig, ...] = ()
     retransmission: Retransmission = field(default_factory=Retransmission)
@@ -218,6 +164,7 @@ class ConnectionConfig:
     childless: Childless = Childless.ALLOW
     fragmentation: str = "yes"
     fragment_size: int = 1280
+    shared_keys: tuple[SharedKey, ...] = ()
 
     @property
     def first_ports(self) -> tuple[int, int]:
@@ -227,23 +174,43 @@ class ConnectionConfig:
 
     def serves(self, local: str, remote: str) -> bool:
         """True when an IKE SA between these two addresses may belong to this connection."""
-        return _holds(self.local_addrs, local) and _holds(self.remote_addrs, remote)
+        return self.address_quality(local, remote) > 0
+
+    def address_quality(self, local: str, remote: str) -> int:
+        """How well the addresses of this connection name these two: 0 not at all, the peer's counts twice.
+
+        A host is more than a network, that is more the longer its prefix is, and least is "%any".
+        """
+        ours, theirs = _address_quality(self.local_addrs, local), _address_quality(self.remote_addrs, remote)
+        return 2 * theirs + ours if ours and theirs else 0
+
+    def psk_for(self, local: Identity, peer: Identity) -> SecretOctets | None:
+        """The secret that is the most specific one for these two identities, None when there is none."""
+        if not self.shared_keys:
+            return self.psk
+        best = max(self.shared_keys, key=lambda key: key.quality(local, peer))
+        return best.octets if any(best.quality(local, peer)) else None
 
 
-def _holds(addresses: tuple[str, ...], host: str) -> bool:
-    if not addresses or "%any" in addresses or host in addresses:
-        return True
+_HOST_QUALITY = 130
+
+
+def _address_quality(addresses: tuple[str, ...], host: str) -> int:
+    if host in addresses:
+        return _HOST_QUALITY
+    best = 1 if not addresses or "%any" in addresses else 0
     try:
         wanted = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return best
     for text in addresses:
         try:
-            if wanted in ipaddress.ip_network(text, strict=False):
-                return True
+            network = ipaddress.ip_network(text, strict=False)
         except ValueError:
             continue
-    return False
+        if wanted in network:
+            best = max(best, _HOST_QUALITY if network.num_addresses == 1 else 1 + network.prefixlen)
+    return best
 
 
 @dataclass(frozen=True, slots=True)

@@ -387,9 +387,14 @@ class SaManager:
         else:
             self._drop(f"{remote}: no reply, too many already")
 
+    def _serving(self, local: Address, remote: Address) -> list[ConnectionConfig]:
+        """The connections between these addresses: those that name them first, else in the order of the file."""
+        ranked = [(one.address_quality(local.host, remote.host), one) for one in self.connections]
+        return [one for rank, one in sorted(ranked, key=lambda entry: -entry[0]) if rank]
+
     def _begin(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
         """A stranger wants an IKE SA: make a half-open one, ask for a cookie, or refuse and forget."""
-        candidates = [connection for connection in self.connections if connection.serves(local.host, remote.host)]
+        candidates = self._serving(local, remote)
         try:
             message = Message.parse(data, header)
         except InvalidSyntax as error:

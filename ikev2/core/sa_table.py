@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from ikev2.core.child_sa import ChildSaParameters
-from ikev2.core.config import Identity
+from ikev2.core.identity import may_be_one
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.state import WITH_PEER, State
 from ikev2.core.types import Role
@@ -93,8 +93,8 @@ class SaTable:
         return not any(
             other is not sa
             and other.state is not State.CLOSED
-            and _may_be_one(wanted.local_id, other.connection.local_id)
-            and _may_be_one(wanted.remote_id, other.peer_id or other.connection.remote_id)
+            and may_be_one(wanted.local_id, other.connection.local_id)
+            and may_be_one(wanted.remote_id, other.peer_id or other.connection.remote_id)
             for other in self._by_spi.values()
         )
 
@@ -133,10 +133,6 @@ class SaTable:
 def own_spi(sa: IkeSa) -> bytes:
     """Of the two SPIs, the one that is ours."""
     return sa.spi_i if sa.role is Role.INITIATOR else sa.spi_r
-
-
-def _may_be_one(one: Identity | None, other: Identity | None) -> bool:
-    return one is None or other is None or one.matches(other)
 
 
 def _has_keys(sa: IkeSa) -> bool:

@@ -22,15 +22,16 @@ from sim.network import (
     up,
 )
 
-from ikev2.core.config import Identity
+from ikev2.core.config import ConnectionConfig, Identity, SharedKey
 from ikev2.core.events import ChildSaFailed, ChildSaReady, IkeSaDeleted, IkeSaEstablished, IkeSaFailed
+from ikev2.core.identity import parse_peer
 from ikev2.core.transitions import State
 from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import parse_esp_proposal
 from ikev2.errors import BackendError
 from ikev2.iana import AuthMethod, ExchangeType, IdType, NotifyType
-from ikev2.wire.payloads import Auth, Delete, IdI, Notify, Payload, Sa, TrafficSelector, TsI, TsR
+from ikev2.wire.payloads import Auth, Delete, IdI, IdR, Notify, Payload, Sa, TrafficSelector, TsI, TsR
 
 AUTH_EXCHANGE = ExchangeType.IKE_AUTH
 OTHER_PSK = SecretOctets("PSK", b"not the same secret")
@@ -170,6 +171,117 @@ def test_connection_is_chosen_by_identity_after_the_address() -> None:
         assert len(a.manager.sas) == 1
         assert b.manager.sas[-1].connection.name == name
         assert str(b.manager.sas[-1].peer_id) == name
+
+
+# --- which connection it is ---------------------------------------------------------------------------------------
+
+
+def many(*changes: dict[str, object]) -> list[ConnectionConfig]:
+    """Connections of B, each with its own PSK, which has the connection's name."""
+    found = []
+    for change in changes:
+        name = str(change["name"])
+        psk = SecretOctets("PSK", name.encode())
+        found.append(connection(B, A, **{"remote_id": None, "local_id": GATEWAY, "psk": psk, **change}))
+    return found
+
+
+GATEWAY = Identity.parse("gateway")
+ORDERS = {
+    "an address before a network before anybody": (
+        [{"name": "any", "remote_addrs": ("%any",)}, {"name": "net", "remote_addrs": ("192.0.2.0/24",)},
+         {"name": "host"}, {"name": "wide", "remote_addrs": ("192.0.0.0/8",)}], "host"),
+    "the longer prefix": (
+        [{"name": "wide", "remote_addrs": ("192.0.0.0/8",)},
+         {"name": "net", "remote_addrs": ("192.0.2.0/24",)}], "net"),
+    "our own address": (
+        [{"name": "any", "local_addrs": ("%any",)}, {"name": "ours"}], "ours"),
+    "the address before the identity": (
+        [{"name": "id", "remote_addrs": ("%any",), "remote_id": Identity.parse("a.b.example")},
+         {"name": "host"}], "host"),
+    "an identity before a pattern before anybody": (
+        [{"name": "any"}, {"name": "short", "remote_id": parse_peer("*.example")},
+         {"name": "long", "remote_id": parse_peer("*.b.example")},
+         {"name": "exact", "remote_id": Identity.parse("A.B.Example")}], "exact"),
+    "the more specific pattern": (
+        [{"name": "any"}, {"name": "short", "remote_id": parse_peer("*.example")},
+         {"name": "long", "remote_id": parse_peer("*.b.example")}], "long"),
+    "IDr before all": (
+        [{"name": "host", "local_id": Identity.parse("another"), "remote_id": Identity.parse("a.b.example")},
+         {"name": "asked", "remote_addrs": ("%any",)}], "asked"),
+    "the order of the configuration": ([{"name": "first"}, {"name": "second"}], "first"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ORDERS)
+def test_the_most_specific_connection_is_chosen(case: str) -> None:
+    """By the IDr that is asked for, by the addresses, by IDi, by the order of the configuration."""
+    changes, wanted = ORDERS[case]
+    psk = SecretOctets("PSK", wanted.encode())
+    for order in (changes, changes[::-1]) if "order" not in case else (changes,):
+        network = Network()
+        own = connection(A, B, local_id=Identity.parse("a.b.example"), remote_id=GATEWAY, psk=psk)
+        a, b = network.add("a", A, [own]), network.add("b", B, many(*order))
+        up(network, a)
+        assert_joined(a, b)
+        assert b.sa.connection.name == wanted
+
+
+def test_an_idr_that_is_nobodys_is_answered_with_ours_and_the_initiator_decides() -> None:
+    """RFC 7296 section 1.2: the responder might use some other IDr, and the initiator can close the SA."""
+    network, a, b = pair(a={"remote_id": Identity.parse("somebody.else")})
+    up(network, a)
+    assert len(b.of(IkeSaEstablished)) == 1
+    (failed,) = a.of(IkeSaFailed)
+    assert isinstance(failed, IkeSaFailed)
+    assert failed.notify_type == NotifyType.AUTHENTICATION_FAILED
+    assert_nothing_left(a, b)
+
+
+def test_a_pattern_is_not_sent_as_idr_and_accepts_who_matches_it() -> None:
+    for identity, joined in (("gw.example.org", True), ("gw.example.com", False)):
+        network, a, b = pair(
+            a={"remote_id": parse_peer("*.example.org")},
+            b={"local_id": Identity.parse(identity), "remote_id": None},
+        )
+        up(network, a)
+        assert bool(a.manager.sas) is joined
+        if joined:
+            assert not any(isinstance(item, IdR) for item in opened(b, network.sent[2].datagram))
+            assert str(a.sa.peer_id) == identity
+
+
+def test_each_identity_of_a_group_has_its_own_secret() -> None:
+    """One connection for `*.example.org`; the secret is the one that names the peer most closely."""
+    keys = (
+        SharedKey((parse_peer("one.example.org"), GATEWAY), SecretOctets("PSK", b"1")),
+        SharedKey((parse_peer("two.example.org"),), SecretOctets("PSK", b"2")),
+        SharedKey((parse_peer("*.example.org"),), SecretOctets("PSK", b"3")),
+    )
+    group = connection(B, A, local_id=GATEWAY, remote_id=parse_peer("*.example.org"), shared_keys=keys)
+    for name, psk, joined in [
+        ("one", b"1", True), ("two", b"2", True), ("three", b"3", True), ("one", b"2", False), ("three", b"1", False),
+    ]:  # fmt: skip
+        network = Network()
+        own = connection(
+            A, B, local_id=Identity.parse(f"{name}.example.org"), remote_id=GATEWAY, psk=SecretOctets("PSK", psk)
+        )
+        a, b = network.add("a", A, [own]), network.add("b", B, [group])
+        up(network, a)
+        assert bool(a.manager.sas) is joined, name
+        if not joined:
+            assert_nothing_left(a, b)
+
+
+def test_an_identity_without_a_secret_is_refused_as_one_with_a_wrong_secret_is() -> None:
+    keys = (SharedKey((Identity.parse("one.example.org"), GATEWAY), SecretOctets("PSK", b"1")),)
+    network, a, b = pair(b={"remote_id": None, "shared_keys": keys, "local_id": Identity.parse("elsewhere")})
+    up(network, a)
+    for host in (a, b):
+        (failed,) = host.of(IkeSaFailed)
+        assert isinstance(failed, IkeSaFailed)
+        assert failed.notify_type == NotifyType.AUTHENTICATION_FAILED
+    assert_nothing_left(a, b)
 
 
 def test_eap_is_refused_when_it_is_not_configured() -> None:

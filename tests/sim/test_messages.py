@@ -117,6 +117,9 @@ IDENTITIES = {
     "a.example": IdType.ID_FQDN,
     "carol@a.example": IdType.ID_RFC822_ADDR,
     "keyid:00ff2a": IdType.ID_KEY_ID,
+    "keyid:#00ff2a": IdType.ID_KEY_ID,
+    "C=CH, O=Example, CN=a.example": IdType.ID_DER_ASN1_DN,
+    "asn1gn:#810f6361726f6c40612e6578616d706c65": IdType.ID_DER_ASN1_GN,
 }
 
 

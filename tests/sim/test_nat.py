@@ -40,7 +40,9 @@ def behind_nat(**children: object) -> tuple[Network, Host, Host, Nat]:
     child_b = child_config(remote_ts=(TrafficSelector.from_network("10.0.0.0/8"),), **children)
     network = Network()
     a = network.add("a", A, [connection(A, B, children=(child_a,))])
-    b = network.add("b", B, [connection(B, "%any", remote_id=Identity.parse(f"host-{A}"), children=(child_b,))])
+    b = network.add(
+        "b", B, [connection(B, "%any", remote_id=Identity.parse(f"fqdn:host-{A}"), children=(child_b,))]
+    )
     nat = Nat()
     network.translate = nat
     return network, a, b, nat
@@ -165,7 +167,7 @@ def test_transport_mode_through_nat_substitutes_addresses_and_keeps_the_original
     child = child_config(mode=Mode.TRANSPORT)
     network = Network()
     a = network.add("a", A, [connection(A, B, children=(child,))])
-    b = network.add("b", B, [connection(B, "%any", remote_id=Identity.parse(f"host-{A}"), children=(child,))])
+    b = network.add("b", B, [connection(B, "%any", remote_id=Identity.parse(f"fqdn:host-{A}"), children=(child,))])
     network.translate = Nat()
     up(network, a)
     (child_a,), (child_b,) = a.installed.values(), b.installed.values()
@@ -248,7 +250,7 @@ def test_an_initiator_that_began_on_4500_stays_there_behind_a_nat() -> None:
 def test_a_peer_on_a_port_of_its_own_keeps_it() -> None:
     """A static NAT before B maps 203.0.113.5:9999 to 192.0.2.2:4500: A begins from 4500 and goes on there."""
     network = Network()
-    a = network.add("a", A, [connection(A, PUBLIC, remote_id=Identity.parse(f"host-{B}"), remote_port=9999)])
+    a = network.add("a", A, [connection(A, PUBLIC, remote_id=Identity.parse(f"fqdn:host-{B}"), remote_port=9999)])
     child = child_config(local_ts=(TrafficSelector.from_network(f"{PUBLIC}/32"),))
     b = network.add("b", B, [connection(B, A, children=(child,))])
 
@@ -275,7 +277,9 @@ def test_ipv6_behind_a_nat_floats_and_encapsulates_as_well() -> None:
     child = child_config(remote_ts=(TrafficSelector.from_network("2001:db8::/32"),))
     a = network.add("a", inside, [connection(inside, server)])
     b = network.add(
-        "b", server, [connection(server, "%any", remote_id=Identity.parse(f"host-{inside}"), children=(child,))]
+        "b",
+        server,
+        [connection(server, "%any", remote_id=Identity.parse(f"fqdn:host-{inside}"), children=(child,))],
     )
 
     def translate(datagram: Datagram) -> Datagram:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from ikev2.core import child_negotiation
 from ikev2.core.auth import Authenticator, authenticator_for
 from ikev2.core.child_negotiation import Nonces
-from ikev2.core.config import Childless, ConnectionConfig, Identity
+from ikev2.core.config import Childless, ConnectionConfig
 from ikev2.core.events import ChildSaFailed
 from ikev2.core.exchange import CloseIkeSa, CloseReplaced, Establish, Inbound, MakeChildSa
 from ikev2.core.exchanges.informational import FATAL_NOTIFIES, take_auth_lifetime
+from ikev2.core.identity import Identity, quality
 from ikev2.core.types import Address, Role
 from ikev2.crypto.keymat import signed_octets
 from ikev2.crypto.suites import choose_proposal, numbered
@@ -37,12 +38,18 @@ if TYPE_CHECKING:
 
 
 def _own_identity(connection: ConnectionConfig, local: Address) -> Identity:
-    return connection.local_id or Identity.of_address(local.host.partition("%")[0])
+    return connection.local_id or Identity.of_address(local.host)
 
 
-def _authenticator(sa: IkeSa, connection: ConnectionConfig) -> Authenticator:
+def _authenticator(sa: IkeSa, connection: ConnectionConfig, local: Identity, peer: Identity) -> Authenticator:
     suite, _ = sa.need_keys()
-    return authenticator_for(connection, suite.prf)
+    return authenticator_for(connection, suite.prf, local, peer)
+
+
+def _expected_identity(sa: IkeSa) -> Identity:
+    """Whom an initiator takes the responder for before it has said so: the one that is configured, or its address."""
+    wanted = sa.connection.remote_id
+    return wanted if isinstance(wanted, Identity) else Identity.of_address(sa.remote.host)
 
 
 def _our_octets(sa: IkeSa, id_body: bytes) -> bytes:
@@ -84,9 +91,10 @@ def begin(sa: IkeSa, now: float) -> None:
     payloads: list[Payload] = [id_i]
     if connection.send_initial_contact and sa.observer.is_only_sa(sa):
         payloads.append(Notify(NotifyType.INITIAL_CONTACT))  # rfc7296-s2.4-02
-    if connection.remote_id is not None:
+    if isinstance(connection.remote_id, Identity):
         payloads.append(IdR(connection.remote_id.id_type, connection.remote_id.data))
-    payloads.append(_authenticator(sa, connection).prove(_our_octets(sa, id_i.body())))
+    authenticator = _authenticator(sa, connection, sa.local_id, _expected_identity(sa))
+    payloads.append(authenticator.prove(_our_octets(sa, id_i.body())))
     if sa.wanted and connection.childless is not Childless.FORCE:
         handshake.child, child_payloads = child_negotiation.offer(sa, sa.wanted[0])
         payloads += child_payloads
@@ -108,7 +116,9 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         wanted = sa.connection.remote_id
         if wanted is not None and not wanted.matches(peer_id):  # rfc7296-s1.2-03
             raise AuthenticationFailed(f"the peer is {peer_id}, we want {wanted}")
-        _authenticator(sa, sa.connection).verify(auth, _peer_octets(sa, id_r.body()))  # rfc7296-s1.2-02
+        own = sa.local_id or _own_identity(sa.connection, sa.local)
+        authenticator = _authenticator(sa, sa.connection, own, peer_id)
+        authenticator.verify(auth, _peer_octets(sa, id_r.body()))  # rfc7296-s1.2-02
     except ProtocolError as error:
         sa.fail(str(error), error.notify_type)
         sa.queue_first(CloseIkeSa(str(error), error.notify_type))
@@ -181,10 +191,11 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         raise AuthenticationFailed("the initiator wants EAP, which is not configured")
     connection = _find_connection(sa, inbound, id_i)
     peer_id = Identity(id_i.id_type, id_i.data)
-    authenticator = _authenticator(sa, connection)
+    own = _own_identity(connection, inbound.local)
+    authenticator = _authenticator(sa, connection, own, peer_id)
     authenticator.verify(auth, _peer_octets(sa, id_i.body()))  # rfc7296-s1.2-02, rfc7296-s2.21.2-01
     sa.connection = connection
-    sa.local_id, sa.peer_id = _own_identity(connection, inbound.local), peer_id
+    sa.local_id, sa.peer_id = own, peer_id
     sa.local, sa.remote = inbound.local, inbound.remote
     id_r = IdR(sa.local_id.id_type, sa.local_id.data)
     payloads: list[Payload] = [id_r, authenticator.prove(_our_octets(sa, id_r.body()))]
@@ -197,23 +208,29 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
 
 
 def _find_connection(sa: IkeSa, inbound: Inbound, id_i: Id) -> ConnectionConfig:
-    """The connection of these identities, among those that accept the suite that was chosen."""
+    """The connection of these identities, among those that accept the suite that was chosen.
+
+    First come those whose own identity is the IDr that the initiator asks for; then the addresses decide, then the
+    identities, the more specific the better; then the order of the configuration. An IDr that is nobody's is answered
+    with ours: the initiator decides. RFC 7296 section 1.2.
+    """
     suite = sa.need_keys()[0]
     asked = inbound.first(IdR)
     peer_id = Identity(id_i.id_type, id_i.data)
-    found: list[tuple[int, ConnectionConfig]] = []
+    found: list[tuple[tuple[bool, int, int], ConnectionConfig]] = []
     for connection in sa.candidates:
         if connection is not sa.connection and not _accepts(connection, sa.need_handshake().proposals):
             continue
-        if connection.remote_id is not None and not connection.remote_id.matches(peer_id):  # rfc7296-s1.2-03
+        fits = quality(connection.remote_id, peer_id)
+        if not fits:  # rfc7296-s1.2-03
             continue
         own = _own_identity(connection, inbound.local)
-        asks_for_us = asked is not None and own.matches(Identity(asked.id_type, asked.data))
-        # An IDr that is not ours may still be answered with ours: the initiator decides. RFC 7296 section 1.2.
-        found.append(((0 if asks_for_us else 2) + (0 if connection.remote_id is not None else 1), connection))
+        is_asked = asked is None or own.matches(Identity(asked.id_type, asked.data))
+        address = connection.address_quality(inbound.local.host, inbound.remote.host)
+        found.append(((is_asked, address, fits), connection))
     if not found:
         raise AuthenticationFailed(f"no connection for the peer {peer_id} with {suite.keyword}")
-    return min(found, key=lambda entry: entry[0])[1]
+    return max(found, key=lambda entry: entry[0])[1]
 
 
 def _accepts(connection: ConnectionConfig, chosen: tuple[Proposal, ...]) -> bool:

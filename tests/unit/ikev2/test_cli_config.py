@@ -11,7 +11,7 @@ import pytest
 from ikev2.cli.config import ConfigurationFaults, load
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
-from ikev2.core.config import DYNAMIC, Dynamic
+from ikev2.core.config import DYNAMIC, Dynamic, Identity
 from ikev2.core.types import Mode
 from ikev2.errors import ConfigurationError
 from ikev2.wire.payloads.ts import TrafficSelector
@@ -126,7 +126,7 @@ FAULTS = [
     (LAB + "local = { auth = 'pubkey' }\n", "connections.lab.local.auth: 'pubkey' is not one of psk"),
     (
         LAB + "local = { id = '' }\n",
-        "connections.lab.local.id: an identity is empty: write an address, a name, user@name or keyid:HEX",
+        "connections.lab.local.id: an identity is empty: write an address, a name, user@name or keyid:NAME",
     ),
     (LAB + "children.net = 5\n", "connections.lab.children.net: must be a section"),
     ("[secrets.lab]\nfile = 5\n", "secrets.lab.file: must be the name of a file"),
@@ -182,6 +182,35 @@ def test_a_connection_without_a_secret_says_which_one_it_wants(directory: Path) 
         "connections.lab: no secret serves it: add a [secrets.lab] with a file and an id list that names "
         "a.example and b.example"
     )
+
+
+def test_identities_of_many_are_for_the_peer_and_have_their_secrets_each(directory: Path) -> None:
+    """swanctl's words: a pattern in remote.id, and in secrets.NAME.id; ours is one identity."""
+    for name in ("one", "all"):
+        secret = directory / f"{name}.psk"
+        secret.touch(mode=0o600)
+        secret.write_text(name)
+    text = """
+[connections.lab]
+local = { id = "gateway" }
+remote = { id = "*.example.org" }
+[secrets.one]
+id = ["gateway", "one.example.org"]
+file = "one.psk"
+[secrets.all]
+id = "*.example.org"
+file = "all.psk"
+"""
+    (connection,) = load(written(directory, text)).endpoint.connections
+    gateway = Identity.parse("gateway")
+    for peer, octets in (("one.example.org", b"one"), ("two.example.org", b"all")):
+        found = connection.psk_for(gateway, Identity.parse(peer))
+        assert found is not None
+        assert found.octets == octets
+    with pytest.raises(
+        ConfigurationFaults, match=r"connections.lab.local.id: identity '\*.example.org' stands for many"
+    ):
+        load(written(directory, text.replace('"gateway" }', '"*.example.org" }')))
 
 
 def test_the_secret_that_names_the_peer_is_taken_before_the_one_for_anybody(directory: Path) -> None:

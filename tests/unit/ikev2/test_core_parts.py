@@ -21,7 +21,7 @@ from sim.network import (
 
 from ikev2.core import nat
 from ikev2.core.child_sa import ChildSaParameters
-from ikev2.core.config import Identity, Limits, Retransmission
+from ikev2.core.config import Limits, Retransmission
 from ikev2.core.cookie import CookieJar
 from ikev2.core.halfopen import HalfOpenTable, TokenBucket
 from ikev2.core.impair import Knob
@@ -31,68 +31,12 @@ from ikev2.core.window import Requests, Responses
 from ikev2.crypto.keymat import IkeKeys
 from ikev2.crypto.suites import IkeSuite
 from ikev2.errors import ConfigurationError
-from ikev2.iana import ExchangeType, IdType, NotifyType
+from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.payloads import Notify
 
 SPI_I, SPI_R = bytes(range(8)), bytes(range(8, 16))
 
 # --- configuration ---
-
-
-@pytest.mark.parametrize(
-    ("text", "id_type", "data"),
-    [
-        ("192.0.2.1", IdType.ID_IPV4_ADDR, b"\xc0\0\2\1"),
-        ("2001:db8::1", IdType.ID_IPV6_ADDR, bytes.fromhex("20010db8" + "0" * 23 + "1")),
-        ("a.example", IdType.ID_FQDN, b"a.example"),
-        ("@a.example", IdType.ID_FQDN, b"a.example"),
-        ("carol@a.example", IdType.ID_RFC822_ADDR, b"carol@a.example"),
-        ("keyid:00ff", IdType.ID_KEY_ID, b"\0\xff"),
-    ],
-)
-def test_identity_is_read_as_strongswan_does(text: str, id_type: IdType, data: bytes) -> None:
-    identity = Identity.parse(text)
-    assert (identity.id_type, identity.data) == (id_type, data)
-    assert Identity.parse(str(identity)) == identity
-
-
-@pytest.mark.parametrize("text", ["", "keyid:xyz", "keyid:", "@"])
-def test_identity_that_is_none_says_what_would_be(text: str) -> None:
-    with pytest.raises(ConfigurationError):
-        Identity.parse(text)
-
-
-@pytest.mark.req("rfc7296-s3.5-03", "rfc7296-s3.5-04")
-@pytest.mark.parametrize(
-    "text",
-    ["b\u00fccher.example", "@b\u00fccher.example", "a\0b", "a.example\n", "a\rb", "carol\0@a.example", "a\ud800"],
-)
-def test_identity_that_no_payload_may_hold_is_refused_in_one_line(text: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        Identity.parse(text)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).isprintable()
-
-
-def test_mail_address_may_have_letters_of_all_languages() -> None:
-    assert Identity.parse("k\u00f6nig@a.example").data == "k\u00f6nig@a.example".encode()
-
-
-def test_identity_of_a_peer_cannot_steer_the_terminal_that_shows_it() -> None:
-    assert str(Identity(IdType.ID_FQDN, b"\x1b[2Ja.example\x07")) == "\\x1b[2Ja.example\\x07"
-    assert str(Identity(IdType.ID_RFC822_ADDR, "a\u202eb@c".encode())) == "a\\u202eb@c"
-
-
-def test_names_match_without_case_and_other_types_octet_for_octet() -> None:
-    assert Identity.parse("A.Example").matches(Identity.parse("a.example"))
-    assert not Identity.parse("a.example").matches(Identity.parse("b.example"))
-    assert not Identity.parse("a.example").matches(Identity(IdType.ID_KEY_ID, b"a.example"))
-    assert not Identity(IdType.ID_KEY_ID, b"a").matches(Identity(IdType.ID_KEY_ID, b"A"))
-
-
-@given(st.sampled_from(list(IdType)), st.binary(max_size=40))
-def test_any_identity_of_a_peer_can_be_printed(id_type: IdType, data: bytes) -> None:
-    assert "\n" not in str(Identity(id_type, data)) or b"\n" in data
 
 
 @pytest.mark.parametrize(
