@@ -10,6 +10,7 @@ import hmac
 
 from ikev2.crypto.entropy import Entropy
 
+COOKIE_OCTETS = 33
 _SECRET_OCTETS = 32
 
 
@@ -24,7 +25,7 @@ class CookieJar:
         self._changed_at = 0.0
 
     def bake(self, nonce: bytes, host: str, spi_i: bytes, now: float) -> bytes:
-        """The cookie (33 octets) for an initiator at this address."""
+        """The cookie (COOKIE_OCTETS) for an initiator at this address."""
         self._rotate(now)
         # rfc7296-s2.6-03: between 1 and 64 octets.
         return bytes([self._version]) + _digest(self._secrets[self._version], nonce, host, spi_i)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from ikev2.core import dispatch, reauthentication
@@ -24,7 +24,7 @@ from ikev2.core.keylog import KeyLog
 from ikev2.core.observer import SPI_OCTETS
 from ikev2.core.sa_table import SaTable, own_spi
 from ikev2.core.state import State
-from ikev2.core.strangers import Strangers, begins, deserves_hint
+from ikev2.core.strangers import Strangers, begins, deserves_hint, nonce_of
 from ikev2.core.tracer import NullTracer, Tracer
 from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
 from ikev2.core.window import request_digest
@@ -64,6 +64,8 @@ class SaManager:
     """The IKE endpoint, sans I/O: the methods of IkeSa over all of them, and the choice of connections.
 
     `impairments` act on what is sent. A driver handles all events before it sends the datagrams of the same turn.
+    `before_timer` is called with an SA whose time has come, before it is handled: the moment to tell it of traffic that
+    it has not seen (`IkeSa.note_inbound_traffic`).
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class SaManager:
         impairments: Sequence[Impairment] = (),
         tracer: Tracer | None = None,
         keylog: KeyLog | None = None,
+        before_timer: Callable[[IkeSa], None] | None = None,
     ) -> None:
         self.connections: list[ConnectionConfig] = list(connections)
         self.limits = limits or Limits()
@@ -89,6 +92,7 @@ class SaManager:
         self._spi_source = spi_source
         self._tracer: Tracer = tracer or NullTracer()
         self._keylog = keylog
+        self._before_timer = before_timer
         self._table = SaTable()
         self._strangers = Strangers(entropy, self.limits)
         self._events: deque[Event] = deque()
@@ -135,6 +139,8 @@ class SaManager:
         for listener in self.listeners:
             listener.handle_timer(now)
         for sa in self._table.take_due(now):
+            if self._before_timer is not None:
+                self._before_timer(sa)
             sa.handle_timer(now)
             self._collect(sa, now)
 
@@ -394,6 +400,13 @@ class SaManager:
 
     def _begin(self, header: Header, data: bytes, local: Address, remote: Address, now: float) -> None:
         """A stranger wants an IKE SA: make a half-open one, ask for a cookie, or refuse and forget."""
+        if header.initiator_spi in self._table:
+            # Somebody returns what we send: we would prove the shared secret to ourselves.
+            raise InvalidSyntax("a request with an SPI of our own")
+        strangers = self._strangers
+        if strangers.half_open.wants_cookies and (nonce := strangers.shapes.nonce_of(data)) is not None:
+            self._queue([strangers.cookie_request(header.initiator_spi, nonce, local, remote, now)], now)
+            return
         candidates = self._serving(local, remote)
         try:
             message = Message.parse(data, header)
@@ -401,13 +414,12 @@ class SaManager:
             if candidates and len(data) == header.length:
                 self._reply(header, Notify(NotifyType.INVALID_SYNTAX), local, remote, now)
             raise error
-        if message.header.initiator_spi in self._table:
-            # Somebody returns what we send: we would prove the shared secret to ourselves.
-            raise InvalidSyntax("a request with an SPI of our own")
-        strangers = self._strangers
         if strangers.half_open.wants_cookies and not strangers.has_cookie(message, remote, now):
             check_message(message)  # what could not begin an SA is shorter than a cookie: nobody shall gain by it
-            self._queue([strangers.cookie_request(message, local, remote, now)], now)
+            strangers.shapes.accept(data)
+            self._queue(
+                [strangers.cookie_request(header.initiator_spi, nonce_of(message), local, remote, now)], now
+            )
             return
         if not strangers.half_open.has_room(remote.host) or len(self._table) >= self.limits.ike_sa_limit:
             self._drop(f"{remote}: too many half-open IKE SAs")

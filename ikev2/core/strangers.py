@@ -6,15 +6,24 @@ RFC 7296 sections 1.5, 2.4, 2.5, 2.6 and 2.21.4.
 from __future__ import annotations
 
 from ikev2.core.config import Limits
-from ikev2.core.cookie import CookieJar
+from ikev2.core.cookie import COOKIE_OCTETS, CookieJar
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, clear_reply
 from ikev2.core.halfopen import HalfOpenTable, TokenBucket
+from ikev2.core.shapes import KnownShapes
 from ikev2.core.types import Address, Datagram
 from ikev2.crypto.entropy import Entropy
 from ikev2.iana import ExchangeType, NotifyType
-from ikev2.wire.header import HEADER_OCTETS, Header
+from ikev2.wire.header import HEADER_OCTETS, SPI_OCTETS, Header
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Nonce, Notify
+
+_FIRST_REQUEST = Header.to_send(
+    ZERO_SPI, ZERO_SPI, ExchangeType.IKE_SA_INIT, 0, is_initiator=True, is_response=False
+)
+_COOKIE_REQUEST = clear_reply(_FIRST_REQUEST, (Notify(NotifyType.COOKIE, bytes(COOKIE_OCTETS)),))[
+    SPI_OCTETS:-COOKIE_OCTETS
+]
+"""The answer that asks for a cookie, between the initiator's SPI and the cookie: always the same octets."""
 
 
 class Strangers:
@@ -23,6 +32,7 @@ class Strangers:
     def __init__(self, entropy: Entropy, limits: Limits) -> None:
         self.half_open = HalfOpenTable(limits)
         self.cookies = CookieJar(entropy, limits.cookie_secret_s)
+        self.shapes = KnownShapes()
         self._replies = TokenBucket(limits.unprotected_replies_per_s)
 
     def reply(self, header: Header, notify: Notify, local: Address, remote: Address, now: float) -> Datagram | None:
@@ -40,17 +50,17 @@ class Strangers:
 
     def has_cookie(self, message: Message, remote: Address, now: float) -> bool:
         """True when the request brings a cookie of ours, baked for it."""
-        nonce = _nonce(message)
+        nonce = nonce_of(message)
         return any(
             self.cookies.holds(payload.data, nonce, remote.host, message.header.initiator_spi, now)
             for payload in message.payloads
             if isinstance(payload, Notify) and payload.notify_type == NotifyType.COOKIE
         )
 
-    def cookie_request(self, message: Message, local: Address, remote: Address, now: float) -> Datagram:
+    def cookie_request(self, spi_i: bytes, nonce: bytes, local: Address, remote: Address, now: float) -> Datagram:
         """The answer with a cookie; nothing is kept (rfc7296-s2.6-02, rfc7296-s2.6-05)."""
-        cookie = self.cookies.bake(_nonce(message), remote.host, message.header.initiator_spi, now)
-        return Datagram(clear_reply(message.header, (Notify(NotifyType.COOKIE, cookie),)), local, remote)
+        cookie = self.cookies.bake(nonce, remote.host, spi_i, now)
+        return Datagram(spi_i + _COOKIE_REQUEST + cookie, local, remote)
 
 
 def begins(header: Header) -> bool:
@@ -70,5 +80,6 @@ def deserves_hint(header: Header, data: bytes) -> bool:
     return header.exchange_type != ExchangeType.IKE_SA_INIT and header.length == len(data) > HEADER_OCTETS
 
 
-def _nonce(message: Message) -> bytes:
+def nonce_of(message: Message) -> bytes:
+    """The nonce of a request, no octets when there is none."""
     return next((payload.data for payload in message.payloads if isinstance(payload, Nonce)), b"")

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 from ikev2.core.exchange import Inbound
 from ikev2.core.tracer import NullTracer
 from ikev2.iana import ExchangeType
-from ikev2.wire.header import Header
-from ikev2.wire.message import Message, describe
+from ikev2.wire.message import describe, describe_exchange
 from ikev2.wire.payloads import Payload
 
 if TYPE_CHECKING:
@@ -33,7 +32,5 @@ def sent(
 ) -> None:
     """A message goes out."""
     if not isinstance(sa.tracer, NullTracer):
-        header = Header.to_send(
-            sa.spi_i, sa.spi_r, exchange, message_id, is_initiator=True, is_response=is_response
-        )
-        sa.tracer.message("out", describe(Message(header, payloads)), sa.local, sa.remote)
+        line = describe_exchange(exchange, message_id, payloads, is_response=is_response)
+        sa.tracer.message("out", line, sa.local, sa.remote)

@@ -108,6 +108,7 @@ class Endpoint:
             impairments=impairments,
             tracer=tracer if tracer is not None else self.log,
             keylog=keylog if recorder is None else recorder,
+            before_timer=self._note_inbound_traffic,
         )
         self.exporter = KeyExporter(self.manager, label=config.label, sa_grace_s=config.sa_grace_s)
         self._pcap: Capture | None = pcap if recorder is None else recorder
@@ -389,36 +390,38 @@ class Endpoint:
                     self._send(datagram)
         finally:
             self._in_turn = False
-        for wish in list(self._wishes):
-            wish.settle()
-        self._wishes = [wish for wish in self._wishes if not wish.future.done()]
+        if self._wishes:
+            for wish in list(self._wishes):
+                wish.settle()
+            self._wishes = [wish for wish in self._wishes if not wish.future.done()]
         self._arm()
 
     def _arm(self) -> None:
+        """Set the one timer; one that rings too early stays, and is set anew then."""
+        when = self.manager.next_timer()
         if self._timer is not None:
+            if when is not None and self._timer.when() <= when:
+                return
             self._timer.cancel()
             self._timer = None
-        when = self.manager.next_timer()
         if when is not None and self._loop is not None:
             self._timer = self._loop.call_at(when, self._timeout)
 
     def _timeout(self) -> None:
         self._timer = None
-        self._note_inbound_traffic()
         self.manager.handle_timer(self._now())
         self._turn()
 
-    def _note_inbound_traffic(self) -> None:
+    def _note_inbound_traffic(self, sa: IkeSa) -> None:
         """A peer whose packets arrive lives: no need to ask. RFC 7296 section 2.4."""
-        for sa in self.manager.sas:
-            if not sa.connection.dpd_delay_s:
-                continue
-            for spi_in, child in sa.children.items():
-                with contextlib.suppress(BackendError):
-                    packets = self.backend.query(child.params).packets_in
-                    if packets > self._inbound_packets.get(spi_in, 0):
-                        sa.note_inbound_traffic(self._now())
-                    self._inbound_packets[spi_in] = packets
+        if not sa.connection.dpd_delay_s:
+            return
+        for spi_in, child in sa.children.items():
+            with contextlib.suppress(BackendError):
+                packets = self.backend.query(child.params).packets_in
+                if packets > self._inbound_packets.get(spi_in, 0):
+                    sa.note_inbound_traffic(self._now())
+                self._inbound_packets[spi_in] = packets
 
     def _carry_out(self, event: Event) -> None:
         try:

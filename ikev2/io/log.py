@@ -43,22 +43,23 @@ class LogRing:
     """The last lines, and those who want to hear of new ones. It is the core's tracer, too."""
 
     def __init__(self, lines: int = DEFAULT_LINES) -> None:
-        self._records: deque[LogRecord] = deque(maxlen=lines)
+        # The fields of LogRecord: made of them when somebody wants to see the line.
+        self._lines: deque[tuple[int, int, str, str]] = deque(maxlen=lines)
         self._listeners: list[Listener] = []
         self._number = 0
 
     def log(self, subsystem: str, text: str) -> None:
         """Add a line. Control characters in it, which may come from a peer, are shown, not obeyed."""
         self._number += 1
-        record = LogRecord(self._number, time.time_ns(), subsystem, _printable(text))
-        self._records.append(record)
+        line = (self._number, time.time_ns(), subsystem, _printable(text))
+        self._lines.append(line)
         for listener in tuple(self._listeners):
-            listener(record)
+            listener(LogRecord(*line))
 
     def records(self, last: int | None = None) -> list[LogRecord]:
         """The newest `last` lines (or all that are kept), oldest first."""
-        records = list(self._records)
-        return records if last is None else records[max(0, len(records) - last) :]
+        lines = list(self._lines)
+        return [LogRecord(*line) for line in (lines if last is None else lines[max(0, len(lines) - last) :])]
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with each new line, until the function returned is called."""

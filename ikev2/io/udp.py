@@ -29,7 +29,11 @@ MAX_DATAGRAM_OCTETS = 65535
 # More than one of these in a row lets the loop do something else in between.
 DATAGRAMS_PER_WAKEUP = 64
 
+RECEIVE_BUFFER_OCTETS = 4 << 20
+"""The kernel counts some 900 octets and more for each datagram of an IKE_SA_INIT: a few thousand of them."""
+
 # Linux's numbers: Python's socket module lacks some of them.
+_SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
@@ -67,6 +71,7 @@ class IkeSocket:
         family = socket.AF_INET if address.version == 4 else socket.AF_INET6
         self.sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            large_receive_buffer(self.sock)
             if family == socket.AF_INET:
                 self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
                 # An IKE message larger than the path's MTU must be fragmented by IP, not refused with EMSGSIZE.
@@ -82,6 +87,8 @@ class IkeSocket:
         self.local = Address(name[0], name[1])
         self._wildcard = address.is_unspecified
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._buffer = bytearray(MAX_DATAGRAM_OCTETS)
+        self._view = memoryview(self._buffer)
 
     def start(self, loop: asyncio.AbstractEventLoop, on_datagram: OnDatagram) -> None:
         """Read on `loop`: every IKE message goes to `on_datagram`."""
@@ -123,15 +130,17 @@ class IkeSocket:
         return True
 
     def _readable(self, on_datagram: OnDatagram) -> None:
+        buffers, view, wildcard, local = [self._buffer], self._view, self._wildcard, self.local
         for _ in range(DATAGRAMS_PER_WAKEUP):
             try:
-                data, ancillary, _flags, name = self.sock.recvmsg(MAX_DATAGRAM_OCTETS, _CONTROL_OCTETS)
+                octets, ancillary, _flags, name = self.sock.recvmsg_into(buffers, _CONTROL_OCTETS)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 continue  # An ICMP error of an earlier datagram, reported once: IKE's own timers deal with it.
-            local = Address(_destination(ancillary) or self.local.host, self.local.port)
-            self.deliver(data, local, Address(name[0], name[1]), on_datagram)
+            if wildcard:
+                local = Address(_destination(ancillary) or self.local.host, self.local.port)
+            self.deliver(bytes(view[:octets]), local, Address(name[0], name[1]), on_datagram)
             if self._loop is None:  # closed by what the datagram did
                 return
 
@@ -156,6 +165,17 @@ class IkeSocket:
             data = data[len(NON_ESP_MARKER) :]
         self.counters.received += 1
         on_datagram(data, local, remote)
+
+
+def large_receive_buffer(sock: socket.socket) -> None:
+    """Room for what comes while the process is busy, as a flood does: what finds the buffer full is lost.
+
+    As much as the system grants: beyond `net.core.rmem_max` it takes CAP_NET_ADMIN.
+    """
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_OCTETS)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_OCTETS)
 
 
 def _pktinfo(host: str) -> tuple[int, int, bytes]:

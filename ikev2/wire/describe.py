@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from ikev2.iana import CpAttributeType, CpType, EapCode, NotifyType, PayloadType
 from ikev2.wire.payloads import Cp, Eap, EncryptedFragment, Notify, Payload, Unknown
 
-PAYLOAD_NAMES = {PayloadType.NONCE: "No"}
-"""Where the word is not the name of the payload type."""
+PAYLOAD_NAMES = {payload_type: str(payload_type) for payload_type in PayloadType} | {PayloadType.NONCE: "No"}
+"""The word for each payload type."""
 
 NOTIFY_NAMES = {
     NotifyType.UNSUPPORTED_CRITICAL_PAYLOAD: "CRIT",

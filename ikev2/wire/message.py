@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from ikev2.errors import InvalidSyntax, LocalProtocolError
-from ikev2.iana import PayloadType
+from ikev2.iana import ExchangeType, PayloadType
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.describe import describe_payloads
 from ikev2.wire.header import HEADER_OCTETS, Header
@@ -189,5 +189,12 @@ def describe(message: Message, inner: Sequence[Payload] | None = None) -> str:
     """
     header = message.header
     payloads = message.payloads if inner is None else (*message.clear_payloads, *inner)
-    direction = "response" if header.is_response else "request"
-    return f"{header.exchange_type} {direction} {header.message_id} {describe_payloads(payloads)}"
+    return describe_exchange(header.exchange_type, header.message_id, payloads, is_response=header.is_response)
+
+
+def describe_exchange(
+    exchange: ExchangeType, message_id: int, payloads: Sequence[Payload], *, is_response: bool
+) -> str:
+    """The same line of the parts of a message."""
+    direction = "response" if is_response else "request"
+    return f"{exchange} {direction} {message_id} {describe_payloads(payloads)}"

@@ -8,6 +8,7 @@ from sim.network import A, B, Delays, Host, Network, Sent, assert_joined, assert
 
 from ikev2.core.config import Limits
 from ikev2.core.events import ChildSaDeleted, ChildSaHalfClosed, IkeSaDeleted, PeerAlive
+from ikev2.core.ike_sa import IkeSa
 from ikev2.core.transitions import State
 from ikev2.core.types import Address
 from ikev2.errors import LocalProtocolError
@@ -184,6 +185,28 @@ def test_traffic_of_a_child_sa_puts_the_liveness_check_off() -> None:
         a.manager.handle_timer(network.now)
         network.run(float(second))
     assert a.of(PeerAlive) == []
+
+
+@pytest.mark.req("rfc7296-s2.4-04")
+def test_driver_is_asked_about_traffic_before_an_sa_asks_its_peer_and_about_no_other_sa() -> None:
+    asked: list[IkeSa] = []
+
+    def before_timer(sa: IkeSa) -> None:
+        asked.append(sa)
+        if network.now < 60:
+            sa.note_inbound_traffic(network.now)
+
+    network, a, b = pair(a={"dpd_delay_s": 10.0}, before_timer=before_timer)
+    quiet = up(network, b, until=1.0)
+    noisy = up(network, a, until=2.0)
+    assert noisy.connection.dpd_delay_s
+    network.run(59.0)
+    assert a.of(PeerAlive) == []
+    assert len(asked) == 5 * 2  # both of A's SAs have the delay, none of B's
+    assert {sa.spi_i for sa in asked} == {quiet.spi_i, noisy.spi_i}
+    assert all(sa in a.manager.sas for sa in asked)
+    network.run(65.0)
+    assert len(a.of(PeerAlive)) == 2
 
 
 # --- what is wrong with a request of an authentic peer ---

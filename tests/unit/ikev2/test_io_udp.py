@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from ikev2.core.types import Address
-from ikev2.io.udp import IkeSocket, source_address
+from ikev2.io.udp import RECEIVE_BUFFER_OCTETS, IkeSocket, source_address
 
 MESSAGE = b"an IKE message, as far as a socket knows"
 Received = tuple[bytes, Address, Address]
@@ -143,3 +143,25 @@ def test_a_refused_send_is_counted_not_raised() -> None:
 
 def test_the_source_address_is_the_routes() -> None:
     assert source_address("127.0.0.2") == "127.0.0.1"
+
+
+def test_receive_buffer_is_as_large_as_the_system_grants() -> None:
+    sock = IkeSocket("127.0.0.1", 0, nat_traversal=False)
+    try:
+        with open("/proc/sys/net/core/rmem_max", encoding="ascii") as file:
+            most = int(file.read())
+        # The kernel doubles what it is asked for; beyond its maximum only with CAP_NET_ADMIN.
+        assert sock.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= 2 * min(RECEIVE_BUFFER_OCTETS, most)
+    finally:
+        sock.close()
+
+
+def test_largest_datagram_and_a_short_one_behind_it_come_as_they_were_sent(peer: socket.socket) -> None:
+    sock = IkeSocket("127.0.0.1", 0, nat_traversal=False)
+    try:
+        large = os.urandom(65507)
+        for octets in (large, MESSAGE):
+            peer.sendto(octets, sock.local)
+        assert [data for data, _, _ in receive(sock, 2)] == [large, MESSAGE]
+    finally:
+        sock.close()
