@@ -188,6 +188,7 @@ class ConnectionSection(_Section):
     unique: Literal["no", "never"] = "no"
     fragmentation: Literal["yes", "no", "force"] = "yes"
     fragment_size: Annotated[int, Field(ge=SMALLEST_FRAGMENT_SIZE, le=65535)] = 1280
+    window_size: Annotated[int, Field(ge=1, le=256)] = 1
     retransmit_timeout: Annotated[Seconds, Field(gt=0)] = 2.0
     retransmit_base: Annotated[float, Field(ge=1, le=10, strict=False)] = 1.8
     retransmit_tries: Annotated[int, Field(ge=1, le=30)] = 5
@@ -379,6 +380,7 @@ def _connection(
         send_initial_contact=section.unique != "never",
         fragmentation=section.fragmentation,
         fragment_size=section.fragment_size,
+        window_size=section.window_size,
         lifetime=_ike_lifetime(section),
         reauth_s=section.reauth_time,
         childless=Childless(section.childless),

@@ -141,6 +141,7 @@ class ConnectionConfig:
     AUTH_LIFETIME and closes the SA after `reauth_s` and the `over_s` of `lifetime` (RFC 4478).
     `fragmentation`: "yes" for messages whose IP datagram would exceed `fragment_size` octets, "force" for every
     protected message, whatever its length, "no" for none; never without the peer's consent (RFC 7383).
+    `window_size`: how many requests the peer may send before it has our responses (RFC 7296 section 2.3).
     """
 
     name: str
@@ -165,6 +166,7 @@ class ConnectionConfig:
     fragmentation: str = "yes"
     fragment_size: int = 1280
     shared_keys: tuple[SharedKey, ...] = ()
+    window_size: int = 1
 
     @property
     def first_ports(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import fragmentation, succession, tracing, transmission
+from ikev2.core import fragmentation, succession, tracing, transmission, window_size
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.events import Answered, ChildSaMoved
@@ -18,6 +18,7 @@ from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.state import WITH_PEER, State
 from ikev2.core.transitions import TRANSITIONS, Transition
 from ikev2.core.types import Address, Role
+from ikev2.core.window import RequestInFlight
 from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayload
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import MAJOR_VERSION, Header
@@ -47,12 +48,13 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     """Take a request: once, and its repetitions by sending the same response again."""
     header = inbound.message.header
     _check_header(sa, header)
-    if sa.responses.repeats(header.message_id, inbound.data) or fragmentation.repeats_request(sa, inbound):
+    kept = sa.responses.repeated(header.message_id, inbound.data) or fragmentation.repeated(sa, inbound)
+    if kept is not None:
         # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
-        fragmentation.shrink_response(sa, inbound)
-        transmission.send_back(sa, sa.responses.response, inbound)
+        fragmentation.shrink_response(sa, kept, inbound)
+        transmission.send_back(sa, kept.data, inbound)
         return
-    if header.message_id != sa.responses.expected_id:
+    if not sa.responses.is_new(header.message_id):
         # rfc7296-s2.1-05, rfc7296-s2.3-08, rfc7296-s2.3-09
         raise Ignored(f"request {header.message_id} where {sa.responses.expected_id} is expected")
     row = TRANSITIONS.get((sa.state, header.exchange_type, Role.RESPONDER))
@@ -90,7 +92,7 @@ def _answer_clear(sa: IkeSa, row: Transition, inbound: Inbound) -> None:
     sa.created_at = inbound.now
     response = transmission.clear_message(sa, inbound.message.header.exchange_type, payloads, is_response=True)
     sa.need_handshake().response = response
-    sa.responses.remember(inbound.data, (response,))
+    sa.responses.remember(inbound.message.header.message_id, inbound.data, (response,))
     sa.deadline = inbound.now + sa.limits.half_open_timeout_s
     transmission.send_back(sa, (response,), inbound)
     sa.go(row.leads_to[0], row.story)
@@ -135,16 +137,18 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
         if sa.predecessor is not None:
             succession.used(sa, inbound)
         payloads = row.handler(sa, inbound)
+        window_size.take(sa, inbound)
     except ProtocolError as error:
         if error.notify_type is None:
             raise
         payloads = _error_payloads(sa, error)
+    payloads = window_size.announced(sa, payloads)
     plain = channel.prepare(header.exchange_type, header.message_id, payloads, is_response=True)
     tracing.sent(sa, header.exchange_type, header.message_id, payloads, is_response=True)
     response = fragmentation.seal_response(sa, channel, plain, inbound)
     kept = plain if fragmentation.may_shrink(sa, channel, plain) else None
-    sa.responses.remember(inbound.data, response, kept)
-    sa.fragmentation.request = None
+    sa.responses.remember(header.message_id, inbound.data, response, kept)
+    sa.fragmentation.requests.pop(header.message_id, None)
     transmission.send_back(sa, response, inbound)
     if sa.close_after is not None:
         reason, notify_type = sa.close_after
@@ -166,14 +170,10 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     """Take the response to our request in flight; any other changes nothing."""
     message, header = inbound.message, inbound.message.header
     _check_header(sa, header)
-    in_flight = sa.requests.in_flight
+    in_flight = sa.requests.outstanding.get(header.message_id)
     asked = in_flight is not None and isinstance(in_flight.purpose, Ask)
     row = ASKED if asked else TRANSITIONS.get((sa.state, header.exchange_type, Role.INITIATOR))
-    if (
-        in_flight is None
-        or row is None
-        or (in_flight.exchange, in_flight.message_id) != (header.exchange_type, header.message_id)
-    ):
+    if in_flight is None or row is None or in_flight.exchange != header.exchange_type:
         _take_hint(sa, inbound)
         raise Ignored(f"no request is waiting for {header.exchange_type} response {header.message_id}")
     if not row.protected:
@@ -199,19 +199,20 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
             _check_rules(row, inbound.message, inbound.payloads)
     except (InvalidSyntax, UnsupportedCriticalPayload) as error:
         _authentic(sa, inbound)
-        _malformed_response(sa, error, inbound.now)
+        _malformed_response(sa, in_flight, error, inbound.now)
         return
     _authentic(sa, inbound)
     before = sa.state
     fragmentation.answered(sa, in_flight)
-    row.handler(sa, replace(inbound, purpose=sa.requests.answered()))
+    row.handler(sa, replace(inbound, purpose=sa.requests.answered(header.message_id)))
+    window_size.take(sa, inbound)
     if not asked and sa.state is before and not sa.is_closing():
         sa.go(row.leads_to[0], row.story)
 
 
-def _malformed_response(sa: IkeSa, error: ProtocolError, now: float) -> None:
+def _malformed_response(sa: IkeSa, request: RequestInFlight, error: ProtocolError, now: float) -> None:
     """An authentic response that makes no sense: the peers' states differ, close. RFC 7296 section 2.21."""
-    sa.requests.answered()
+    sa.requests.answered(request.message_id)
     sa.tracer.note(f"{sa.name}: malformed response: {error}")
     if sa.state is State.DELETING:
         sa.close(f"malformed response: {error}", now)
@@ -245,7 +246,9 @@ def _check_rules(row: Transition, message: Message, inner: tuple[Payload, ...] |
 def _authentic(sa: IkeSa, inbound: Inbound) -> None:
     """A fresh authentic message has come: the peer lives, and we see its address. RFC 7296 section 2.23."""
     sa.last_inbound_at = inbound.now
-    follow(sa, inbound.local, inbound.remote)
+    header = inbound.message.header
+    if header.is_response or sa.responses.is_latest(header.message_id):
+        follow(sa, inbound.local, inbound.remote)
 
 
 def follow(sa: IkeSa, local: Address, remote: Address) -> None:

@@ -12,8 +12,8 @@ The rules, before the code:
   few retransmissions is fragmented again, smaller, and the timers start over. What got through stays the size for
   the exchanges that follow. Section 2.5.2.
 - A response goes in the form of its request, in fragments no larger than the request's. Section 2.5.1.
-- Nothing of a fragment is kept before its ICV has verified; there is one queue for the request that we expect and one
-  for the response that we wait for, each bounded in octets, count and time. Sections 2.6 and 5.
+- Nothing of a fragment is kept before its ICV has verified; there is a queue for each request within our window and
+  for each response that we wait for, bounded in octets, count and time. Sections 2.6 and 5.
 
 RFC 7383.
 """
@@ -27,7 +27,7 @@ from ikev2.core.channel import Plain, SecureChannel
 from ikev2.core.config import ConnectionConfig, Limits
 from ikev2.core.exchange import Ignored, Inbound
 from ikev2.core.types import Address
-from ikev2.core.window import RequestInFlight
+from ikev2.core.window import RequestInFlight, Response
 from ikev2.errors import InvalidSyntax
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.message import Message
@@ -70,24 +70,33 @@ class Reassembly:
 @dataclass(slots=True)
 class Fragmentation:
     """What one IKE SA knows of it: whether both ends do it, the size now in use (IP datagram, octets; 0: as
-    configured), and the messages that are being put together. RFC 7383 sections 2.3, 2.5.2 and 2.6."""
+    configured), and the messages that are being put together, by message id. RFC 7383 sections 2.3, 2.5.2 and 2.6."""
 
     negotiated: bool = False
     size: int = 0
-    request: Reassembly | None = None
-    response: Reassembly | None = None
+    requests: dict[int, Reassembly] = field(default_factory=dict)
+    responses: dict[int, Reassembly] = field(default_factory=dict)
+
+    @property
+    def request(self) -> Reassembly | None:
+        """The incomplete request that began first, None when there is none."""
+        return next(iter(self.requests.values()), None)
+
+    @property
+    def response(self) -> Reassembly | None:
+        """The incomplete response that began first, None when there is none."""
+        return next(iter(self.responses.values()), None)
 
     def next_timer(self) -> float | None:
         """When the next incomplete message is to be forgotten."""
-        times = [queue.expires_at for queue in (self.request, self.response) if queue is not None]
-        return min(times) if times else None
+        queues = (*self.requests.values(), *self.responses.values())
+        return min((queue.expires_at for queue in queues), default=None)
 
     def expire(self, now: float) -> None:
         """Forget what did not become complete in time (rfc7383-s2.6-05)."""
-        if self.request is not None and self.request.expires_at <= now:
-            self.request = None
-        if self.response is not None and self.response.expires_at <= now:
-            self.response = None
+        for queues in (self.requests, self.responses):
+            for number in [number for number, queue in queues.items() if queue.expires_at <= now]:
+                del queues[number]
 
     def inherit(self, old: Fragmentation) -> None:
         """Take over what was negotiated and found out on the IKE SA that this one replaces."""
@@ -182,27 +191,26 @@ def _message_octets(size: int, local: Address, connection: ConnectionConfig) -> 
     return size - datagram_octets(0, local, connection)
 
 
-def shrink_response(sa: IkeSa, repeated: Inbound) -> None:
+def shrink_response(sa: IkeSa, kept: Response, repeated: Inbound) -> None:
     """A request came again: its response may be too large for the path, too (rfc7383-s2.4-02).
 
     It is cut smaller when it is larger than the request, which got through, or when the request keeps coming.
     """
-    responses, local = sa.responses, repeated.local
-    responses.repeated += 1
-    if responses.plain is None:
+    kept.repeated += 1
+    if kept.plain is None:
         return
-    largest = max(len(data) for data in responses.response)
+    largest = max(len(data) for data in kept.data)
     fragmented = isinstance(repeated.message.encrypted, EncryptedFragment)
-    if responses.repeated < PROBE_RETRANSMISSIONS and not (fragmented and len(repeated.data) < largest):
+    if kept.repeated < PROBE_RETRANSMISSIONS and not (fragmented and len(repeated.data) < largest):
         return
-    cut = smaller(sa, responses.plain, responses.response, local)
+    cut = smaller(sa, kept.plain, kept.data, repeated.local)
     if cut is not None:
-        responses.response, responses.repeated = cut[1], 0
+        kept.data, kept.repeated = cut[1], 0
 
 
 def answered(sa: IkeSa, request: RequestInFlight) -> None:
     """The response to our request is here: the size that got through is the size from now on. Section 2.5.2."""
-    sa.fragmentation.response = None
+    sa.fragmentation.responses.pop(request.message_id, None)
     if request.probe_size:
         sa.fragmentation.size = request.probe_size
 
@@ -219,10 +227,9 @@ def collect(sa: IkeSa, inbound: Inbound) -> Inbound | None:
     sealed, channel, state = inbound.message.encrypted, sa.channel, sa.fragmentation
     if not isinstance(sealed, EncryptedFragment) or channel is None or not state.negotiated:
         raise Ignored("a fragment, which was not negotiated")
-    is_response = inbound.message.header.is_response
-    queue = state.response if is_response else state.request
-    if queue is not None and queue.message_id != inbound.message.header.message_id:
-        queue = None
+    header = inbound.message.header
+    queues = state.responses if header.is_response else state.requests
+    queue = queues.get(header.message_id)
     _check_fragment(sealed, inbound, queue, sa.limits)
     try:
         content = channel.open_fragment(inbound.data, sealed)  # rfc7383-s2.6-03
@@ -231,16 +238,14 @@ def collect(sa: IkeSa, inbound: Inbound) -> Inbound | None:
     if queue is None or sealed.total_fragments > queue.total:
         # rfc7383-s2.6-04, rfc7383-s2.6-06
         expires_at = inbound.now + sa.connection.retransmission.total_s
-        header = inbound.message.header
         queue = Reassembly(header.message_id, header.exchange_type, sealed.total_fragments, expires_at)
     _store(queue, sealed, content, inbound, sa.connection)
     overflow = queue.octets > sa.limits.reassembly_octets
     complete = len(queue.contents) == queue.total
-    kept = None if complete or overflow else queue
-    if is_response:
-        state.response = kept
+    if complete or overflow:
+        queues.pop(header.message_id, None)
     else:
-        state.request = kept
+        queues[header.message_id] = queue
     if overflow:
         raise ReassemblyOverflow(f"the fragments of a message exceed {sa.limits.reassembly_octets} octets")
     return _whole(queue, inbound) if complete else None
@@ -285,20 +290,19 @@ def _whole(queue: Reassembly, last: Inbound) -> Inbound:
     return replace(last, message=message, data=queue.first_data, content=content, fragment_octets=queue.largest)
 
 
-def repeats_request(sa: IkeSa, inbound: Inbound) -> bool:
-    """True for an authentic first fragment of the request that was answered last, cut anew.
+def repeated(sa: IkeSa, inbound: Inbound) -> Response | None:
+    """The response when this is an authentic first fragment of a request that was answered, cut anew.
 
     Any other fragment of it is ignored. RFC 7383 section 2.6.1.
     """
-    sealed, header = inbound.message.encrypted, inbound.message.header
+    sealed, kept = inbound.message.encrypted, sa.responses.kept.get(inbound.message.header.message_id)
     if (
         not isinstance(sealed, EncryptedFragment)
-        or header.message_id + 1 != sa.responses.expected_id
+        or kept is None
         or sealed.fragment_number != 1  # rfc7383-s2.6.1-02, rfc7383-s2.6.1-03
         or sa.channel is None
         or not sa.fragmentation.negotiated
-        or not sa.responses.response
     ):
-        return False
+        return None
     sa.channel.open_fragment(inbound.data, sealed)
-    return True
+    return kept

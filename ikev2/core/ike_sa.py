@@ -6,9 +6,10 @@ The rules, before the code:
   when it is authentic and the SA is established.
 - Nothing that is not authenticated changes the SA once keys exist. Before that, in IKE_SA_INIT, an unauthenticated
   message can only make us send another one, a bounded number of times. RFC 7296 sections 2.4 and 2.21.1.
-- At most one request of ours is in flight; local actions wait in a queue for their turn. RFC 7296 section 2.3.
-- The last response is kept, and sent again for the same request, octet for octet, also for a while after the SA has
-  closed. RFC 7296 section 2.1.
+- No more requests of ours are in flight than the peer's window allows, one until it says more; local actions wait in
+  a queue for their turn. RFC 7296 section 2.3 and core/scheduling.py.
+- Responses are kept, as many as we have promised, and sent again for the same request, octet for octet, also for a
+  while after the SA has closed. RFC 7296 section 2.1 and core/window.py.
 - No peer input raises out of `receive_datagram`.
 
 RFC 7296 sections 1 and 2.
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ikev2.core import dispatch, lifetime, succession, transmission
+from ikev2.core import dispatch, lifetime, scheduling, succession, transmission
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import ChildSa
 from ikev2.core.child_sa import ChildSaParameters
@@ -39,7 +40,6 @@ from ikev2.core.exchange import (
     CheckLiveness,
     CloseChildSa,
     CloseIkeSa,
-    CloseReplaced,
     Ignored,
     Inbound,
     MakeChildSa,
@@ -47,7 +47,7 @@ from ikev2.core.exchange import (
     RekeyIkeSa,
     Task,
 )
-from ikev2.core.exchanges import create_child_sa, ike_sa_init, informational, rekey_ike_sa
+from ikev2.core.exchanges import ike_sa_init, rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
 from ikev2.core.fragmentation import Fragmentation
 from ikev2.core.impair import Impairment, Outlet, message_impairments
@@ -55,11 +55,12 @@ from ikev2.core.info import IkeSaInfo, ike_sa_info
 from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
 from ikev2.core.observer import LoneObserver, Observer
+from ikev2.core.purposes import ChildRequest
 from ikev2.core.state import State
 from ikev2.core.tracer import NullTracer, Tracer
 from ikev2.core.transitions import TRANSITIONS
 from ikev2.core.types import Address, ChildSpiSource, Datagram, Role
-from ikev2.core.window import MESSAGE_ID_LIMIT, Requests, Responses
+from ikev2.core.window import Requests, Responses
 from ikev2.crypto.entropy import Entropy
 from ikev2.crypto.keymat import IkeKeys
 from ikev2.crypto.suites import IkeSuite
@@ -135,13 +136,13 @@ class IkeSa:
         self.dropped = 0
         self.channel: SecureChannel | None = None
         self.fragmentation = Fragmentation()
-        self._tasks: deque[Task] = deque()
+        self.tasks: deque[Task] = deque()
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
         self.deadline: float | None = None
         self.last_hint_at = float("-inf")
         self.close_after: tuple[str, NotifyType | None] | None = None
-        self._failed = False
+        self.failed = False
         self.comes_of_rekeying = False
 
     # --- the sans-IO contract ------------------------------------------------------------------------------------
@@ -183,12 +184,16 @@ class IkeSa:
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, None for never."""
-        others = (self.deadline, self._liveness_at(), self.fragmentation.next_timer(), lifetime.next_timer(self))
+        others = (
+            self.deadline,
+            self.requests.next_timer(),
+            self._liveness_at(),
+            self.fragmentation.next_timer(),
+            lifetime.next_timer(self),
+        )
         times = [time for time in others if time is not None]
         if self._outlet is not None and (delayed_until := self._outlet.next_timer()) is not None:
             times.append(delayed_until)
-        if self.requests.in_flight is not None:
-            times.append(self.requests.in_flight.again_at)
         return min(times) if times else None
 
     def handle_timer(self, now: float) -> None:
@@ -204,13 +209,11 @@ class IkeSa:
         self.fragmentation.expire(now)
         if self._outlet is not None:
             self._outbox += self._outlet.take_due(now)
-        in_flight = self.requests.in_flight
-        if in_flight is not None and in_flight.again_at <= now:
-            transmission.send_again(self, now)
+        transmission.send_late(self, now)
         lifetime.handle_timer(self, now)
         due = self._liveness_at()
         if due is not None and due <= now:
-            self._tasks.append(CheckLiveness())
+            self.tasks.append(CheckLiveness())
         self._pump(now)
 
     # --- local actions -------------------------------------------------------------------------------------------
@@ -238,14 +241,14 @@ class IkeSa:
         found = self.children.get(spi_in)
         if found is None:
             raise LocalProtocolError(f"this IKE SA has no Child SA with the inbound SPI {spi_in:08x}")
-        if not any(isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self._tasks):
-            self._tasks.append(CloseChildSa(spi_in, reason))
+        if not any(isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self.tasks):
+            self.tasks.append(CloseChildSa(spi_in, reason))
             self._pump(now)
 
     def make_child(self, config: ChildConfig, now: float) -> None:
         """Make a further Child SA: ChildSaReady or ChildSaFailed follows. RFC 7296 section 1.3.1."""
         self._need_peer()
-        self._tasks.append(MakeChildSa(config))
+        self.tasks.append(MakeChildSa(config))
         self._pump(now)
 
     def rekey_child(self, child: ChildSaParameters | int, now: float) -> None:
@@ -259,14 +262,14 @@ class IkeSa:
             raise LocalProtocolError(f"this IKE SA has no Child SA with the inbound SPI {spi_in:08x}")
         if not found.rekeying and not self.is_closing_child(found):
             found.rekeying = True
-            self._tasks.append(RekeyChildSa(spi_in))
+            self.tasks.append(RekeyChildSa(spi_in))
             self._pump(now)
 
     def rekey(self, now: float) -> None:
         """Replace the IKE SA: IkeSaRekeyed or IkeSaRekeyFailed follows. RFC 7296 section 2.18."""
         self._need_peer()
-        if self.state is State.ESTABLISHED and not any(isinstance(task, RekeyIkeSa) for task in self._tasks):
-            self._tasks.append(RekeyIkeSa())
+        if self.state is State.ESTABLISHED and not any(isinstance(task, RekeyIkeSa) for task in self.tasks):
+            self.tasks.append(RekeyIkeSa())
             self._pump(now)
 
     def expire(self, now: float, reason: str) -> None:
@@ -300,7 +303,7 @@ class IkeSa:
         self._need_peer()
         encode_payloads(payloads)
         task = Ask(exchange, tuple(payloads))
-        self._tasks.append(task)
+        self.tasks.append(task)
         self._pump(now)
         return task
 
@@ -310,8 +313,8 @@ class IkeSa:
 
     def check_liveness(self, now: float) -> None:
         """Ask whether the peer lives, unless a request is in flight, which asks the same. RFC 7296 section 2.4."""
-        if self.state is State.ESTABLISHED and self.requests.in_flight is None and not self._tasks:
-            self._tasks.append(CheckLiveness())
+        if self.state is State.ESTABLISHED and self.requests.in_flight is None and not self.tasks:
+            self.tasks.append(CheckLiveness())
             self._pump(now)
 
     def child_install_failed(self, child: ChildSaParameters, reason: str, now: float) -> None:
@@ -355,9 +358,7 @@ class IkeSa:
     def is_closing_child(self, child: ChildSa) -> bool:
         """True when we have sent a Delete for it, or are going to."""
         spi_in = child.params.spi_in
-        return child.closing or any(
-            isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self._tasks
-        )
+        return child.closing or any(isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self.tasks)
 
     def replacement_of(self, child: ChildSa) -> ChildSa | None:
         """What the peer has made to replace this Child SA, which it has still to delete."""
@@ -366,11 +367,19 @@ class IkeSa:
 
     def is_busy_with_children(self) -> bool:
         """True while a request of ours makes, rekeys or closes a Child SA."""
-        return rekey_ike_sa.is_about_children(self.purpose_in_flight)
+        return any(rekey_ike_sa.is_about_children(purpose) for purpose in self.purposes())
+
+    def purposes(self) -> list[object]:
+        """What our outstanding requests are for, the oldest first."""
+        return [request.purpose for request in self.requests.outstanding.values()]
+
+    def child_requests(self) -> list[ChildRequest]:
+        """Those that make or rekey a Child SA."""
+        return [purpose for purpose in self.purposes() if isinstance(purpose, ChildRequest)]
 
     @property
     def purpose_in_flight(self) -> object:
-        """What our outstanding request is for, None when there is none."""
+        """What our oldest outstanding request is for, None when there is none; one for a new IKE SA is alone."""
         in_flight = self.requests.in_flight
         return None if in_flight is None else in_flight.purpose
 
@@ -393,33 +402,8 @@ class IkeSa:
             self._outbox += [datagram] if self._outlet is None else self._outlet.send(datagram, now)
 
     def _pump(self, now: float) -> None:
-        """Begin the next local action when the window is free."""
-        if self.requests.next_id >= MESSAGE_ID_LIMIT and self.state is State.ESTABLISHED and not self.is_closing():
-            self.queue_first(CloseIkeSa("the message ids are used up"))  # rfc7296-s2.2-02
-        while self._tasks and self.requests.in_flight is None and self._may_request():
-            self._begin(self._tasks.popleft(), now)
-
-    def _begin(self, task: Task, now: float) -> None:
-        match task:
-            case MakeChildSa() | RekeyChildSa():
-                create_child_sa.begin(self, task, now)
-            case RekeyIkeSa():
-                rekey_ike_sa.begin(self, task, now)
-            case Ask():
-                self.send_request(task.exchange, task.payloads, task, now)
-            case CloseReplaced():
-                self.observer.replaced(self, now)
-            case CloseIkeSa():
-                informational.begin(self, task, now)
-                self.go(State.DELETING, "we close the IKE SA")
-            case _:
-                informational.begin(self, task, now)
-
-    def _may_request(self) -> bool:
-        if self.state is State.AUTH_SENT:
-            return self._failed
-        # One that may have to go again, as both ends have rekeyed at once, waits until that is decided.
-        return self.state in (State.ESTABLISHED, State.REKEYED) and self.predecessor is None
+        """Begin the local actions whose turn it is."""
+        scheduling.begin_what_may(self, now)
 
     # --- what handlers call --------------------------------------------------------------------------------------
 
@@ -461,7 +445,7 @@ class IkeSa:
 
     def fail(self, reason: str, notify_type: NotifyType | None) -> None:
         """The peer is not who it should be: say so to the driver, once; the SA has still to be closed."""
-        self._failed = True
+        self.failed = True
         self.handshake = None
         self.add_event(IkeSaFailed(self.info(), reason, notify_type))
 
@@ -491,15 +475,15 @@ class IkeSa:
     def delete_unwanted(self, spi_in: int, reason: str) -> None:
         """Delete at the peer a pair of which we have nothing, or nothing any more."""
         self.unwanted_spis.add(spi_in)
-        self._tasks.append(CloseChildSa(spi_in, reason))
+        self.tasks.append(CloseChildSa(spi_in, reason))
 
     def queue(self, *tasks: Task) -> None:
         """Put local actions behind all others."""
-        self._tasks.extend(tasks)
+        self.tasks.extend(tasks)
 
     def queue_first(self, task: Task) -> None:
         """Put a local action before all others."""
-        self._tasks.appendleft(task)
+        self.tasks.appendleft(task)
 
     def retry_later(self, task: Task, now: float) -> None:
         """The peer is busy: try a local action again after a while. RFC 7296 section 2.25."""
@@ -513,12 +497,12 @@ class IkeSa:
 
     def take_over(self, old: IkeSa) -> None:
         """Inherit what was still to be done on the IKE SA that this one replaces."""
-        self._tasks.extend(task for task in old._tasks if succession.inherited(task))
+        self.tasks.extend(task for task in old.tasks if succession.inherited(task))
         self.times.retries += [entry for entry in old.times.retries if succession.inherited(entry[1])]
         self.times.reauth_at, self.times.auth_ends_at = old.times.reauth_at, old.times.auth_ends_at
         self.unwanted_spis |= old.unwanted_spis
         self.replaces, old.replaces = old.replaces, None
-        old._tasks.clear()
+        old.tasks.clear()
         old.times = lifetime.Times()
 
     def resume(self, now: float) -> None:
@@ -541,15 +525,15 @@ class IkeSa:
             self.remove_child(child, reason)
         if self.established_at is not None:
             self.add_event(IkeSaDeleted(self.info(), reason))
-        elif not self._failed and (self.role is Role.INITIATOR or notify_type is not None):
+        elif not self.failed and (self.role is Role.INITIATOR or notify_type is not None):
             self.add_event(IkeSaFailed(self.info(), reason, notify_type))
         self.observer.closing(self, now)
         self.go(State.CLOSED, reason)
         # rfc7296-s2.12-01
         self.keys = self.channel = self.handshake = None
-        self.requests.in_flight = None
+        self.requests.outstanding.clear()
         self.fragmentation = Fragmentation()
-        self._tasks.clear()
+        self.tasks.clear()
         self.close_after = None
         self.deadline = now + self.limits.linger_s if linger else None
         if not linger:
@@ -565,11 +549,11 @@ class IkeSa:
 
     def is_closing(self) -> bool:
         """True when the deletion of the IKE SA waits for its turn."""
-        return any(isinstance(task, CloseIkeSa) for task in self._tasks)
+        return any(isinstance(task, CloseIkeSa) for task in self.tasks)
 
     def _liveness_at(self) -> float | None:
         delay = self.connection.dpd_delay_s
-        if not delay or self.state is not State.ESTABLISHED or self.requests.in_flight is not None or self._tasks:
+        if not delay or self.state is not State.ESTABLISHED or self.requests.in_flight is not None or self.tasks:
             return None
         return self.last_inbound_at + delay
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ikev2.core import fragmentation, tracing
+from ikev2.core import fragmentation, tracing, window_size
 from ikev2.core.exchange import Inbound
 from ikev2.core.fragmentation import PROBE_RETRANSMISSIONS
 from ikev2.core.impair_message import rewritten
 from ikev2.core.types import Role
+from ikev2.core.window import RequestInFlight
 from ikev2.errors import LocalProtocolError
 from ikev2.iana import ExchangeType
 from ikev2.wire.header import Header
@@ -27,7 +28,7 @@ def send_clear_request(
 ) -> bytes:
     """Send an unprotected request; its octets, which AUTH will cover."""
     data = clear_message(sa, exchange, payloads, is_response=False)
-    sa.requests.start(exchange, (data,), purpose, now)
+    sa.requests.start_over(exchange, (data,), purpose, now)
     sa.post((data,), sa.local, sa.remote, now)
     return data
 
@@ -39,6 +40,7 @@ def send_request(
     if sa.channel is None:
         raise LocalProtocolError("there are no keys yet")
     message_id = sa.requests.next_id
+    payloads = window_size.announced(sa, payloads)
     plain = sa.channel.prepare(exchange, message_id, payloads, is_response=False)
     tracing.sent(sa, exchange, message_id, payloads, is_response=False)
     data = fragmentation.seal_request(sa, sa.channel, plain)
@@ -67,34 +69,42 @@ def clear_message(sa: IkeSa, exchange: ExchangeType, payloads: tuple[Payload, ..
     return Message(header, payloads).encode() if draft is None else draft.encode_clear()
 
 
-def send_again(sa: IkeSa, now: float) -> None:
-    """The response to our request is late: send it again, or give the peer up."""
-    if _send_smaller(sa, now):
-        return
+def send_late(sa: IkeSa, now: float) -> None:
+    """Whose response is late is sent again, each request by its own timer; or the peer is given up."""
+    for request in sa.requests.late(now):
+        if not _send_again(sa, request, now):
+            return
+
+
+def _send_again(sa: IkeSa, request: RequestInFlight, now: float) -> bool:
+    """Send this request again; False when the peer was given up instead, and the IKE SA is closed."""
+    if _send_smaller(sa, request, now):
+        return True
     policy = sa.connection.retransmission
     failure = sa.handshake.failure if sa.handshake is not None else None
-    data = sa.requests.due(now, policy.tries if failure is None else min(policy.tries, policy.error_tries))
+    tries = policy.tries if failure is None else min(policy.tries, policy.error_tries)
+    data = sa.requests.due(request, tries, now)
     if data is not None:
         # rfc7296-s2.1-06, rfc7296-s2.1-07, rfc7296-s2.2-01
         sa.post(data, sa.local, sa.remote, now)
-        return
+        return True
     # rfc7296-s2.4-04
     if failure is None:
         sa.close("the peer does not answer", now)
     else:
         sa.close(f"the peer refused: {failure.notify_type}", now, failure.notify_type)
+    return False
 
 
-def _send_smaller(sa: IkeSa, now: float) -> bool:
+def _send_smaller(sa: IkeSa, request: RequestInFlight, now: float) -> bool:
     """After some retransmissions, send a large request in smaller fragments (rfc7383-s2.5.2-02)."""
-    request = sa.requests.in_flight
     policy = sa.connection.retransmission
-    if request is None or request.sent <= min(PROBE_RETRANSMISSIONS, policy.tries):
+    if request.sent <= min(PROBE_RETRANSMISSIONS, policy.tries):
         return False
     cut = fragmentation.smaller(sa, request.plain, request.data, sa.local)
     if cut is None:
         return False  # rfc7383-s2.5.2-04
     size, data = cut
-    sa.requests.restart(data, size, now)
+    sa.requests.restart(request, data, size, now)
     sa.post(data, sa.local, sa.remote, now)
     return True

@@ -247,7 +247,7 @@ def test_malformed_response_is_no_reason_to_send_an_error() -> None:
     network.link = lambda sent: ()
     a.manager.check_liveness(a.sa, network.now)
     network.flush(a)
-    number = a.sa.requests.next_id
+    number = a.sa.requests.next_id - 1
     bad = sealed(b, ExchangeType.INFORMATIONAL, (Nonce(bytes(16)),), message_id=number, is_response=True)
     give(network, a, bad, b.address)
     (delete,) = opened(b, last_sent(network))

@@ -85,7 +85,7 @@ def assert_agreed(a: Host, b: Host) -> None:
         for sa in host.manager.sas:
             assert sa.state is State.ESTABLISHED
             assert sa.requests.in_flight is None
-            assert not sa._tasks
+            assert not sa.tasks
             assert not sa.unwanted_spis
             assert sa.predecessor is None
             for child in sa.children.values():

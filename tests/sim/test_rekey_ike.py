@@ -246,7 +246,7 @@ def test_old_ike_sa_that_the_peer_forgets_to_delete_is_deleted_here() -> None:
     network.run(network.now + 0.015)
     assert {sa.state for sa in b.manager.sas} == {State.REKEYED, State.ESTABLISHED}
     for sa in a.manager.sas:
-        sa.requests.in_flight = None  # A forgets that it asked
+        sa.requests.outstanding.clear()  # A forgets that it asked
     network.run()
     assert [sa.state for sa in b.manager.sas] == [State.ESTABLISHED]
 
@@ -291,8 +291,10 @@ def ask(
 ) -> tuple[Payload, ...]:
     """An authentic request that the sender's core does not know of, and what the response holds."""
     assert sa.channel is not None
-    data = sa.channel.seal(exchange, sa.requests.next_id, payloads, is_response=False)
-    sa.requests.next_id += 1
+    lost = sa.requests.in_flight
+    number = sa.requests.next_id if lost is None else lost.message_id
+    data = sa.channel.seal(exchange, number, payloads, is_response=False)
+    sa.requests.next_id = number + 1
     before = len(network.sent)
     give(network, receiver, data, sender.address)
     responses = [sent.datagram for sent in network.sent[before:] if parse(sent.datagram).header.is_response]

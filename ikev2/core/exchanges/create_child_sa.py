@@ -191,7 +191,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     old: ChildSa | None = None
     if rekey is not None:
         old = sa.child_by_spi_out(int.from_bytes(rekey.spi, "big")) if rekey.protocol == ProtocolId.ESP else None
-        if old is None and isinstance(sa.purpose_in_flight, ChildRequest):
+        if old is None and sa.child_requests():
             # It may be the one that the peer has made for us, and of which we are going to hear.
             raise TemporaryFailure("a Child SA is being made")
         if old is None:  # rfc7296-s2.25-05, rfc7296-s2.25.1-04
@@ -214,10 +214,10 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         raise NoAdditionalSas(str(error)) from error
     # rfc7296-s2.8-06: it is there before the response goes.
     sa.add_child(child, inbound.now, standby_for=None if old is None else old.params.spi_in)
-    request = sa.purpose_in_flight
-    if old is not None and isinstance(request, ChildRequest) and request.rekeys == old.params.spi_in:
-        # rfc7296-s2.25.1-02, rfc7296-s2.25.1-03
-        request.collision = ChildCollision(child.params.spi_in, min(nonces))
+    for request in sa.child_requests():
+        if old is not None and request.rekeys == old.params.spi_in:
+            # rfc7296-s2.25.1-02, rfc7296-s2.25.1-03
+            request.collision = ChildCollision(child.params.spi_in, min(nonces))
     return tuple(payloads)
 
 

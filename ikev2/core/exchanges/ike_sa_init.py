@@ -197,7 +197,7 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
         # rfc7296-s2.23-04, rfc7296-s2.23-13
         sa.local = Address(sa.local.host, sa.connection.nat_port)
         sa.remote = Address(sa.remote.host, sa.connection.nat_port)
-    sa.requests.answered()
+    sa.requests.answered(inbound.message.header.message_id)
     try:
         ike_auth.begin(sa, inbound.now)
     except IkeError as error:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from ikev2.core import lifetime
 from ikev2.core.events import ChildSaHalfClosed, PeerAlive
 from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Inbound, Task
-from ikev2.core.purposes import ChildRequest
 from ikev2.core.types import Role
 from ikev2.iana import ExchangeType, NotifyType, ProtocolId
 from ikev2.wire.payloads import Delete, Notify, Payload
@@ -93,8 +92,7 @@ def _delete_child(sa: IkeSa, spi_out: int) -> bytes | None:
     """
     child = sa.child_by_spi_out(spi_out)
     if child is None:
-        request = sa.purpose_in_flight
-        if isinstance(request, ChildRequest):
+        for request in sa.child_requests():
             request.deleted.add(spi_out)
         return None  # rfc7296-s2.25.1-07
     if child.closing:

@@ -122,6 +122,8 @@ FAULTS = [
     ),
     (LAB + "fragmentation = true\n", "connections.lab.fragmentation: True is not one of yes, no, force"),
     (LAB + "fragment_size = 68\n", "connections.lab.fragment_size: must be greater than or equal to 200"),
+    (LAB + "window_size = 0\n", "connections.lab.window_size: must be greater than or equal to 1"),
+    (LAB + "window_size = 257\n", "connections.lab.window_size: must be less than or equal to 256"),
     (LAB + "encap = 'yes'\n", "connections.lab.encap: must be true or false"),
     (LAB + "local = { auth = 'pubkey' }\n", "connections.lab.local.auth: 'pubkey' is not one of psk"),
     (

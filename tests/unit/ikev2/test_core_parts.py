@@ -116,11 +116,11 @@ def test_request_is_kept_until_it_is_answered_or_given_up() -> None:
     requests.start(ExchangeType.INFORMATIONAL, (b"octets",), "why", 0.0)
     assert requests.in_flight is not None
     assert requests.in_flight.again_at == 1.0
-    assert requests.due(1.0, 2) == (b"octets",)
+    assert requests.due(requests.in_flight, 2, 1.0) == (b"octets",)
     assert requests.in_flight.again_at == 3.0
-    assert requests.due(3.0, 2) == (b"octets",)
-    assert requests.due(7.0, 2) is None
-    assert requests.answered() == "why"
+    assert requests.due(requests.in_flight, 2, 3.0) == (b"octets",)
+    assert requests.due(requests.in_flight, 2, 7.0) is None
+    assert requests.answered(0) == "why"
     assert (requests.in_flight, requests.next_id) == (None, 1)
 
 
@@ -139,11 +139,89 @@ def test_jitter_shortens_by_at_most_its_share_and_comes_from_entropy() -> None:
 
 def test_only_the_last_request_repeats_and_only_octet_for_octet() -> None:
     responses = Responses()
-    assert not responses.repeats(0xFFFF_FFFF, b"")
-    responses.remember(b"request", (b"response",))
-    assert responses.repeats(0, b"request")
-    assert not responses.repeats(0, b"Request")
-    assert not responses.repeats(1, b"request")
+    assert responses.repeated(0xFFFF_FFFF, b"") is None
+    responses.remember(0, b"request", (b"response",))
+    found = responses.repeated(0, b"request")
+    assert found is not None
+    assert found.data == (b"response",)
+    assert responses.repeated(0, b"Request") is None
+    assert responses.repeated(1, b"request") is None
+
+
+def take(responses: Responses, *ids: int) -> None:
+    for number in ids:
+        assert responses.is_new(number)
+        responses.remember(number, b"request %d" % number, (b"response %d" % number,))
+
+
+@pytest.mark.req("rfc7296-s2.1-04", "rfc7296-s2.1-05", "rfc7296-s2.3-07")
+def test_response_is_kept_until_a_request_comes_that_is_a_window_later() -> None:
+    responses = Responses()
+    responses.declare(3)
+    take(responses, 0, 1, 2)
+    assert sorted(responses.kept) == [0, 1, 2]
+    take(responses, 4)  # it is only sent when 1 and all before are answered
+    assert sorted(responses.kept) == [2, 4]
+    take(responses, 3)
+    assert sorted(responses.kept) == [2, 3, 4]
+    assert responses.expected_id == 5
+    assert responses.repeated(1, b"request 1") is None
+    assert not responses.is_new(1)
+
+
+@pytest.mark.req("rfc7296-s2.3-08", "rfc7296-s2.3-09")
+def test_requests_are_new_once_each_within_the_window_in_any_order() -> None:
+    responses = Responses(expected_id=10)
+    responses.declare(4)
+    assert [number for number in range(20) if responses.is_new(number)] == [10, 11, 12, 13]
+    take(responses, 13, 11)
+    assert [number for number in range(20) if responses.is_new(number)] == [10, 12]
+    assert [number for number in range(20) if responses.is_beyond(number)] == [14, 15, 16, 17, 18, 19]
+    take(responses, 10)
+    assert [number for number in range(20) if responses.is_new(number)] == [12, 14, 15]
+    assert not responses.is_latest(12)
+    assert responses.is_latest(14)
+
+
+@pytest.mark.req("rfc7296-s2.3-02", "rfc7296-s2.3-04", "rfc7296-s2.3-05")
+def test_request_waits_for_all_responses_up_to_a_window_before_it() -> None:
+    """X waits for all up to X - N, though N - 1 of them are answered already. RFC 7296 section 2.3."""
+    requests = Requests(Retransmission(), SeededEntropy(1))
+    requests.widen(3)
+    for number in range(3):
+        assert requests.has_room
+        requests.start(ExchangeType.INFORMATIONAL, (b"",), number, 0.0)
+    assert not requests.has_room
+    for number in (2, 1):
+        assert requests.answered(number) == number
+        assert not requests.has_room
+    requests.answered(0)
+    assert requests.has_room
+    requests.widen(2)
+    assert requests.window == 3
+
+
+def test_every_request_has_its_own_timer() -> None:
+    requests = Requests(Retransmission(timeout_s=1.0, base=2.0), SeededEntropy(1), window=2)
+    requests.start(ExchangeType.INFORMATIONAL, (b"first",), None, 0.0)
+    requests.start(ExchangeType.INFORMATIONAL, (b"second",), None, 0.5)
+    assert requests.next_timer() == 1.0
+    (first,) = requests.late(1.2)
+    assert requests.due(first, 5, 1.2) == (b"first",)
+    assert requests.next_timer() == 1.5
+    (second,) = requests.late(1.5)
+    assert second.data == (b"second",)
+    requests.answered(second.message_id)
+    assert requests.next_timer() == 1.2 + 2.0
+
+
+def test_first_request_keeps_its_id_however_often_it_is_made_anew() -> None:
+    requests = Requests(Retransmission(), SeededEntropy(1))
+    for attempt in range(3):
+        requests.start_over(ExchangeType.IKE_SA_INIT, (b"%d" % attempt,), None, float(attempt))
+        assert list(requests.outstanding) == [0]
+    requests.answered(0)
+    assert requests.next_id == 1
 
 
 def test_total_time_of_a_request() -> None:
