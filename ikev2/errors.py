@@ -109,6 +109,18 @@ class SinglePairRequired(ProtocolError):
     notify_type = NotifyType.SINGLE_PAIR_REQUIRED
 
 
+class InternalAddressFailure(ProtocolError):
+    """No internal address can be assigned. RFC 7296 section 3.15.4."""
+
+    notify_type = NotifyType.INTERNAL_ADDRESS_FAILURE
+
+
+class FailedCpRequired(ProtocolError):
+    """The connection demands that the peer asks for an internal address. RFC 7296 section 2.19."""
+
+    notify_type = NotifyType.FAILED_CP_REQUIRED
+
+
 class TemporaryFailure(ProtocolError):
     """A request collides with one in progress. RFC 7296 section 2.25."""
 

@@ -37,7 +37,10 @@ def free_ports(count: int = 2) -> list[int]:
 
 @dataclass
 class Pair:
-    """What the two configurations have in common; `connection` and `child` go into both."""
+    """What the two configurations have in common; `connection` and `child` go into both.
+
+    `own` is for the connection of one host, `sections` for its whole file.
+    """
 
     directory: Path
     connection: dict[str, Any] = field(default_factory=dict)
@@ -45,6 +48,8 @@ class Pair:
     psk_b: bytes = PSK
     ports: list[int] = field(default_factory=free_ports)
     network: MemoryNetwork = field(default_factory=MemoryNetwork)
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def configuration(self, host: str) -> Configuration:
         """The configuration of host "a" or "b"."""
@@ -66,10 +71,12 @@ class Pair:
                     "retransmit_timeout": 5,
                     "children": {"net": dict(self.child)},
                     **self.connection,
+                    **self.own.get(host, {}),
                 }
             },
             "secrets": {"lab": {"file": secret.name}},
             "endpoint": {"control_socket": f"control.{host}", "key_agent_socket": f"keys.{host}"},
+            **self.sections.get(host, {}),
         }
         return parse(document, self.directory / f"{host}.toml")
 

@@ -19,8 +19,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
+from ikev2.core import cp
 from ikev2.core.config import ChildConfig, Childless, ConnectionConfig, Lifetime, Limits, Retransmission, SharedKey
 from ikev2.core.identity import Identity, PeerIdentity, may_be_one, parse_peer, quality
+from ikev2.core.pools import AddressRange, PoolConfig
 from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
@@ -102,6 +104,33 @@ def _parses(parse: Callable[[str], object], text: str) -> bool:
     return True
 
 
+def _virtual_address(text: str) -> None:
+    if not _parses(ipaddress.ip_address, text):
+        raise ConfigurationError(f"{text!r} is not an address to ask for: 0.0.0.0 and :: stand for any")
+    if not cp.is_usable(ipaddress.ip_address(text)) and not ipaddress.ip_address(text).is_unspecified:
+        raise ConfigurationError(f"{text!r} is an address that no host can have")
+
+
+def _address(text: str) -> None:
+    if not _parses(ipaddress.ip_address, text):
+        raise ConfigurationError(f"{text!r} is not an IP address")
+
+
+def _network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        hint = ""
+        if "host bits" in str(error):
+            hint = f"; the network is {ipaddress.ip_network(text, strict=False)}"
+        raise ConfigurationError(f"{text!r} is not a network such as 10.2.0.0/24{hint}") from None
+
+
+def _netmask(text: str) -> None:
+    if not _parses(lambda mask: ipaddress.IPv4Network(f"0.0.0.0/{mask}"), text) or "." not in text:
+        raise ConfigurationError(f"{text!r} is not an IPv4 netmask such as 255.255.255.0")
+
+
 def _socket_path(text: str) -> None:
     if not text or "\0" in text:
         raise ConfigurationError(f"{text!r} is not the name of a socket")
@@ -132,6 +161,16 @@ Selectors = Annotated[
 ]
 OwnIdentityText = Annotated[_Text, _checked(_own_identity)]
 IdentityText = Annotated[_Text, _checked(parse_peer)]
+VirtualAddresses = Annotated[
+    list[Annotated[_Text, _checked(_virtual_address)]],
+    BeforeValidator(_strings),
+    Field(max_length=Limits().internal_addresses),
+]
+PoolRanges = Annotated[
+    list[Annotated[_Text, _checked(AddressRange.parse)]], BeforeValidator(_strings), Field(min_length=1)
+]
+AddressTexts = Annotated[list[Annotated[_Text, _checked(_address)]], BeforeValidator(_strings)]
+NetworkTexts = Annotated[list[Annotated[_Text, _checked(_network)]], BeforeValidator(_strings)]
 SocketPath = Annotated[_Text, _checked(_socket_path)]
 
 
@@ -197,6 +236,9 @@ class ConnectionSection(_Section):
     nat_port: Port = 4500
     remote_port: Port | None = None
     keep_alive: Seconds = 20.0
+    vips: VirtualAddresses = []
+    pools: Annotated[list[_Text], BeforeValidator(_strings)] = []
+    pools_required: bool = True
 
 
 class SecretSection(_Section):
@@ -204,6 +246,17 @@ class SecretSection(_Section):
 
     id: Annotated[list[IdentityText], BeforeValidator(_strings)] = []
     file: _Text
+
+
+class PoolSection(_Section):
+    """Internal addresses for peers, and what they are told beside them."""
+
+    addrs: PoolRanges
+    dns: AddressTexts = []
+    nbns: AddressTexts = []
+    dhcp: AddressTexts = []
+    subnet: NetworkTexts = []
+    netmask: Annotated[_Text, _checked(_netmask)] | None = None
 
 
 class EndpointSection(_Section):
@@ -223,6 +276,7 @@ class HostSection(_Section):
 
     connections: dict[str, ConnectionSection] = {}
     secrets: dict[str, SecretSection] = {}
+    pools: dict[str, PoolSection] = {}
     endpoint: EndpointSection = EndpointSection()
     measurement: dict[str, Any] = {}
 
@@ -252,6 +306,8 @@ def parse(document: Mapping[str, Any], path: Path) -> Configuration:
     faults: list[str] = []
     secrets = _read_secrets(host, path.parent, faults)
     connections = [_connection(name, section, secrets, faults) for name, section in host.connections.items()]
+    pools = tuple(_pool(name, section, faults) for name, section in host.pools.items())
+    _check_pools(host, pools, faults)
     endpoint = host.endpoint
     configuration = Configuration(
         path,
@@ -265,6 +321,7 @@ def parse(document: Mapping[str, Any], path: Path) -> Configuration:
             ),
             _label(host.measurement, faults),
             _sa_grace(host.measurement, faults),
+            pools,
         ),
         endpoint.backend,
         path.parent / endpoint.control_socket if endpoint.control_socket else default_control_socket(),
@@ -388,7 +445,53 @@ def _connection(
         nat_port=section.nat_port,
         remote_port=section.remote_port or 0,
         keep_alive_s=section.keep_alive,
+        vips=tuple(ipaddress.ip_address(text) for text in section.vips),
+        pools=tuple(section.pools),
+        pools_required=section.pools_required,
     )
+
+
+def _pool(name: str, section: PoolSection, faults: list[str]) -> PoolConfig:
+    """One pool; NBNS servers are of IPv4 only (RFC 7296 section 3.15.1)."""
+    for position, text in enumerate(section.nbns):
+        if ":" in text:
+            faults.append(f"pools.{name}.nbns.{position}: {text!r} is not an IPv4 address")
+    ranges = tuple(AddressRange.parse(text) for text in section.addrs)
+    if section.netmask is not None and all(part.version == 6 for part in ranges):
+        faults.append(f"pools.{name}.netmask: goes with IPv4 addresses only")
+    return PoolConfig(
+        name,
+        ranges,
+        dns=tuple(ipaddress.ip_address(text) for text in section.dns),
+        nbns=tuple(ipaddress.IPv4Address(text) for text in section.nbns if ":" not in text),
+        dhcp=tuple(ipaddress.ip_address(text) for text in section.dhcp),
+        subnets=tuple(ipaddress.ip_network(text) for text in section.subnet),
+        netmask=None if section.netmask is None else ipaddress.IPv4Address(section.netmask),
+    )
+
+
+def _check_pools(host: HostSection, pools: Iterable[PoolConfig], faults: list[str]) -> None:
+    """An address is in one pool only; a connection names pools that are there, and Child SAs that can use them."""
+    before: list[tuple[str, AddressRange]] = []
+    for pool in pools:
+        for position, part in enumerate(pool.ranges):
+            where = f"pools.{pool.name}.addrs.{position}"
+            faults += [
+                f"{where}: {part} overlaps {there} ({other})" for there, other in before if part.overlaps(other)
+            ]
+            before.append((where, part))
+    for name, connection in host.connections.items():
+        for position, text in enumerate(connection.pools):
+            if text not in host.pools:
+                there = _suggestion(text, host.pools) or f": add [pools.{text}] with addrs"
+                faults.append(f"connections.{name}.pools.{position}: there is no pool {text!r}{there}")
+        word = "vips" if connection.vips else "pools"
+        for child, section in connection.children.items():
+            if (connection.vips or connection.pools) and section.mode == "transport":
+                faults.append(
+                    f"connections.{name}.children.{child}.mode: transport mode is between the outer addresses, "
+                    f"and {word} asks for inner ones: write tunnel"
+                )
 
 
 def _check_times(where: str, section: ConnectionSection, faults: list[str]) -> None:

@@ -20,6 +20,11 @@ def sa_lines(result: Mapping[str, Any]) -> Iterator[str]:
         yield f"  local  '{sa['local_id']}' @ {sa['local']}" + (" (behind NAT)" if sa["nat_local"] else "")
         yield f"  remote '{sa['remote_id']}' @ {sa['remote']}" + (" (behind NAT)" if sa["nat_remote"] else "")
         yield f"  {sa['suite']}"
+        if sa["local_vips"]:
+            dns = f", DNS {' '.join(sa['dns'])}" if sa["dns"] else ""
+            yield f"  our virtual addresses {' '.join(sa['local_vips'])}{dns}"
+        if sa["remote_vips"]:
+            yield f"  the peer's virtual addresses {' '.join(sa['remote_vips'])}"
         yield f"  established {sa['age_s']}s ago"
         for child in sa["children"]:
             encap = "-in-UDP" if child["encap"] else ""
@@ -29,6 +34,11 @@ def sa_lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"    out {child['spi_out']}" + _counted(child, "out")
             yield f"    local  {' '.join(child['ts_local'])}"
             yield f"    remote {' '.join(child['ts_remote'])}"
+    for name, pool in result["pools"].items():
+        yield f"pool {name}: {pool['size']} addresses, {pool['online']} in use"
+        for lease in pool["leases"]:
+            state = "online" if lease["online"] else "offline"
+            yield f"  {lease['address']} {state} '{lease['identity']}'"
 
 
 def _counted(child: Mapping[str, Any], way: str) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from ikev2.core import narrowing
+from ikev2.core import cp, narrowing
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.config import DYNAMIC, ChildConfig
 from ikev2.core.exchange import Inbound, MakeChildSa
@@ -22,6 +22,7 @@ from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import EspSuite, check_choice, choose_proposal, numbered
 from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.errors import (
+    InternalAddressFailure,
     InvalidKePayload,
     InvalidSyntax,
     LocalProtocolError,
@@ -46,13 +47,14 @@ class Nonces(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChildOffer:
-    """What we asked for, to compare with what we get."""
+    """What we asked for, to compare with what we get; with `asks_address` its selectors depend on a CFG_REPLY."""
 
     config: ChildConfig
     spi_in: int
     proposals: tuple[Proposal, ...]
     tsi: Selectors
     tsr: Selectors
+    asks_address: bool = False
 
 
 @dataclass(slots=True)
@@ -119,11 +121,12 @@ def offer(
     # rfc7296-s1.2-06: no group in IKE_AUTH, where there is no KE payload.
     wanted = config.esp_proposals if keying else config.auth_proposals
     proposals = numbered(wanted, spi)
-    payloads: list[Payload] = []
+    request = cp.request(sa) if replaces is None else None
+    payloads: list[Payload] = [] if request is None else [request]  # rfc7296-s2.19-01, rfc7296-s2.19-02
     if config.mode is Mode.TRANSPORT:
         payloads.append(Notify(NotifyType.USE_TRANSPORT_MODE))
     payloads += [Sa(proposals), *keying, TsI(tsi), TsR(tsr)]
-    return ChildOffer(config, spi_in, proposals, tsi, tsr), payloads
+    return ChildOffer(config, spi_in, proposals, tsi, tsr, asks_address=request is not None), payloads
 
 
 def _wanted_selectors(sa: IkeSa, config: ChildConfig) -> tuple[Selectors, Selectors]:
@@ -131,8 +134,8 @@ def _wanted_selectors(sa: IkeSa, config: ChildConfig) -> tuple[Selectors, Select
 
     LocalProtocolError when that is nothing. RFC 7296 sections 2.9.1 and 2.23.1.
     """
-    tsi = narrowing.resolve(config.local_ts, sa.local.host)
-    tsr = narrowing.resolve(config.remote_ts, sa.remote.host)
+    tsi = narrowing.resolve(config.local_ts, *cp.local_hosts(sa))
+    tsr = narrowing.resolve(config.remote_ts, *cp.remote_hosts(sa))
     if config.mode is Mode.TRANSPORT:
         # rfc7296-s2.23.1-01, rfc7296-s2.23.1-03, rfc7296-s2.23.1-04
         tsi = narrowing.intersect_all(tsi, narrowing.resolve((DYNAMIC,), sa.local.host))
@@ -154,8 +157,8 @@ def _without_others(sa: IkeSa, config: ChildConfig, tsi: Selectors, tsr: Selecto
     for other in sa.connection.children:
         if other is config or (other.mode, other.esp_proposals) == (config.mode, config.esp_proposals):
             continue
-        other_i = narrowing.resolve(other.local_ts, sa.local.host)
-        other_r = narrowing.resolve(other.remote_ts, sa.remote.host)
+        other_i = narrowing.resolve(other.local_ts, *cp.local_hosts(sa))
+        other_r = narrowing.resolve(other.remote_ts, *cp.remote_hosts(sa))
         if not (narrowing.covers(tsi, other_i) and narrowing.covers(tsr, other_r)):
             continue
         if narrowing.covers(other_i, tsi):
@@ -174,6 +177,8 @@ def further(sa: IkeSa, offered: ChildOffer, child: ChildSa, inbound: Inbound) ->
         return []
     if len(sa.children) >= sa.limits.child_sas:
         return []
+    if offered.asks_address:
+        offered = _with_addresses(sa, offered)
     rest = narrowing.remaining((offered.tsi, offered.tsr), (child.params.ts_local, child.params.ts_remote))
     return [MakeChildSa(offered.config, selectors=selectors) for selectors in rest]
 
@@ -186,7 +191,8 @@ def instead(sa: IkeSa, offered: ChildOffer, refusal: NotifyType | None) -> MakeC
     """
     if refusal != NotifyType.SINGLE_PAIR_REQUIRED:
         return None
-    tsi, tsr = _one_address(offered.tsi, sa.local.host), _one_address(offered.tsr, sa.remote.host)
+    tsi = _one_address(offered.tsi, cp.local_hosts(sa)[0])
+    tsr = _one_address(offered.tsr, cp.remote_hosts(sa)[0])
     if not narrowing.has_traffic(tsi, tsr):
         return None
     if narrowing.covers(tsi, offered.tsi) and narrowing.covers(tsr, offered.tsr):
@@ -218,6 +224,8 @@ def accept(
 
     `pair` is the one of our KE payload, `reqid` that of the Child SA `replaces`, which this one replaces.
     """
+    if offered.asks_address:
+        offered = _with_addresses(sa, offered)
     proposals = inbound.required(Sa).proposals
     check_choice(proposals[0], offered.proposals)
     suite = _suite(proposals[0])
@@ -242,6 +250,17 @@ def accept(
     )
 
 
+def _with_addresses(sa: IkeSa, offered: ChildOffer) -> ChildOffer:
+    """The offer as it is meant now that the addresses are known; InternalAddressFailure when there are none.
+
+    RFC 7296 sections 2.19 and 3.15.4.
+    """
+    if cp.is_expected(sa):
+        raise InternalAddressFailure("the peer assigned no address")
+    allowed = narrowing.resolve(offered.config.local_ts, *cp.local_hosts(sa))
+    return replace(offered, tsi=narrowing.intersect_all(offered.tsi, allowed))
+
+
 def _accepted_ke(suite: EspSuite, ke: Ke | None, pair: KePair | None) -> SecretOctets | None:
     """The shared secret when the responder chose a group; InvalidSyntax unless its KE payload is of that group."""
     if suite.ke is None:
@@ -257,11 +276,18 @@ def _accepted_ke(suite: EspSuite, ke: Ke | None, pair: KePair | None) -> SecretO
 def answer(
     sa: IkeSa, inbound: Inbound, nonces: Nonces, *, replaces: ChildSa | None = None
 ) -> tuple[ChildSa, list[Payload]]:
-    """Make the Child SA that the initiator asks for: NoProposalChosen, TsUnacceptable, InvalidKePayload.
+    """Make the Child SA that the initiator asks for: NoProposalChosen, TsUnacceptable, InvalidKePayload; before that
+    give it an address, if it asks for one: FailedCpRequired, InternalAddressFailure.
 
     In CREATE_CHILD_SA, where the request has a nonce, our nonce and KE payload are among the payloads. `replaces` is
     the Child SA that it rekeys.
     """
+    with cp.granting(sa, inbound, demanded=replaces is None) as configuration:
+        child, payloads = _answer(sa, inbound, nonces, replaces)
+    return child, [*configuration, *payloads]  # rfc7296-s2.19-02
+
+
+def _answer(sa: IkeSa, inbound: Inbound, nonces: Nonces, replaces: ChildSa | None) -> tuple[ChildSa, list[Payload]]:
     offered = inbound.required(Sa).proposals
     tsi, tsr = inbound.required(TsI).selectors, inbound.required(TsR).selectors
     asks_transport = inbound.notify(NotifyType.USE_TRANSPORT_MODE) is not None
@@ -373,8 +399,8 @@ def _narrow(sa: IkeSa, config: ChildConfig, tsi: Selectors, tsr: Selectors) -> n
     narrowed = narrowing.narrow(
         tsi,
         tsr,
-        narrowing.resolve(config.remote_ts, sa.remote.host),
-        narrowing.resolve(config.local_ts, sa.local.host),
+        narrowing.resolve(config.remote_ts, *cp.remote_hosts(sa)),
+        narrowing.resolve(config.local_ts, *cp.local_hosts(sa)),
     )
     return narrowing.single_pair(narrowed, tsi, tsr) if config.single_pair else narrowed
 

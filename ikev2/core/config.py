@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
 
 from ikev2.core.identity import Identity as Identity
 from ikev2.core.identity import PeerIdentity, quality
@@ -142,6 +143,8 @@ class ConnectionConfig:
     `fragmentation`: "yes" for messages whose IP datagram would exceed `fragment_size` octets, "force" for every
     protected message, whatever its length, "no" for none; never without the peer's consent (RFC 7383).
     `window_size`: how many requests the peer may send before it has our responses (RFC 7296 section 2.3).
+    `vips`: the addresses to ask the peer for when we begin the IKE SA, unspecified ones for any; `pools`: where the
+    peer's come from when it begins, which it has to ask for with `pools_required` (section 2.19).
     """
 
     name: str
@@ -167,6 +170,9 @@ class ConnectionConfig:
     fragment_size: int = 1280
     shared_keys: tuple[SharedKey, ...] = ()
     window_size: int = 1
+    vips: tuple[IPv4Address | IPv6Address, ...] = ()
+    pools: tuple[str, ...] = ()
+    pools_required: bool = True
 
     @property
     def first_ports(self) -> tuple[int, int]:
@@ -223,7 +229,8 @@ class Limits:
     ones are ignored; `unprotected_replies_per_s`: answers to messages outside an IKE SA; `linger_s`: how long
     an SA that is gone still answers retransmissions of its last request; `child_sas`: of one IKE SA, from which on
     new ones are refused; `busy_retry_s`: how long to wait at least after a TEMPORARY_FAILURE, `busy_limit_s`: how
-    long a peer may go on with it until its IKE SA is closed (section 2.25); `reassembly_octets` and
+    long a peer may go on with it until its IKE SA is closed (section 2.25); `internal_addresses`: how many an IKE SA
+    may get, `address_retry_s`: how long to wait before asking again (section 3.15.4); `reassembly_octets` and
     `reassembly_fragments`: the most that is kept of an incomplete message (RFC 7383 section 5).
     """
 
@@ -238,5 +245,7 @@ class Limits:
     child_sas: int = 100
     busy_retry_s: float = 5.0
     busy_limit_s: float = 180.0
+    internal_addresses: int = 8
+    address_retry_s: float = 300.0
     reassembly_octets: int = 65536
     reassembly_fragments: int = 512

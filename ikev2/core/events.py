@@ -112,6 +112,34 @@ class ChildSaFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class AddressesTaken:
+    """The peer has assigned these addresses to us: they are this host's from now on, before any Child SA is installed.
+
+    `dns`: the servers that go with them. RFC 7296 section 2.19.
+    """
+
+    ike_sa: IkeSaInfo
+    addresses: tuple[str, ...]
+    dns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesReleased:
+    """The IKE SA with which these addresses came is gone; another one may still have them. RFC 7296 section 3.15.1."""
+
+    ike_sa: IkeSaInfo
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressesLeased:
+    """The peer has got these addresses from our pools. RFC 7296 section 2.19."""
+
+    ike_sa: IkeSaInfo
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerAlive:
     """The peer answered a liveness check. RFC 7296 section 2.4."""
 
@@ -145,6 +173,9 @@ Event = (
     | ChildSaMoved
     | ChildSaDeleted
     | ChildSaFailed
+    | AddressesTaken
+    | AddressesReleased
+    | AddressesLeased
     | PeerAlive
     | Answered
 )

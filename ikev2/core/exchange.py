@@ -139,7 +139,14 @@ class Ask:
     payloads: tuple[Payload, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class AskForAddresses:
+    """Ask again for the addresses that the peer did not give, and then for these Child SAs. RFC 7296 section 3.15.4."""
+
+    children: tuple[ChildConfig, ...] = ()
+
+
 CreateTask = MakeChildSa | RekeyChildSa | RekeyIkeSa
 """What needs a CREATE_CHILD_SA exchange."""
 
-Task = CloseIkeSa | CloseChildSa | CheckLiveness | CreateTask | CloseReplaced | Ask
+Task = CloseIkeSa | CloseChildSa | CheckLiveness | CreateTask | CloseReplaced | Ask | AskForAddresses

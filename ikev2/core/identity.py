@@ -73,6 +73,11 @@ class Identity:
         address = ipaddress.ip_address(host.partition("%")[0])
         return cls(_ADDRESS_TYPES[address.version], address.packed)
 
+    @property
+    def key(self) -> tuple[int, bytes]:
+        """The same for names and mail addresses that differ in case only, and for the same octets."""
+        return self.id_type, self.data.lower() if self.id_type in _TEXT_TYPES else self.data
+
     def quality(self, other: Identity) -> int:
         """EXACT when `other` is this identity, else 0; names and mail addresses compare without case."""
         if self.id_type != other.id_type:

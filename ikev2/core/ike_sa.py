@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from ikev2.core import dispatch, lifetime, scheduling, succession, transmission
+from ikev2.core import cp, dispatch, lifetime, scheduling, succession, transmission
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import ChildSa
 from ikev2.core.child_sa import ChildSaParameters
@@ -121,6 +121,7 @@ class IkeSa:
         self.peer_id: Identity | None = None
         self.children: dict[int, ChildSa] = {}
         self.unwanted_spis: set[int] = set()
+        self.cp = cp.CpState()
         self.wanted = _wanted(connection) if role is Role.INITIATOR else ()
         self.replaces: IkeSa | None = None
         self.predecessor: IkeSa | None = None
@@ -523,6 +524,7 @@ class IkeSa:
         succession.settle(self, now)
         for child in list(self.children.values()):
             self.remove_child(child, reason)
+        cp.release(self)
         if self.established_at is not None:
             self.add_event(IkeSaDeleted(self.info(), reason))
         elif not self.failed and (self.role is Role.INITIATOR or notify_type is not None):

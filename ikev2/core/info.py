@@ -43,7 +43,11 @@ class ChildSaInfo:
 
 @dataclass(frozen=True, slots=True)
 class IkeSaInfo:
-    """One IKE SA as it stands. `state` is the name that core/transitions.py gives it."""
+    """One IKE SA as it stands. `state` is the name that core/transitions.py gives it.
+
+    `local_vips`: the addresses that the peer assigned to us, with its DNS servers and the networks behind it;
+    `remote_vips`: those that it got from our pools (RFC 7296 section 2.19).
+    """
 
     name: str
     state: str
@@ -62,6 +66,10 @@ class IkeSaInfo:
     created_at: float
     established_at: float | None
     children: tuple[ChildSaInfo, ...]
+    local_vips: tuple[str, ...] = ()
+    remote_vips: tuple[str, ...] = ()
+    dns: tuple[str, ...] = ()
+    internal_subnets: tuple[str, ...] = ()
 
     def to_dict(self, now: float) -> dict[str, object]:
         """The object that `list --json` prints."""
@@ -81,6 +89,10 @@ class IkeSaInfo:
             "nat_local": self.nat_local,
             "nat_remote": self.nat_remote,
             "age_s": int(now - (self.created_at if self.established_at is None else self.established_at)),
+            "local_vips": list(self.local_vips),
+            "remote_vips": list(self.remote_vips),
+            "dns": list(self.dns),
+            "internal_subnets": list(self.internal_subnets),
             "children": [child.to_dict(now) for child in self.children],
         }
 
@@ -106,6 +118,10 @@ def ike_sa_info(sa: IkeSa) -> IkeSaInfo:
         created_at=sa.created_at,
         established_at=sa.established_at,
         children=tuple(child_sa_info(child) for child in sa.children.values()),
+        local_vips=tuple(map(str, sa.cp.addresses)),
+        remote_vips=tuple(str(lease.address) for lease in sa.cp.leases),
+        dns=tuple(map(str, sa.cp.dns)),
+        internal_subnets=tuple(map(str, sa.cp.subnets)),
     )
 
 

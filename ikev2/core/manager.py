@@ -22,6 +22,7 @@ from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Impairment, Outlet
 from ikev2.core.keylog import KeyLog
 from ikev2.core.observer import SPI_OCTETS
+from ikev2.core.pools import AddressPools, PoolConfig
 from ikev2.core.sa_table import SaTable, own_spi
 from ikev2.core.state import State
 from ikev2.core.strangers import Strangers, begins, deserves_hint, nonce_of
@@ -75,6 +76,7 @@ class SaManager:
         spi_source: ChildSpiSource,
         limits: Limits | None = None,
         *,
+        pools: Sequence[PoolConfig] = (),
         impairments: Sequence[Impairment] = (),
         tracer: Tracer | None = None,
         keylog: KeyLog | None = None,
@@ -82,6 +84,7 @@ class SaManager:
     ) -> None:
         self.connections: list[ConnectionConfig] = list(connections)
         self.limits = limits or Limits()
+        self.pools = AddressPools(tuple(pools))
         self._outlet = Outlet(impairments)
         self.impairments = self._outlet.impairments
         self.listeners: list[SaListener] = []

@@ -36,14 +36,20 @@ class Narrowed:
     whole: bool
 
 
-def resolve(specs: Iterable[TsSpec], host: str) -> tuple[TrafficSelector, ...]:
-    """Replace "dynamic" by the address of the IKE SA. RFC 7296 section 2.9."""
-    return tuple(
-        TrafficSelector.from_network(host.partition("%")[0], spec.ip_protocol, spec.start_port, spec.end_port)
-        if isinstance(spec, Dynamic)
-        else spec
-        for spec in specs
-    )
+def resolve(specs: Iterable[TsSpec], *hosts: str) -> tuple[TrafficSelector, ...]:
+    """Replace "dynamic" by the addresses of the IKE SA, which may be networks. RFC 7296 section 2.9."""
+    found: list[TrafficSelector] = []
+    for spec in specs:
+        if isinstance(spec, Dynamic):
+            found += [
+                TrafficSelector.from_network(
+                    host.partition("%")[0], spec.ip_protocol, spec.start_port, spec.end_port
+                )
+                for host in hosts
+            ]
+        else:
+            found.append(spec)
+    return tuple(found)
 
 
 def intersect(a: TrafficSelector, b: TrafficSelector) -> TrafficSelector | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from ikev2.core.pools import AddressPools
 from ikev2.crypto.entropy import Entropy
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ SPI_OCTETS = 8
 
 class Observer(Protocol):
     """Who owns the SAs: told of the two moments when others may care, asked what one SA cannot know."""
+
+    pools: AddressPools
 
     def is_only_sa(self, sa: IkeSa) -> bool:
         """True when there is no other IKE SA between these identities: INITIAL_CONTACT may be said."""
@@ -58,6 +61,7 @@ class LoneObserver:
     def __init__(self, entropy: Entropy) -> None:
         self._entropy = entropy
         self._reqid = 0
+        self.pools = AddressPools()
 
     def is_only_sa(self, sa: IkeSa) -> bool:
         """It is the only one that we know."""

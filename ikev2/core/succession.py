@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import lifetime
+from ikev2.core import cp, lifetime
 from ikev2.core.events import IkeSaRekeyed
 from ikev2.core.exchange import CheckLiveness, CloseIkeSa, Inbound, RekeyIkeSa
 from ikev2.core.purposes import IkeRequest
@@ -63,6 +63,7 @@ def hand_over(old: IkeSa, new: IkeSa, now: float, *, resume: bool = True) -> Non
         child.params = replace(child.params, ike_spi_i=new.spi_i, ike_spi_r=new.spi_r)
         new.children[spi_in] = child
     old.children = {}
+    cp.hand_over(old, new)
     new.take_over(old)
     old.add_event(IkeSaRekeyed(old.info(), new.info()))
     await_delete(old, "a new IKE SA has its place", now)

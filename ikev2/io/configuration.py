@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ikev2.core.config import ConnectionConfig, Limits
+from ikev2.core.pools import PoolConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,12 +16,14 @@ class EndpointConfig:
     """What an Endpoint is told: whom to talk to, how much a stranger may cost.
 
     `label` and `sa_grace_s` are the key exporter's: RFC 7717's "IPPM", and how long an SA that is gone still serves.
+    `pools` are the internal addresses that the connections' pools name (RFC 7296 section 2.19).
     """
 
     connections: tuple[ConnectionConfig, ...]
     limits: Limits = field(default_factory=Limits)
     label: bytes = b"IPPM"
     sa_grace_s: float = 60.0
+    pools: tuple[PoolConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

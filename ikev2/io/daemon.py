@@ -159,6 +159,7 @@ class Daemon:
             "backend": endpoint.backend.name,
             "connections": [connection.name for connection in endpoint.config.connections],
             "ike_sas": sas,
+            "pools": self._pools(),
         }
 
     def stats(self) -> JsonObject:
@@ -210,6 +211,25 @@ class Daemon:
         return changes
 
     # --- parts ---------------------------------------------------------------------------------------------------
+
+    def _pools(self) -> JsonObject:
+        """Each pool with its leases; `online`: an IKE SA holds the address, else it is only remembered."""
+        pools: JsonObject = {
+            config.name: {"size": config.size, "online": 0, "leases": []}
+            for config in self.endpoint.manager.pools.configs
+        }
+        for lease in self.endpoint.manager.pools:
+            pool = pools.setdefault(lease.pool, {"size": 0, "online": 0, "leases": []})
+            pool["online"] += lease.holders > 0
+            pool["leases"].append(
+                {
+                    "address": str(lease.address),
+                    "identity": str(lease.identity),
+                    "online": lease.holders > 0,
+                    "ike_sas": lease.holders,
+                }
+            )
+        return pools
 
     def _counted(self, spi_in: int) -> JsonObject:
         counters = self.endpoint.child_counters(spi_in)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from ikev2.core.events import (
+    AddressesLeased,
+    AddressesReleased,
+    AddressesTaken,
     ChildSaDeleted,
     ChildSaFailed,
     ChildSaHalfClosed,
@@ -49,6 +52,13 @@ def describe_event(event: Event) -> str:
             )
         case IkeSaRekeyFailed(sa, reason):
             return f"IKE_SA {sa.name}[{sa.spi_i.hex()}:{sa.spi_r.hex()}] could not be rekeyed: {reason}"
+        case AddressesTaken(_, addresses, dns):
+            servers = f", DNS servers {' '.join(dns)}" if dns else ""
+            return f"installing new virtual IP {' '.join(addresses)}{servers}"
+        case AddressesReleased(_, addresses):
+            return f"virtual IP {' '.join(addresses)} given back"
+        case AddressesLeased(sa, addresses):
+            return f"assigning virtual IP {' '.join(addresses)} to peer '{sa.remote_id}'"
         case ChildSaFailed(_, name, reason):
             return f"CHILD_SA {name} failed: {reason}"
         case ChildSaMoved(_, new):

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from ikev2.core.config import ConnectionConfig
 from ikev2.core.events import (
+    AddressesReleased,
+    AddressesTaken,
     Answered,
     ChildSaDeleted,
     ChildSaHalfClosed,
@@ -105,6 +107,7 @@ class Endpoint:
             entropy or SystemEntropy(),
             backend,
             config.limits,
+            pools=config.pools,
             impairments=impairments,
             tracer=tracer if tracer is not None else self.log,
             keylog=keylog if recorder is None else recorder,
@@ -119,6 +122,7 @@ class Endpoint:
         self._keepalives = Keepalives()
         self._keepalive: asyncio.TimerHandle | None = None
         self._inbound_packets: dict[int, int] = {}
+        self._virtual_addresses: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_turn = False
 
@@ -190,6 +194,7 @@ class Endpoint:
         self._sockets.bind(config.connections, self._running())
         self.config = config
         self.manager.connections = list(config.connections)
+        self.manager.pools.configure(config.pools)
 
     # --- wishes --------------------------------------------------------------------------------------------------
 
@@ -438,6 +443,10 @@ class Endpoint:
                 case ChildSaDeleted(child):
                     self._inbound_packets.pop(child.spi_in, None)
                     self.backend.delete(child)
+                case AddressesTaken(_, addresses):
+                    self._take_addresses(addresses)
+                case AddressesReleased(_, addresses):
+                    self._release_addresses(addresses)
                 case ChildSaHalfClosed(child):
                     self.backend.delete_outbound(child)  # rfc7296-s1.4.1-04; the rest goes with ChildSaDeleted
                 case _:
@@ -460,6 +469,28 @@ class Endpoint:
             wish.hear(event)
         for callback in tuple(self._subscribers):
             callback(event)
+
+    def _take_addresses(self, addresses: Sequence[str]) -> None:
+        """Make these addresses this host's; several IKE SAs may have one, as when one replaces the other."""
+        for address in addresses:
+            self._virtual_addresses[address] += 1
+            if self._virtual_addresses[address] == 1:
+                self._attempt(self.backend.add_address, address)
+
+    def _release_addresses(self, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            self._virtual_addresses[address] -= 1
+            if not self._virtual_addresses[address]:
+                del self._virtual_addresses[address]
+                self._attempt(self.backend.remove_address, address)
+
+    def _attempt(self, action: Callable[[str], None], address: str) -> None:
+        """One address that the system refuses does not keep the others from their place."""
+        try:
+            action(address)
+        except IkeError as error:
+            self.log.log("KNL", str(error))
+            self.counters["backend_errors"] += 1
 
     def _send(self, datagram: Datagram) -> None:
         sock = self._sockets.find(datagram.local)

@@ -231,6 +231,17 @@ class Backend(ABC):
         """
         raise LocalProtocolError(f"the {self.name} backend does not read the UDP {NAT_PORT} socket")
 
+    @abstractmethod
+    def add_address(self, address: str) -> None:
+        """Make an internal address one of this host's, with the routes from it that the Child SAs with it want.
+
+        Before the first Child SA with it is installed. RFC 7296 section 2.19.
+        """
+
+    @abstractmethod
+    def remove_address(self, address: str) -> None:
+        """Take an `add_address` back; an unknown one is no error."""
+
     def next_event(self) -> BackendEvent | None:
         """The next event, or None when there is none now."""
         return None

@@ -6,6 +6,7 @@ in this machine's byte order. Keys are zeros in both unless `show_keys` is given
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import sys
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.ipsec.backend import IKE_PORT, NAT_PORT, SPI_MINIMUM, Backend, Bypass, ProbeResult
+from ikev2.ipsec.virtual_ip import DEVICE_PREFIX as VIRTUAL_DEVICE
 from ikev2.ipsec.xfrm import plan, words
 from ikev2.ipsec.xfrm.messages import Policy, Request, Sa, encode_message
 from ikev2.ipsec.xfrm.uapi import NlmF, XfrmMsg
@@ -95,6 +97,12 @@ class DryRunBackend(Backend):
 
     def remove_bypass(self, bypass: Bypass) -> None:
         self._remove(self._bypasses.pop(bypass, ()))
+
+    def add_address(self, address: str) -> None:
+        self._write(f"ip address add {ipaddress.ip_network(address)} dev {VIRTUAL_DEVICE}0\n")
+
+    def remove_address(self, address: str) -> None:
+        self._write(f"ip address delete {ipaddress.ip_network(address)} dev {VIRTUAL_DEVICE}0\n")
 
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
         port = sock.getsockname()[1]

@@ -123,6 +123,7 @@ class MemoryBackend(Backend):
         self.network = network if network is not None else _default_network
         self.on_packet: OnPacket = _discard
         self._addresses = addresses
+        self.addresses: set[str] = set()
         self._engine = Engine()
 
     @classmethod
@@ -135,6 +136,7 @@ class MemoryBackend(Backend):
 
     def close(self) -> None:
         self.network.detach(self)
+        self.addresses.clear()
         self._engine.clear()
 
     def allocate_spi(self, local: str, remote: str) -> int:
@@ -175,6 +177,13 @@ class MemoryBackend(Backend):
 
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
         """Nothing to do: the sockets of the system are not on this network."""
+
+    def add_address(self, address: str) -> None:
+        """What is sent here may come from any address: it is only noted."""
+        self.addresses.add(address)
+
+    def remove_address(self, address: str) -> None:
+        self.addresses.discard(address)
 
     def next_event(self) -> BackendEvent | None:
         return self._engine.events.popleft() if self._engine.events else None

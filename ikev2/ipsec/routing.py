@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ikev2.errors import BackendError
@@ -44,6 +44,10 @@ _DEVICE_METRIC = 100
 _TX_QUEUE = 2000
 _REMEMBERED_LINKS = 4096
 
+AF_INET, AF_INET6 = 2, 10
+_NO_DUPLICATE_ADDRESS_DETECTION = 0x02  # IFA_F_NODAD
+
+IpNetwork = IPv4Network | IPv6Network
 Ports = tuple[int, int]
 T = TypeVar("T")
 
@@ -54,8 +58,8 @@ class Rule:
 
     priority: int
     table: int
-    source: IPv4Network | None = None
-    destination: IPv4Network | None = None
+    source: IpNetwork | None = None
+    destination: IpNetwork | None = None
     ip_protocol: int | None = None
     source_ports: Ports | None = None
     destination_ports: Ports | None = None
@@ -64,6 +68,7 @@ class Rule:
     def attributes(self) -> dict[str, Any]:
         """As pyroute2 takes it."""
         found: dict[str, Any] = {"priority": self.priority, "table": self.table, "protocol": OUR_PROTOCOL}
+        found["family"] = _family(self.source or self.destination)
         if self.source is not None:
             found |= {"src": str(self.source.network_address), "src_len": self.source.prefixlen}
         if self.destination is not None and self.destination.prefixlen:
@@ -81,34 +86,52 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One `ip route` in a table of ours: through the device, or unreachable when there is none.
+    """One `ip route` in a table of ours: through the device (and a gateway), or unreachable when there is none.
 
     Every route through the device has an unreachable one behind it: when a crash takes the device away, what was to
     be protected is not sent in clear. RFC 4301 section 5.1.
     """
 
-    destination: IPv4Network
+    destination: IpNetwork
     table: int
     device_index: int | None
     preferred_source: str | None = None
+    gateway: str | None = None
 
     @property
-    def place(self) -> tuple[IPv4Network, int, bool]:
+    def place(self) -> tuple[IpNetwork, int, bool]:
         """What tells it from other routes in the kernel: another with the same place takes its place."""
         return self.destination, self.table, self.device_index is None
 
     def attributes(self) -> dict[str, Any]:
         """As pyroute2 takes it."""
         found: dict[str, Any] = {"dst": str(self.destination), "table": self.table, "proto": OUR_PROTOCOL}
+        found["family"] = _family(self.destination)
         if self.device_index is None:
             return found | {"type": _UNREACHABLE, "priority": _LAST_METRIC}
-        found |= {"oif": self.device_index, "scope": 253, "priority": _DEVICE_METRIC}
+        found |= {"oif": self.device_index, "priority": _DEVICE_METRIC}
+        if self.gateway is not None:
+            found["gateway"] = self.gateway
+        elif self.destination.version == 4:
+            found["scope"] = 253
         if self.preferred_source is not None:
             found["prefsrc"] = self.preferred_source
         return found
 
 
 Wanted = Rule | Route
+
+
+def _family(network: IpNetwork | None) -> int:
+    return AF_INET6 if network is not None and network.version == 6 else AF_INET
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How packets reach a peer: the index of the interface, and the gateway, None on the link itself."""
+
+    interface_index: int
+    gateway: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +215,33 @@ class HostRouting:
 
         return self._with_link(f"there is no route to {remote}", ask)
 
+    def way_to(self, remote: str) -> Way:
+        """The way that packets to `remote` take by the main table and whatever stands before our rules."""
+
+        def ask(link: IPRoute) -> Way:
+            route = link.route("get", dst=remote, family=AF_INET6 if ":" in remote else AF_INET)[0]
+            return Way(int(route.get_attr("RTA_OIF")), route.get_attr("RTA_GATEWAY"))
+
+        return self._with_link(f"there is no route to {remote}", ask)
+
+    def add_address(self, index: int, address: str) -> None:
+        """Give a link one more address, which stands for itself alone."""
+        self._change_address("add", index, address, f"the address {address} cannot be set")
+
+    def remove_address(self, index: int, address: str) -> None:
+        """Take an `add_address` back; it may be gone already, with its device."""
+        with contextlib.suppress(BackendError):
+            self._change_address("del", index, address, f"the address {address} cannot be removed")
+
+    def _change_address(self, command: str, index: int, address: str, failure: str) -> None:
+        fields: dict[str, Any] = {"index": index, "address": address, "prefixlen": 32, "family": AF_INET}
+        if ip_address(address).version == 6:
+            fields |= {"prefixlen": 128, "family": AF_INET6}
+            if command == "add":
+                fields["flags"] = _NO_DUPLICATE_ADDRESS_DETECTION
+        self._with_link(failure, lambda link: link.addr(command, **fields))
+        self._own_addresses = None
+
     def own_addresses(self) -> list[str]:
         """The IPv4 addresses of this host."""
         if self._own_addresses is None:
@@ -203,8 +253,18 @@ class HostRouting:
             )
         return self._own_addresses
 
-    def clean_stale(self, device_prefix: str, own_instance: int) -> None:
-        """Remove rules and routes of ours whose device is gone, and any of our own instance's."""
+    def clean_stale(
+        self,
+        device_prefix: str,
+        own_instance: int | None,
+        *,
+        tables: int = TABLE,
+        priorities: tuple[int, int] = (PRIORITY_MARK, PRIORITY_PROTECT + INSTANCES - 1),
+    ) -> None:
+        """Remove rules and routes of ours whose device is gone, and any of our own instance's.
+
+        They lie in the tables from `tables` on and in the first to the last of `priorities`.
+        """
 
         def clean(link: IPRoute) -> None:
             alive = {link_.get_attr("IFLA_IFNAME") for link_ in link.get_links()}
@@ -213,13 +273,14 @@ class HostRouting:
                 for number in range(INSTANCES)
                 if number == own_instance or f"{device_prefix}{number}" not in alive
             }
-            for rule in list(link.get_rules(family=2)):
-                priority = rule.get_attr("FRA_PRIORITY") or 0
-                ours = PRIORITY_MARK <= priority < PRIORITY_PROTECT + INSTANCES
-                if ours and rule.get_attr("FRA_PROTOCOL") == OUR_PROTOCOL and priority % INSTANCES in dead:
-                    _delete_dumped_rule(link, rule)
-            for number in dead:
-                link.flush_routes(family=2, table=TABLE + number, proto=OUR_PROTOCOL)
+            for family in (AF_INET, AF_INET6):
+                for rule in _rules(link, family):
+                    priority = rule.get_attr("FRA_PRIORITY") or 0
+                    ours = priorities[0] <= priority <= priorities[1]
+                    if ours and rule.get_attr("FRA_PROTOCOL") == OUR_PROTOCOL and priority % INSTANCES in dead:
+                        _delete_dumped_rule(link, rule)
+                for number in dead:
+                    link.flush_routes(family=family, table=tables + number, proto=OUR_PROTOCOL)
 
         self._with_link("what an earlier run left cannot be removed", clean)
 
@@ -299,8 +360,18 @@ def _command(link: IPRoute, command: str, item: Wanted) -> None:
         link.route("replace" if command == "add" else command, **item.attributes())
 
 
+def _rules(link: IPRoute, family: int) -> list[Any]:
+    """The rules of a family; none where the kernel does not have it."""
+    try:
+        return list(link.get_rules(family=family))
+    except Exception:
+        if family == AF_INET:
+            raise
+        return []
+
+
 def _delete_dumped_rule(link: IPRoute, rule: Any) -> None:
-    fields: dict[str, Any] = {"src_len": rule["src_len"], "dst_len": rule["dst_len"]}
+    fields: dict[str, Any] = {"family": rule["family"], "src_len": rule["src_len"], "dst_len": rule["dst_len"]}
     for name in (
         "PRIORITY",
         "TABLE",

@@ -64,6 +64,13 @@ class TunDevice:
         with contextlib.suppress(OSError):
             (_SYSCTL / f"ipv6/conf/{self.name}/disable_ipv6").write_text("1")
 
+    def quiet_ipv6(self) -> None:
+        """Keep the host from giving the device addresses of its own, and from asking for routers on it."""
+        directory = _SYSCTL / f"ipv6/conf/{self.name}"
+        for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0")):
+            with contextlib.suppress(OSError):
+                (directory / name).write_text(value)
+
 
 class TunBusy(BackendError):
     """Another process holds the device of that name."""

@@ -212,6 +212,16 @@ class UserspaceBackend(Backend):
         if self._engine.remove_bypass(bypass) and self._tun is not None:
             self._claim(bypass, ())
 
+    def add_address(self, address: str) -> None:
+        self._opened()
+        if ":" in address:
+            raise BackendError(f"the {self.name} backend carries IPv4 only: {address} cannot be used")
+        self._routing.add_address(self._device_index, address)
+
+    def remove_address(self, address: str) -> None:
+        if self._tun is not None:
+            self._routing.remove_address(self._device_index, address)
+
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
         """Mark the socket: a rule sends marked traffic by the main table. Needs CAP_NET_ADMIN."""
         try:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Identity, Limits, Retransmission
 from ikev2.core.events import (
+    AddressesReleased,
+    AddressesTaken,
     ChildSaDeleted,
     ChildSaFailed,
     ChildSaMoved,
@@ -98,6 +101,8 @@ class Host:
     sending: list[int] = field(default_factory=list)
     """The inbound SPIs of the installed pairs; the first one is sent on."""
     refuse_install: str | None = None
+    addresses: Counter[str] = field(default_factory=Counter)
+    """The virtual addresses of the host: how many IKE SAs brought each."""
 
     @property
     def host(self) -> str:
@@ -223,6 +228,12 @@ class Network:
             case ChildSaDeleted(child):
                 assert host.installed.pop(child.spi_in, None) is not None
                 host.sending.remove(child.spi_in)
+            case AddressesTaken(_, addresses):
+                host.addresses.update(addresses)
+            case AddressesReleased(_, addresses):
+                host.addresses.subtract(addresses)
+                assert all(number >= 0 for number in host.addresses.values())
+                host.addresses += Counter()
             case ChildSaFailed():
                 pass
 
@@ -285,4 +296,6 @@ def assert_nothing_left(*hosts: Host) -> None:
         assert host.manager.half_open_count == 0
         assert host.manager.next_timer() is None
         assert host.installed == {}
+        assert host.addresses == {}
+        assert all(lease.holders == 0 for lease in host.manager.pools)
         assert host.manager.internal_errors == 0

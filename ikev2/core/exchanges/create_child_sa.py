@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import child_negotiation
+from ikev2.core import child_negotiation, cp
 from ikev2.core.child_negotiation import ChildSa, Nonces
 from ikev2.core.events import ChildSaFailed, ChildSaRekeyed
 from ikev2.core.exchange import CloseChildSa, CloseIkeSa, Inbound, MakeChildSa, RekeyChildSa
@@ -89,6 +89,8 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     old = None if request.rekeys is None else sa.children.get(request.rekeys)
     if old is not None:
         old.rekeying = False
+    if request.offer.asks_address:
+        cp.take(sa, inbound)
     if inbound.first(Sa) is None:
         _refused(sa, inbound, request, old)
         return ()

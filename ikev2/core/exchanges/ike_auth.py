@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ikev2.core import child_negotiation
+from ikev2.core import child_negotiation, cp
 from ikev2.core.auth import Authenticator, authenticator_for
 from ikev2.core.child_negotiation import Nonces
 from ikev2.core.config import Childless, ConnectionConfig
@@ -98,6 +98,8 @@ def begin(sa: IkeSa, now: float) -> None:
     if sa.wanted and connection.childless is not Childless.FORCE:
         handshake.child, child_payloads = child_negotiation.offer(sa, sa.wanted[0])
         payloads += child_payloads
+    elif (request := cp.request(sa)) is not None:
+        payloads.append(request)  # RFC 6023 section 3
     sa.send_request(ExchangeType.IKE_AUTH, tuple(payloads), Establish(), now)
 
 
@@ -127,9 +129,13 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         return ()
     sa.peer_id = peer_id
     sa.establish(inbound.now, initial_contact=_heeds_initial_contact(sa, inbound))
+    cp.take(sa, inbound)
     _take_child(sa, inbound)
     take_auth_lifetime(sa, inbound)
-    sa.queue(*(MakeChildSa(config) for config in sa.wanted[0 if sa.need_handshake().child is None else 1 :]))
+    if cp.is_expected(sa):
+        cp.ask_later(sa, sa.wanted, inbound.now)
+    else:
+        sa.queue(*(MakeChildSa(config) for config in sa.wanted[0 if sa.need_handshake().child is None else 1 :]))
     if sa.replaces is not None:
         sa.queue(CloseReplaced())  # RFC 7296 section 2.8.3: when all of the others are there
     sa.end_handshake()
@@ -246,7 +252,7 @@ def _answer_child(sa: IkeSa, inbound: Inbound) -> list[Payload]:
     if inbound.first(Sa) is None and inbound.first(TsI) is None and inbound.first(TsR) is None:
         if sa.connection.childless is Childless.NEVER:
             raise InvalidSyntax("an IKE_AUTH request without a Child SA, which is not configured")  # RFC 6023
-        return []
+        return cp.answer_alone(sa, inbound)
     if sa.connection.childless is Childless.FORCE:
         reason = "no Child SA is made in IKE_AUTH here"
         sa.add_event(ChildSaFailed(sa.info(), sa.connection.name, reason, NotifyType.NO_ADDITIONAL_SAS))

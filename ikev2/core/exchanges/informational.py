@@ -1,22 +1,24 @@
 """INFORMATIONAL: deletes, notifies, and the empty message that asks whether the peer lives. RFC 7296 section 1.4.
 
 Initiator                         Responder
-HDR, SK {[N,] [D,] ...}  -->
-                             <--  HDR, SK {[N,] [D,] ...}
+HDR, SK {[N,] [D,] [CP,] ...}  -->
+                             <--  HDR, SK {[N,] [D,] [CP,] ...}
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ikev2.core import lifetime
+from ikev2.core import cp, lifetime
 from ikev2.core.events import ChildSaHalfClosed, PeerAlive
-from ikev2.core.exchange import CheckLiveness, CloseChildSa, CloseIkeSa, Inbound, Task
+from ikev2.core.exchange import AskForAddresses, CheckLiveness, CloseChildSa, CloseIkeSa, Inbound, MakeChildSa, Task
 from ikev2.core.types import Role
 from ikev2.iana import ExchangeType, NotifyType, ProtocolId
 from ikev2.wire.payloads import Delete, Notify, Payload
 
 if TYPE_CHECKING:
+    from ikev2.core.config import ChildConfig
     from ikev2.core.ike_sa import IkeSa
 
 FATAL_NOTIFIES = (
@@ -45,13 +47,19 @@ def begin(sa: IkeSa, task: Task, now: float) -> None:
                 return
             sa.unwanted_spis.discard(spi_in)
             payloads = (Delete.esp(spi_in.to_bytes(4, "big")),)  # rfc7296-s2.4-08
+        case AskForAddresses(children):
+            request = cp.request(sa)
+            if request is None:
+                _make_missing(sa, children)
+                return
+            payloads = (request,)
         case _:
             payloads = ()
     sa.send_request(ExchangeType.INFORMATIONAL, payloads, task, now)
 
 
 def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
-    """Do what the peer asks; the response is empty but for the other halves of deleted Child SAs.
+    """Do what the peer asks; the response has the other halves of deleted Child SAs, and the answer to a CFG_REQUEST.
 
     Whatever is not understood is ignored, and answered all the same (rfc7296-s1.4-04).
     """
@@ -75,7 +83,8 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         for spi in delete.spis
         if (spi_in := _delete_child(sa, int.from_bytes(spi, "big"))) is not None
     ]
-    return (Delete.esp(*answered),) if answered else ()
+    configuration = cp.answer_alone(sa, inbound)
+    return (*(payload for payload in (Delete.esp(*answered),) if answered), *configuration)
 
 
 def take_auth_lifetime(sa: IkeSa, inbound: Inbound) -> None:
@@ -103,6 +112,12 @@ def _delete_child(sa: IkeSa, spi_out: int) -> bytes | None:
     return child.params.spi_in.to_bytes(4, "big")
 
 
+def _make_missing(sa: IkeSa, children: Iterable[ChildConfig]) -> None:
+    """Now that there is an address: the Child SAs that waited for it."""
+    there = {child.config.name for child in sa.children.values()}
+    sa.queue(*(MakeChildSa(config) for config in children if config.name not in there))
+
+
 def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     """The peer has answered: finish what our request was for."""
     task = inbound.purpose
@@ -115,6 +130,12 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         child = sa.children.get(task.spi_in)
         if child is not None:
             sa.remove_child(child, task.reason)  # rfc7296-s1.4.1-01
+    elif isinstance(task, AskForAddresses):
+        cp.take(sa, inbound)
+        if cp.is_expected(sa):
+            cp.ask_later(sa, task.children, inbound.now)
+        else:
+            _make_missing(sa, task.children)
     elif isinstance(task, CheckLiveness):
         sa.add_event(PeerAlive(sa.info()))
     return ()

@@ -28,6 +28,7 @@ from ikev2.ipsec.backend import (
     Expire,
     ProbeResult,
 )
+from ikev2.ipsec.virtual_ip import VirtualAddresses
 from ikev2.ipsec.xfrm import plan
 from ikev2.ipsec.xfrm.attributes import Algorithm
 from ikev2.ipsec.xfrm.cleaner import remove_leftovers, remove_ours, unless_absent
@@ -77,6 +78,7 @@ class XfrmBackend(Backend):
         self._users: dict[PolicyId, list[Policy]] = {}
         self._bypasses: dict[Bypass, tuple[Policy, ...]] = {}
         self._events: deque[BackendEvent] = deque()
+        self._addresses = VirtualAddresses()
 
     # -- life
 
@@ -102,7 +104,8 @@ class XfrmBackend(Backend):
             self._kernel = XfrmSocket()
             self._notices = XfrmSocket(GROUP_ACQUIRE | GROUP_EXPIRE)
             directory = default_directory() if self._state_directory is None else self._state_directory
-            remove_leftovers(self._kernel, directory)
+            if remove_leftovers(self._kernel, directory):
+                self._addresses.clean()
             self._lock = InstanceLock.take_lowest()
             self._state = StateFile(StateFile.path_for(directory, self._lock.number))
         except BaseException:
@@ -116,6 +119,7 @@ class XfrmBackend(Backend):
         self._users.clear()
         self._bypasses.clear()
         try:
+            self._addresses.close()
             if kernel is not None and state is not None and lock is not None:
                 remove_ours(kernel, lock.number, state.entries)
         except BackendError:
@@ -173,6 +177,14 @@ class XfrmBackend(Backend):
             self._remove_sas(planned)
             raise
         self._children[key] = _Installed(child, planned, ike)
+        try:
+            self._addresses.settle(self._installed())
+        except BackendError:
+            self.delete(child)
+            raise
+
+    def _installed(self) -> list[ChildSaParameters]:
+        return [installed.child for installed in self._children.values()]
 
     def delete(self, child: ChildSaParameters) -> None:
         _, state, _ = self._opened()
@@ -184,6 +196,7 @@ class XfrmBackend(Backend):
             return
         self._remove_policies((*installed.plan.policies, *installed.ike_policies))
         self._remove_sas(installed.plan)
+        self._addresses.settle(self._installed())
 
     def delete_outbound(self, child: ChildSaParameters) -> None:
         installed = self._children.get((child.local, child.spi_in))
@@ -217,6 +230,7 @@ class XfrmBackend(Backend):
         finally:
             self._remove_policies((*before.policies, *installed.ike_policies))
         self._children[(new.local, new.spi_in)] = _Installed(new, after, ike)
+        self._addresses.settle(self._installed())
 
     def query(self, child: ChildSaParameters) -> ChildCounters:
         kernel, _, _ = self._opened()
@@ -359,6 +373,17 @@ class XfrmBackend(Backend):
 
     def remove_bypass(self, bypass: Bypass) -> None:
         self._remove_policies(self._bypasses.pop(bypass, ()))
+
+    # -- virtual addresses
+
+    def add_address(self, address: str) -> None:
+        self._opened()
+        self._addresses.add(address)
+        self._addresses.settle(self._installed())
+
+    def remove_address(self, address: str) -> None:
+        self._addresses.remove(address)
+        self._addresses.settle(self._installed())
 
     # -- sockets
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import ClassVar, Self
 
 from ikev2.iana import CpAttributeType, CpType, PayloadType
@@ -59,6 +60,18 @@ class CpAttribute:
         prefix = b"" if prefix_length is None else prefix_length.to_bytes(1, "big")
         return cls(attribute_type, address.packed + prefix)
 
+    @classmethod
+    def of_network(cls, network: IPv4Network | IPv6Network) -> Self:
+        """INTERNAL_IP4_SUBNET (an address and a netmask) or INTERNAL_IP6_SUBNET (an address and a prefix length)."""
+        if isinstance(network, IPv4Network):
+            return cls(CpAttributeType.INTERNAL_IP4_SUBNET, network.network_address.packed + network.netmask.packed)
+        return cls.of_address(CpAttributeType.INTERNAL_IP6_SUBNET, network.network_address, network.prefixlen)
+
+    @classmethod
+    def of_supported(cls, types: Iterable[CpAttributeType]) -> Self:
+        """The SUPPORTED_ATTRIBUTES of a reply."""
+        return cls(CpAttributeType.SUPPORTED_ATTRIBUTES, b"".join(kind.to_bytes(2, "big") for kind in types))
+
     @property
     def address(self) -> IPv4Address | IPv6Address | None:
         """The address at the start of the value; None where the type has none or the value is empty."""
@@ -71,6 +84,22 @@ class CpAttribute:
     def prefix_length(self) -> int | None:
         """The prefix length of an INTERNAL_IP6_ADDRESS or INTERNAL_IP6_SUBNET that has a value, else None."""
         return self.value[16] if self.type in WITH_PREFIX_LENGTH and len(self.value) == 17 else None
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network | None:
+        """The sub-network of an INTERNAL_IP4_SUBNET or INTERNAL_IP6_SUBNET that has a value, else None.
+
+        Host bits are cleared; None also for a netmask with holes, which no prefix can say.
+        """
+        if self.type == CpAttributeType.INTERNAL_IP4_SUBNET and len(self.value) == 8:
+            mask = int.from_bytes(self.value[4:], "big")
+            holes = ~mask & 0xFFFFFFFF
+            if holes & (holes + 1):
+                return None
+            return IPv4Network((self.value[:4], mask.bit_count()), strict=False)
+        if self.type == CpAttributeType.INTERNAL_IP6_SUBNET and self.prefix_length is not None:
+            return IPv6Network((self.value[:16], min(self.prefix_length, 128)), strict=False)
+        return None
 
     @property
     def supported(self) -> tuple[CpAttributeType, ...]:

@@ -134,6 +134,64 @@ FAULTS = [
     ("[secrets.lab]\nfile = 5\n", "secrets.lab.file: must be the name of a file"),
     ("[secrets.lab]\n", "secrets.lab.file: is missing"),
     (
+        LAB + "vips = ['any']\n",
+        "connections.lab.vips.0: 'any' is not an address to ask for: 0.0.0.0 and :: stand for any",
+    ),
+    (
+        LAB + "vips = '0.0.0.0, 224.0.0.1'\n",
+        "connections.lab.vips.1: '224.0.0.1' is an address that no host can have",
+    ),
+    (
+        LAB + "vips = ['0.0.0.0']\n[connections.lab.children.net]\nmode = 'transport'\n",
+        "connections.lab.children.net.mode: transport mode is between the outer addresses, "
+        "and vips asks for inner ones: write tunnel",
+    ),
+    (
+        LAB + "pools = ['raod']\n[pools.road]\naddrs = '10.9.0.0/24'\n",
+        "connections.lab.pools.0: there is no pool 'raod'; did you mean road?",
+    ),
+    (LAB + "pools = ['road']\n", "connections.lab.pools.0: there is no pool 'road': add [pools.road] with addrs"),
+    (LAB + "pools_required = 1\n", "connections.lab.pools_required: must be true or false"),
+    ("[pools.road]\n", "pools.road.addrs: is missing"),
+    ("[pools.road]\naddrs = []\n", "pools.road.addrs: must not be empty"),
+    (
+        "[pools.road]\naddrs = ['10.9.0.1/24']\n",
+        "pools.road.addrs.0: '10.9.0.1/24' is not a network such as 10.9.0.0/24 or a range such as "
+        "10.9.0.10-10.9.0.20; the network is 10.9.0.0/24",
+    ),
+    (
+        "[pools.road]\naddrs = '10.9.0.9-10.9.0.1'\n",
+        "pools.road.addrs.0: '10.9.0.9-10.9.0.1' is a range that ends before it begins",
+    ),
+    (
+        "[pools.road]\naddrs = '10.9.0.0/24'\n[pools.more]\naddrs = ['10.8.0.0/24', '10.9.0.9-10.9.1.9']\n",
+        "pools.more.addrs.1: 10.9.0.9-10.9.1.9 overlaps pools.road.addrs.0 (10.9.0.1-10.9.0.254)",
+    ),
+    (
+        "[pools.road]\naddrs = '10.9.0.0/24'\ndns = ['resolver']\n",
+        "pools.road.dns.0: 'resolver' is not an IP address",
+    ),
+    (
+        "[pools.road]\naddrs = '10.9.0.0/24'\nnbns = ['2001:db8::1']\n",
+        "pools.road.nbns.0: '2001:db8::1' is not an IPv4 address",
+    ),
+    (
+        "[pools.road]\naddrs = '10.9.0.0/24'\nsubnet = ['10.2.0.1/24']\n",
+        "pools.road.subnet.0: '10.2.0.1/24' is not a network such as 10.2.0.0/24; the network is 10.2.0.0/24",
+    ),
+    (
+        "[pools.road]\naddrs = '10.9.0.0/24'\nnetmask = '255.0.255.0'\n",
+        "pools.road.netmask: '255.0.255.0' is not an IPv4 netmask such as 255.255.255.0",
+    ),
+    (
+        "[pools.road]\naddrs = '2001:db8::/64'\nnetmask = '255.255.255.0'\n",
+        "pools.road.netmask: goes with IPv4 addresses only",
+    ),
+    (
+        "[pools.road]\naddr = '10.9.0.0/24'\naddrs = '10.9.0.0/24'\n",
+        "pools.road.addr: unknown key; did you mean addrs?",
+    ),
+    (
         "[measurement]\nlabel = 'longer than sixteen octets'\n",
         "measurement.label: must be 1 to 16 ASCII characters",
     ),
@@ -326,10 +384,45 @@ def test_the_examples_are_good(directory: Path) -> None:
     secret = directory / "two-hosts.psk"
     secret.write_text("0s" + "AAAA" * 8 + "\n")
     secret.chmod(0o600)
-    for name in ("two-hosts-a.toml", "two-hosts-b.toml", "responder-any.toml"):
+    for name in (
+        "two-hosts-a.toml",
+        "two-hosts-b.toml",
+        "responder-any.toml",
+        "road-client.toml",
+        "road-gateway.toml",
+    ):
         path = directory / name
         path.write_text((EXAMPLES / name).read_text())
         assert load(path).endpoint.connections
+
+
+def test_pools_and_addresses_become_what_the_core_takes(directory: Path) -> None:
+    text = """
+[connections.lab]
+vips = ["0.0.0.0", "2001:db8::7"]
+pools = ["road", "six"]
+pools_required = false
+[pools.road]
+addrs = "10.9.0.0/24, 10.8.0.10-10.8.0.20"
+dns = ["10.2.0.53", "2001:db8:2::53"]
+nbns = ["10.2.0.54"]
+dhcp = ["10.2.0.55"]
+subnet = ["10.2.0.0/16", "2001:db8:2::/48"]
+netmask = "255.255.255.0"
+[pools.six]
+addrs = ["2001:db8:9::/64"]
+"""
+    endpoint = load(written(directory, text + SECRETS)).endpoint
+    (connection,) = endpoint.connections
+    assert [str(vip) for vip in connection.vips] == ["0.0.0.0", "2001:db8::7"]
+    assert (connection.pools, connection.pools_required) == (("road", "six"), False)
+    road, six = endpoint.pools
+    assert [str(part) for part in road.ranges] == ["10.9.0.1-10.9.0.254", "10.8.0.10-10.8.0.20"]
+    assert (road.name, road.size, str(road.netmask)) == ("road", 254 + 11, "255.255.255.0")
+    assert [str(one) for one in (*road.dns, *road.nbns, *road.dhcp, *road.subnets)] == [
+        "10.2.0.53", "2001:db8:2::53", "10.2.0.54", "10.2.0.55", "10.2.0.0/16", "2001:db8:2::/48",
+    ]  # fmt: skip
+    assert str(six.ranges[0]) == "2001:db8:9::1-2001:db8:9:0:ffff:ffff:ffff:ffff"
 
 
 def test_an_example_never_holds_a_secret() -> None:

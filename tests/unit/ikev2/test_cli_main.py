@@ -168,7 +168,7 @@ def test_run_serves_until_it_is_told_to_stop(config: Path) -> None:
             assert manager.recv(100) == b"READY=1"
             control = directory / "control"
             listed = json.loads(invoke("list", "--json", "--socket", control).output)
-            assert listed == {"backend": "memory", "connections": ["lab"], "ike_sas": []}
+            assert listed == {"backend": "memory", "connections": ["lab"], "ike_sas": [], "pools": {}}
             assert invoke("list", "--socket", control).output == "no IKE SA\n"
             assert "backend: memory" in invoke("stats", "--socket", control).output
             assert "backend memory" in invoke("log", "--socket", control).output
@@ -204,8 +204,17 @@ def test_the_texts_of_list_and_stats() -> None:
         "name": "lab", "state": "ESTABLISHED", "role": "responder", "spi_i": "01" * 8, "spi_r": "02" * 8,
         "suite": "aes256gcm16-prfsha384-curve25519", "local": "192.0.2.1:4500", "remote": "192.0.2.2:4500",
         "local_id": "a", "remote_id": "b", "nat_local": True, "nat_remote": False, "age_s": 4, "children": [child],
+        "local_vips": ["10.9.0.1", "2001:db8::1"], "remote_vips": ["10.8.0.1"], "dns": ["10.2.0.53"],
     }  # fmt: skip
-    text = "\n".join(sa_lines({"ike_sas": [sa]}))
+    leases = [
+        {"address": "10.8.0.1", "identity": "b", "online": True, "ike_sas": 1},
+        {"address": "10.8.0.2", "identity": "c", "online": False, "ike_sas": 0},
+    ]
+    pools = {"road": {"size": 254, "online": 1, "leases": leases}}
+    text = "\n".join(sa_lines({"ike_sas": [sa], "pools": pools}))
+    assert "our virtual addresses 10.9.0.1 2001:db8::1, DNS 10.2.0.53" in text
+    assert "the peer's virtual addresses 10.8.0.1" in text
+    assert "pool road: 254 addresses, 1 in use\n  10.8.0.1 online 'b'\n  10.8.0.2 offline 'c'" in text
     assert f"{'01' * 8}_i {'02' * 8}_r*" in text
     assert "'a' @ 192.0.2.1:4500 (behind NAT)" in text
     assert "net: TUNNEL, ESP-in-UDP:aes256gcm16" in text

@@ -451,6 +451,53 @@ def test_cp_attributes_give_their_addresses_prefix_lengths_and_types() -> None:
     assert dns.supported == ()
 
 
+def test_cp_subnets_and_supported_attributes_are_built_and_read() -> None:
+    """The examples of section 3.15.2."""
+    four, six = ipaddress.ip_network("198.51.100.0/26"), ipaddress.ip_network("2001:db8:2::/48")
+    subnet = CpAttribute.of_network(four)
+    assert (subnet.type, subnet.value.hex()) == (CpAttributeType.INTERNAL_IP4_SUBNET, "c6336400ffffffc0")
+    assert subnet.network == four
+    subnet = CpAttribute.of_network(six)
+    assert (subnet.type, subnet.value.hex()) == (
+        CpAttributeType.INTERNAL_IP6_SUBNET,
+        "20010db8000200000000000000000000" + "30",
+    )
+    assert subnet.network == six
+    everything = CpAttribute(CpAttributeType.INTERNAL_IP4_SUBNET, bytes(8))
+    assert everything.network == ipaddress.ip_network("0.0.0.0/0")
+    host_bits = CpAttribute(CpAttributeType.INTERNAL_IP4_SUBNET, bytes.fromhex("c6336407ffffffc0"))
+    assert host_bits.network == four
+    for value in ("c6336400ff00ff00", ""):
+        assert CpAttribute(CpAttributeType.INTERNAL_IP4_SUBNET, bytes.fromhex(value)).network is None
+    assert CpAttribute(CpAttributeType.INTERNAL_IP4_DNS, bytes(4)).network is None
+    listing = CpAttribute.of_supported((CpAttributeType.INTERNAL_IP4_ADDRESS, CpAttributeType.INTERNAL_IP6_SUBNET))
+    assert listing.value.hex() == "0001000f"
+
+
+@pytest.mark.req("rfc7296-s3.15.1-02")
+@pytest.mark.parametrize(
+    ("kind", "lengths"),
+    [
+        (1, {0, 4}), (2, {0, 4}), (3, {0, 4}), (4, {0, 4}), (6, {0, 4}), (8, {0, 17}), (10, {0, 16}), (12, {0, 16}),
+        (13, {0, 8}), (15, {0, 17}), (14, {0, 2, 4, 6, 8, 10, 12, 14, 16, 18}), (7, set(range(20))),
+        (30000, set(range(20))),
+    ],
+)  # fmt: skip
+def test_cp_attribute_lengths_are_those_of_the_table(kind: int, lengths: set[int]) -> None:
+    """Section 3.15.1. The reserved bit changes nothing."""
+    for reserved in (0, 0x8000):
+        good = set()
+        for octets in range(20):
+            body = bytes.fromhex("02000000") + (kind | reserved).to_bytes(2, "big") + octets.to_bytes(2, "big")
+            try:
+                cp = Cp.parse_body(body + bytes(octets))
+            except InvalidSyntax:
+                continue
+            assert [(one.type, len(one.value)) for one in cp.attributes] == [(kind, octets)]
+            good.add(octets)
+        assert good == lengths
+
+
 @pytest.mark.req("rfc7296-s3.15.1-04")
 def test_a_netmask_with_a_value_is_not_sent_in_a_request_but_read() -> None:
     mask = CpAttribute(CpAttributeType.INTERNAL_IP4_NETMASK, b"\xff\xff\xff\x00")
