@@ -226,7 +226,7 @@ class ConnectionSection(_Section):
     encap: bool = False
     unique: Literal["no", "never"] = "no"
     fragmentation: Literal["yes", "no", "force"] = "yes"
-    fragment_size: Annotated[int, Field(ge=SMALLEST_FRAGMENT_SIZE, le=65535)] = 1280
+    fragment_size: Annotated[int, Field(ge=SMALLEST_FRAGMENT_SIZE, le=65535)] | None = None
     window_size: Annotated[int, Field(ge=1, le=256)] = 1
     retransmit_timeout: Annotated[Seconds, Field(gt=0)] = 2.0
     retransmit_base: Annotated[float, Field(ge=1, le=10, strict=False)] = 1.8
@@ -436,7 +436,7 @@ def _connection(
         encap=section.encap,
         send_initial_contact=section.unique != "never",
         fragmentation=section.fragmentation,
-        fragment_size=section.fragment_size,
+        fragment_size=section.fragment_size or 0,
         window_size=section.window_size,
         lifetime=_ike_lifetime(section),
         reauth_s=section.reauth_time,

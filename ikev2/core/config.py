@@ -140,8 +140,9 @@ class ConnectionConfig:
     and heed it: False for an identity that several hosts share (rfc7296-s2.4-01).
     `reauth_s` (0: never): after that time who began the IKE SA authenticates anew; the other end says so in
     AUTH_LIFETIME and closes the SA after `reauth_s` and the `over_s` of `lifetime` (RFC 4478).
-    `fragmentation`: "yes" for messages whose IP datagram would exceed `fragment_size` octets, "force" for every
-    protected message, whatever its length, "no" for none; never without the peer's consent (RFC 7383).
+    `fragmentation`: "yes" for messages whose IP datagram would exceed `fragment_size` octets (0: what is known of
+    the path, or what RFC 7383 recommends), "force" for every protected message, whatever its length, "no" for none;
+    never without the peer's consent (RFC 7383).
     `window_size`: how many requests the peer may send before it has our responses (RFC 7296 section 2.3).
     `vips`: the addresses to ask the peer for when we begin the IKE SA, unspecified ones for any; `pools`: where the
     peer's come from when it begins, which it has to ask for with `pools_required` (section 2.19).
@@ -167,7 +168,7 @@ class ConnectionConfig:
     reauth_s: float = 0.0
     childless: Childless = Childless.ALLOW
     fragmentation: str = "yes"
-    fragment_size: int = 1280
+    fragment_size: int = 0
     shared_keys: tuple[SharedKey, ...] = ()
     window_size: int = 1
     vips: tuple[IPv4Address | IPv6Address, ...] = ()

@@ -8,9 +8,10 @@
 The rules, before the code:
 
 - Only when both ends have said IKEV2_FRAGMENTATION_SUPPORTED in IKE_SA_INIT. Section 2.4.
-- A request that does not fit into the current size of an IP datagram is fragmented; one that gets no answer after a
-  few retransmissions is fragmented again, smaller, and the timers start over. What got through stays the size for
-  the exchanges that follow. Section 2.5.2.
+- A request that does not fit into the current size of an IP datagram is fragmented: the one that is configured, or
+  that of the path where ICMP has told it, or the recommended one. One that gets no answer after a few retransmissions,
+  or of which ICMP says that it is too large, is fragmented again, smaller, and the timers start over. What got through
+  stays the size for the exchanges that follow. Sections 2.5.1 and 2.5.2.
 - A response goes in the form of its request, in fragments no larger than the request's. Section 2.5.1.
 - Nothing of a fragment is kept before its ICV has verified; there is a queue for each request within our window and
   for each response that we wait for, bounded in octets, count and time. Sections 2.6 and 5.
@@ -44,6 +45,9 @@ PROBE_SIZES = (1280, 576)
 """IP datagrams to try when larger ones get no answer, coarse as section 2.5.2 wants it."""
 
 SMALLEST_SIZE = PROBE_SIZES[-1]
+IPV6_SIZE, IPV4_SIZE = 1280, 576
+"""The IP datagrams to use where nothing is known of the path and nothing is configured (rfc7383-s2.5.1-03,
+rfc7383-s2.5.1-04)."""
 PROBE_RETRANSMISSIONS = 2
 """How often a request is sent again before it is cut smaller; how often one comes again before its response is."""
 
@@ -69,11 +73,15 @@ class Reassembly:
 
 @dataclass(slots=True)
 class Fragmentation:
-    """What one IKE SA knows of it: whether both ends do it, the size now in use (IP datagram, octets; 0: as
-    configured), and the messages that are being put together, by message id. RFC 7383 sections 2.3, 2.5.2 and 2.6."""
+    """What one IKE SA knows of it: whether both ends do it, the size that got through (IP datagram, octets; 0: as
+    configured), the path's MTU (0: not known), and the messages that are being put together, by message id.
+
+    RFC 7383 sections 2.3, 2.5.2 and 2.6.
+    """
 
     negotiated: bool = False
     size: int = 0
+    path_mtu: int = 0
     requests: dict[int, Reassembly] = field(default_factory=dict)
     responses: dict[int, Reassembly] = field(default_factory=dict)
 
@@ -100,7 +108,7 @@ class Fragmentation:
 
     def inherit(self, old: Fragmentation) -> None:
         """Take over what was negotiated and found out on the IKE SA that this one replaces."""
-        self.negotiated, self.size = old.negotiated, old.size
+        self.negotiated, self.size, self.path_mtu = old.negotiated, old.size, old.path_mtu
 
 
 # --- negotiation -------------------------------------------------------------------------------------------------
@@ -157,17 +165,26 @@ def smaller(
 
     The count of fragments always grows (rfc7383-s2.5.2-07).
     """
+    for size in PROBE_SIZES:
+        cut = fitting(sa, plain, sent, local, size)
+        if cut is not None:
+            return cut
+    return None
+
+
+def fitting(
+    sa: IkeSa, plain: Plain | None, sent: tuple[bytes, ...], local: Address, size: int
+) -> tuple[int, tuple[bytes, ...]] | None:
+    """The message cut to IP datagrams of `size` octets, and the size; None when it fits, or makes no more fragments."""
     channel = sa.channel
     if plain is None or channel is None:
         return None
     largest = max(datagram_octets(len(data), local, sa.connection) for data in sent)
-    for size in PROBE_SIZES:
-        room = _message_octets(size, local, sa.connection)
-        if size < largest and channel.fragment_count(plain, room) > len(sent):
-            fragments = channel.seal_fragments(plain, room)
-            sa.tracer.note(f"{sa.name}: no answer to datagrams of {largest} octets, trying {size}")
-            return size, fragments
-    return None
+    room = _message_octets(size, local, sa.connection)
+    if size >= largest or channel.fragment_count(plain, room) <= len(sent):
+        return None
+    sa.tracer.note(f"{sa.name}: datagrams of {largest} octets do not get through, trying {size}")
+    return size, channel.seal_fragments(plain, room)
 
 
 def _seal(
@@ -184,7 +201,12 @@ def _seal(
 
 
 def _current_size(sa: IkeSa) -> int:
-    return sa.fragmentation.size or sa.connection.fragment_size
+    """The largest IP datagram to send to the peer, in octets. RFC 7383 section 2.5.1."""
+    known = sa.fragmentation.path_mtu
+    wanted = sa.fragmentation.size or sa.connection.fragment_size
+    if wanted:
+        return min(wanted, known) if known else wanted
+    return known or (IPV6_SIZE if ":" in sa.local.host else IPV4_SIZE)  # rfc7383-s2.5.1-02
 
 
 def _message_octets(size: int, local: Address, connection: ConnectionConfig) -> int:
@@ -201,9 +223,13 @@ def shrink_response(sa: IkeSa, kept: Response, repeated: Inbound) -> None:
         return
     largest = max(len(data) for data in kept.data)
     fragmented = isinstance(repeated.message.encrypted, EncryptedFragment)
-    if kept.repeated < PROBE_RETRANSMISSIONS and not (fragmented and len(repeated.data) < largest):
+    known = sa.fragmentation.path_mtu
+    if known and datagram_octets(largest, repeated.local, sa.connection) > known:
+        cut = fitting(sa, kept.plain, kept.data, repeated.local, known)  # rfc7383-s2.5.1-02
+    elif kept.repeated < PROBE_RETRANSMISSIONS and not (fragmented and len(repeated.data) < largest):
         return
-    cut = smaller(sa, kept.plain, kept.data, repeated.local)
+    else:
+        cut = smaller(sa, kept.plain, kept.data, repeated.local)
     if cut is not None:
         kept.data, kept.repeated = cut[1], 0
 

@@ -70,6 +70,8 @@ from ikev2.wire.header import Header
 from ikev2.wire.message import Message, encode_payloads
 from ikev2.wire.payloads import Payload
 
+_INIT = bytes((ExchangeType.IKE_SA_INIT,))
+
 
 class IkeSa:
     """One IKE SA in either role.
@@ -326,6 +328,10 @@ class IkeSa:
         self.delete_unwanted(child.spi_in, reason)
         self._pump(now)
 
+    def note_path_mtu(self, octets: int, now: float) -> None:
+        """IP datagrams of more than `octets` do not get to the peer. RFC 7383 section 2.5.2."""
+        transmission.note_path_mtu(self, octets, now)
+
     def note_inbound_traffic(self, now: float) -> None:
         """A Child SA has received authentic packets: the peer lives. RFC 7296 section 2.4."""
         self.last_inbound_at = max(self.last_inbound_at, now)
@@ -399,7 +405,9 @@ class IkeSa:
     def post(self, data: tuple[bytes, ...], local: Address, remote: Address, now: float) -> None:
         """Hand over the messages of one request or response, to be sent now, or as the impairments will have it."""
         for octets in data:
-            datagram = Datagram(octets, local, remote)
+            # IKE_SA_INIT messages cannot go in fragments of ours. RFC 7383 section 2.5.2.
+            wanted = self.fragmentation.negotiated and octets[18:19] != _INIT
+            datagram = Datagram(octets, local, remote, wanted)
             self._outbox += [datagram] if self._outlet is None else self._outlet.send(datagram, now)
 
     def _pump(self, now: float) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ikev2.core.impair_message import REWRITES, Draft, MessageImpairment
@@ -251,7 +251,7 @@ class Outlet:
         """What is to be sent in its place at once."""
         due = []
         for delivery in impair(self.impairments, datagram.data):
-            out = Datagram(delivery.data, datagram.local, datagram.remote)
+            out = replace(datagram, data=delivery.data)
             if delivery.delay_s:
                 self._serial += 1
                 heapq.heappush(self._delayed, (now + delivery.delay_s, self._serial, out))

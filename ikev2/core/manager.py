@@ -22,6 +22,7 @@ from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Impairment, Outlet
 from ikev2.core.keylog import KeyLog
 from ikev2.core.observer import SPI_OCTETS
+from ikev2.core.path_mtu import PathMtus
 from ikev2.core.pools import AddressPools, PoolConfig
 from ikev2.core.sa_table import SaTable, own_spi
 from ikev2.core.state import State
@@ -97,6 +98,7 @@ class SaManager:
         self._keylog = keylog
         self._before_timer = before_timer
         self._table = SaTable()
+        self._path_mtus = PathMtus(self.limits.unprotected_replies_per_s)
         self._strangers = Strangers(entropy, self.limits)
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
@@ -242,6 +244,14 @@ class SaManager:
         if sa is not None:
             dispatch.follow(sa, sa.local, remote)
             self._collect(sa, now)
+
+    def note_path_mtu(self, host: str, octets: int, now: float) -> None:
+        """An ICMP error says that IP datagrams to `host` may have `octets` at most. RFC 7383 section 2.5.2."""
+        worth = self._path_mtus.note(host, octets, now)
+        for sa in self._table:
+            if worth and sa.remote.host == host and sa.fragmentation.path_mtu != worth:
+                sa.note_path_mtu(worth, now)
+                self._collect(sa, now)
 
     def child_install_failed(self, child: ChildSaParameters, reason: str, now: float) -> None:
         """The backend could not install this pair: it is deleted again, also at the peer."""
@@ -456,7 +466,7 @@ class SaManager:
         candidates: Iterable[ConnectionConfig],
         impairments: Sequence[Impairment] = (),
     ) -> IkeSa:
-        return IkeSa(
+        sa = IkeSa(
             connection,
             role,
             self._entropy,
@@ -471,6 +481,8 @@ class SaManager:
             impairments=impairments,
             shared_impairments=self.impairments,
         )
+        sa.fragmentation.path_mtu = self._path_mtus.get(remote.host, self.now)
+        return sa
 
     def _collect(self, sa: IkeSa, now: float) -> None:
         """Take what an SA has to say, and whoever was touched by it, and keep the tables in step with their states."""

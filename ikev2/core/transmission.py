@@ -101,7 +101,20 @@ def _send_smaller(sa: IkeSa, request: RequestInFlight, now: float) -> bool:
     policy = sa.connection.retransmission
     if request.sent <= min(PROBE_RETRANSMISSIONS, policy.tries):
         return False
-    cut = fragmentation.smaller(sa, request.plain, request.data, sa.local)
+    return _send_cut(sa, request, fragmentation.smaller(sa, request.plain, request.data, sa.local), now)
+
+
+def note_path_mtu(sa: IkeSa, octets: int, now: float) -> None:
+    """The path to the peer takes no more than `octets`: what is under way in larger datagrams goes again, at once.
+
+    rfc7383-s2.5.1-02, rfc7383-s2.5.2-05, rfc7383-s2.5.2-06.
+    """
+    sa.fragmentation.path_mtu = octets
+    for request in sa.requests.outstanding.values():
+        _send_cut(sa, request, fragmentation.fitting(sa, request.plain, request.data, sa.local, octets), now)
+
+
+def _send_cut(sa: IkeSa, request: RequestInFlight, cut: tuple[int, tuple[bytes, ...]] | None, now: float) -> bool:
     if cut is None:
         return False  # rfc7383-s2.5.2-04
     size, data = cut

@@ -27,11 +27,15 @@ def host_octets(host: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Datagram:
-    """One IKE message to send: octets from the IKE header on, without the non-ESP marker of port 4500."""
+    """One IKE message to send: octets from the IKE header on, without the non-ESP marker of port 4500.
+
+    `path_mtu_wanted`: a router that finds it too large shall say so and not cut it, because we can cut it better.
+    """
 
     data: bytes
     local: Address
     remote: Address
+    path_mtu_wanted: bool = False
 
 
 class Role(Enum):

@@ -115,7 +115,7 @@ class Endpoint:
         )
         self.exporter = KeyExporter(self.manager, label=config.label, sa_grace_s=config.sa_grace_s)
         self._pcap: Capture | None = pcap if recorder is None else recorder
-        self._sockets = SocketSet(backend, self._received)
+        self._sockets = SocketSet(backend, self._received, self._path_mtu_told)
         self._subscribers: list[Callable[[Event], None]] = []
         self._wishes: list[Wish] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -379,6 +379,15 @@ class Endpoint:
         self.manager.receive_datagram(data, local, remote, self._now())
         self._turn()
 
+    def _path_mtu_told(self, host: str, octets: int) -> None:
+        """ICMP says that the way to a host takes so much and no more. RFC 7383 section 2.5.2."""
+        if self._loop is None:
+            return
+        self.log.log("NET", f"the path to {host} takes IP datagrams of {octets} octets")
+        self.counters["path_mtu_told"] += 1
+        self.manager.note_path_mtu(host, octets, self._now())
+        self._turn()
+
     def _turn(self) -> None:
         """Events, then datagrams, then the timer, until nothing is left."""
         if self._in_turn:  # a subscriber's wish: the turn that called it goes on
@@ -503,7 +512,7 @@ class Endpoint:
             octets = NON_ESP_MARKER + datagram.data if sock.nat_traversal else datagram.data
             self._record(octets, datagram.local, datagram.remote, outbound=True)
         self._keepalives.sent(datagram.local, datagram.remote, self._now())
-        if not sock.send(datagram.data, datagram.local, datagram.remote):
+        if not sock.send(datagram.data, datagram.local, datagram.remote, path_mtu_wanted=datagram.path_mtu_wanted):
             self.log.log("NET", f"the system refused to send to {datagram.remote}")
 
     def _keep_mappings(self) -> None:

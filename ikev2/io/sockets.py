@@ -13,6 +13,7 @@ from ikev2.core.types import Address
 from ikev2.errors import BackendError, ConfigurationError
 from ikev2.io.udp import IkeSocket
 from ikev2.ipsec.backend import Backend
+from ikev2.ipsec.icmp import OnPathMtu
 
 ANY = "%any"
 _WILDCARDS = ("0.0.0.0", "::")
@@ -23,9 +24,10 @@ OnMessage: TypeAlias = Callable[[IkeSocket, bytes, Address, Address], None]
 class SocketSet:
     """The bound sockets, by address and port. Addresses that are no longer needed stay bound until close()."""
 
-    def __init__(self, backend: Backend, on_message: OnMessage) -> None:
+    def __init__(self, backend: Backend, on_message: OnMessage, on_path_mtu: OnPathMtu) -> None:
         self._backend = backend
         self._on_message = on_message
+        self._on_path_mtu = on_path_mtu
         self._sockets: dict[tuple[str, int], IkeSocket] = {}
 
     def all(self) -> list[IkeSocket]:
@@ -64,12 +66,15 @@ class SocketSet:
             sock.counters.received += 1
             loop.call_soon_threadsafe(deliver, data, local, remote)
 
+        def mtu_from_thread(host: str, octets: int) -> None:
+            loop.call_soon_threadsafe(self._on_path_mtu, host, octets)
+
         self._backend.prepare_ike_socket(sock.sock, encap=sock.nat_traversal)
         if sock.nat_traversal and self._backend.wants_encap_socket:
             # The backend's thread reads this socket: ESP is its own, IKE comes back to the loop.
-            self._backend.attach_encap_socket(sock.sock, from_thread)
+            self._backend.attach_encap_socket(sock.sock, from_thread, mtu_from_thread)
         else:
-            sock.start(loop, deliver)
+            sock.start(loop, deliver, self._on_path_mtu)
 
     def find(self, local: Address) -> IkeSocket | None:
         """The socket that sends from this address and port."""

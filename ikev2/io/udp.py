@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from ikev2.core.types import Address
 from ikev2.ipsec.backend import NON_ESP_MARKER
+from ikev2.ipsec.icmp import OnPathMtu, ask_for_errors, read_errors
 
 NAT_KEEPALIVE = b"\xff"
 MAX_DATAGRAM_OCTETS = 65535
@@ -37,6 +38,9 @@ _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DONT = 0
+_IP_PMTUDISC_WANT = 1
+_UNCUT_OCTETS = 576 - 28
+"""What no path is expected to cut: RFC 7383 section 2.5.1."""
 _IN_PKTINFO = struct.Struct("@I4s4s")
 _IN6_PKTINFO = struct.Struct("@16sI")
 _CONTROL_OCTETS = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(_IN_PKTINFO.size)
@@ -74,11 +78,12 @@ class IkeSocket:
             large_receive_buffer(self.sock)
             if family == socket.AF_INET:
                 self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-                # An IKE message larger than the path's MTU must be fragmented by IP, not refused with EMSGSIZE.
-                self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+                # What is larger than the path's MTU, as far as it is known, is cut by the kernel and not refused.
+                self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_WANT)
             else:
                 self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            ask_for_errors(self.sock)
             self.sock.bind((host, port))
         except OSError:
             self.sock.close()
@@ -87,12 +92,16 @@ class IkeSocket:
         self.local = Address(name[0], name[1])
         self._wildcard = address.is_unspecified
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_path_mtu: OnPathMtu | None = None
         self._buffer = bytearray(MAX_DATAGRAM_OCTETS)
         self._view = memoryview(self._buffer)
 
-    def start(self, loop: asyncio.AbstractEventLoop, on_datagram: OnDatagram) -> None:
-        """Read on `loop`: every IKE message goes to `on_datagram`."""
+    def start(
+        self, loop: asyncio.AbstractEventLoop, on_datagram: OnDatagram, on_path_mtu: OnPathMtu | None = None
+    ) -> None:
+        """Read on `loop`: every IKE message goes to `on_datagram`, every path MTU that ICMP tells to `on_path_mtu`."""
         self._loop = loop
+        self._on_path_mtu = on_path_mtu
         loop.add_reader(self.sock.fileno(), self._readable, on_datagram)
 
     def stop(self) -> None:
@@ -106,22 +115,31 @@ class IkeSocket:
         self.stop()
         self.sock.close()
 
-    def send(self, message: bytes, local: Address, remote: Address) -> bool:
+    def send(self, message: bytes, local: Address, remote: Address, *, path_mtu_wanted: bool = False) -> bool:
         """Send one IKE message; False (and a counter) when the kernel refused: IKE will retransmit.
 
-        RFC 7296 section 2.
+        `path_mtu_wanted`: no router shall cut it, but say what fits (DF). RFC 7296 section 2, RFC 1191.
         """
         # rfc7296-s2-03: IKE on the port that ESP shares begins with four zero octets.
         octets = NON_ESP_MARKER + message if self.nat_traversal else message
-        return self.send_raw(octets, local, remote)
+        if path_mtu_wanted or len(octets) <= _UNCUT_OCTETS or self.sock.family != socket.AF_INET:
+            return self.send_raw(octets, local, remote)
+        # Routers may cut it. Errors are believed only while the socket wants them: it does so at all other times.
+        self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+        try:
+            return self.send_raw(octets, local, remote)
+        finally:
+            self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_WANT)
 
     def send_raw(self, octets: bytes, local: Address, remote: Address) -> bool:
         """Send octets as they are (a keepalive, for one)."""
         try:
-            if self._wildcard:
-                self.sock.sendmsg([octets], [_pktinfo(local.host)], 0, remote)
-            else:
-                self.sock.sendto(octets, remote)
+            try:
+                self._transmit(octets, local, remote)
+            except OSError:
+                # Perhaps the error of an earlier datagram: it is told once, by whatever call comes next.
+                read_errors(self.sock, self._on_path_mtu)
+                self._transmit(octets, local, remote)
         except OSError as error:
             reason = errno.errorcode.get(error.errno or 0, str(error.errno))
             self.counters.send_errors[reason] = self.counters.send_errors.get(reason, 0) + 1
@@ -129,15 +147,25 @@ class IkeSocket:
         self.counters.sent += 1
         return True
 
+    def _transmit(self, octets: bytes, local: Address, remote: Address) -> None:
+        if self._wildcard:
+            self.sock.sendmsg([octets], [_pktinfo(local.host)], 0, remote)
+        else:
+            self.sock.sendto(octets, remote)
+
     def _readable(self, on_datagram: OnDatagram) -> None:
         buffers, view, wildcard, local = [self._buffer], self._view, self._wildcard, self.local
-        for _ in range(DATAGRAMS_PER_WAKEUP):
+        for number in range(DATAGRAMS_PER_WAKEUP):
             try:
                 octets, ancillary, _flags, name = self.sock.recvmsg_into(buffers, _CONTROL_OCTETS)
             except (BlockingIOError, InterruptedError):
+                if not number:  # woken for something else than a datagram
+                    read_errors(self.sock, self._on_path_mtu)
                 return
             except OSError:
-                continue  # An ICMP error of an earlier datagram, reported once: IKE's own timers deal with it.
+                # An ICMP error of an earlier datagram: IKE's own timers deal with it, unless it is about its length.
+                read_errors(self.sock, self._on_path_mtu)
+                continue
             if wildcard:
                 local = Address(_destination(ancillary) or self.local.host, self.local.port)
             self.deliver(bytes(view[:octets]), local, Address(name[0], name[1]), on_datagram)

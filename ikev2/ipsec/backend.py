@@ -18,6 +18,7 @@ from typing import ClassVar
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.core.types import Address
 from ikev2.errors import LocalProtocolError
+from ikev2.ipsec.icmp import OnPathMtu
 
 IKE_PORT = 500
 NAT_PORT = 4500
@@ -222,11 +223,12 @@ class Backend(ABC):
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
         """Make a bound IKE socket leave and enter outside every tunnel; `encap` for the one on UDP 4500."""
 
-    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke) -> None:
-        """Take over reading the bound UDP 4500 socket (only when `wants_encap_socket`).
+    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke, on_path_mtu: OnPathMtu | None = None) -> None:
+        """Take over reading the bound UDP 4500 socket, and its errors (only when `wants_encap_socket`).
 
         ESP in UDP is the backend's; an IKE datagram goes, without its marker, to `on_ike` on a thread of the
-        backend. Sending IKE on the socket stays with the caller, and so does closing it, after `close`.
+        backend, and what ICMP says of the path's MTU to `on_path_mtu`. Sending IKE on the socket stays with the
+        caller, and so does closing it, after `close`.
         RFC 3948 section 2.
         """
         raise LocalProtocolError(f"the {self.name} backend does not read the UDP {NAT_PORT} socket")

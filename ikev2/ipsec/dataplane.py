@@ -25,6 +25,7 @@ from ikev2.core.types import Address
 from ikev2.errors import BackendError
 from ikev2.ipsec.backend import NON_ESP_MARKER, DropReason, OnIke
 from ikev2.ipsec.fragments import fragments
+from ikev2.ipsec.icmp import OnPathMtu, read_errors
 from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, NO_ADDRESS, fragmentation_needed
 from ikev2.ipsec.routing import SOCKET_MARK
 from ikev2.ipsec.sad import Engine, Pair
@@ -36,7 +37,6 @@ _IP_PKTINFO = 8
 _IP_RECVTTL = 12
 _IP_RECVTOS = 13
 _IP_MTU = 14
-_MSG_ERRQUEUE = 0x2000
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
 
@@ -62,6 +62,7 @@ class _EncapSocket:
     on_ike: OnIke
     host: str
     port: int
+    on_path_mtu: OnPathMtu | None = None
 
 
 class DataPlane:
@@ -116,7 +117,7 @@ class DataPlane:
                 sender.close()
             self._senders.clear()
 
-    def attach(self, sock: socket.socket, on_ike: OnIke) -> None:
+    def attach(self, sock: socket.socket, on_ike: OnIke, on_path_mtu: OnPathMtu | None = None) -> None:
         """Read a bound UDP socket from now on."""
         host, port = sock.getsockname()[:2]
         if sock.family == socket.AF_INET:
@@ -125,7 +126,7 @@ class DataPlane:
         else:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         _large_buffers(sock)
-        encap = _EncapSocket(sock, on_ike, "" if host in ("0.0.0.0", "::") else host, port)
+        encap = _EncapSocket(sock, on_ike, "" if host in ("0.0.0.0", "::") else host, port, on_path_mtu)
         self._attached.append(encap)
         if sock.family == socket.AF_INET:
             self._encaps[encap.host, port] = encap
@@ -167,12 +168,9 @@ class DataPlane:
 
     def _drain_errors(self, fd: int) -> None:
         """Take ICMP errors that wait for a socket whose owner asked for them: until then it is ready for ever."""
-        sock = next((encap.sock for encap in self._attached if encap.sock.fileno() == fd), None)
-        if sock is None:
-            return
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                sock.recvmsg(0, 0, _MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+        for encap in self._attached:
+            if encap.sock.fileno() == fd:
+                read_errors(encap.sock, encap.on_path_mtu)
 
     def _failed(self, fd: int, ready: int, error: OSError) -> None:
         if ready & (select.POLLNVAL | select.POLLHUP) or error.errno in _GONE:

@@ -35,6 +35,7 @@ from ikev2.ipsec.backend import (
 from ikev2.ipsec.claims import Claims
 from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
 from ikev2.ipsec.esp import inner_octets_that_fit
+from ikev2.ipsec.icmp import OnPathMtu
 from ikev2.ipsec.ipv4 import HEADER_OCTETS
 from ikev2.ipsec.routing import (
     INSTANCES,
@@ -229,10 +230,10 @@ class UserspaceBackend(Backend):
         except OSError as error:
             raise BackendError(f"an IKE socket cannot be marked: {error.strerror}") from error
 
-    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke) -> None:
+    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke, on_path_mtu: OnPathMtu | None = None) -> None:
         plane = self._opened()
         self.prepare_ike_socket(sock, encap=True)
-        plane.attach(sock, on_ike)
+        plane.attach(sock, on_ike, on_path_mtu)
 
     def next_event(self) -> BackendEvent | None:
         events = self._engine.events

@@ -61,6 +61,7 @@ def large(octets: int = 3000) -> dict[str, object]:
 def large_pair(
     seed: int = 0, link: Link = perfect, octets: int = 3000, *, b_large: bool = True, **changes: object
 ) -> tuple[Network, Host, Host]:
+    changes = {"fragment_size": 1280, **changes}
     mine = {**large(octets), **changes}
     other = {**(large(octets) if b_large else {"remote_id": None}), **changes}
     return pair(seed, link, a=mine, b=other)
@@ -192,18 +193,20 @@ def test_headers_of_fragments_differ_in_length_alone() -> None:
     assert all(int.from_bytes(each.data[24:28], "big") == len(each.data) for each in sent_by(network, a))
 
 
-@pytest.mark.req("rfc7383-s2.5.1-03")
+@pytest.mark.req("rfc7383-s2.5.1-03", "rfc7383-s2.5.1-04")
 @pytest.mark.parametrize(
-    ("hosts", "encap", "overhead"),
+    ("hosts", "encap", "overhead", "size"),
     [
-        ((A, B), False, 28),
-        ((A, B), True, 28 + 4),
-        (("2001:db8::1", "2001:db8::2"), False, 48),
-        (("2001:db8::1", "2001:db8::2"), True, 48 + 4),
+        ((A, B), False, 28, 576),
+        ((A, B), True, 28 + 4, 576),
+        (("2001:db8::1", "2001:db8::2"), False, 48, 1280),
+        (("2001:db8::1", "2001:db8::2"), True, 48 + 4, 1280),
     ],
     ids=["IPv4", "IPv4 with the non-ESP marker", "IPv6", "IPv6 with the non-ESP marker"],
 )
-def test_the_size_is_that_of_the_ip_datagram(hosts: tuple[str, str], encap: bool, overhead: int) -> None:
+def test_the_size_is_that_of_the_ip_datagram_and_the_recommended_one(
+    hosts: tuple[str, str], encap: bool, overhead: int, size: int
+) -> None:
     network = Network()
     a = network.add("a", hosts[0], [connection(*hosts, **large(), encap=encap)])
     b = network.add("b", hosts[1], [connection(*reversed(hosts), **large(), encap=encap)])
@@ -211,7 +214,7 @@ def test_the_size_is_that_of_the_ip_datagram(hosts: tuple[str, str], encap: bool
     assert_joined(a, b)
     for host in (a, b):
         sizes = [len(fragment.data) + overhead for fragment in sent_by(network, host)]
-        assert 1280 - 1 <= max(sizes) <= 1280
+        assert size - 1 <= max(sizes) <= size
 
 
 @pytest.mark.req("rfc7383-s2.4-04")
@@ -243,7 +246,7 @@ def test_a_response_goes_in_the_form_of_its_request_and_no_larger() -> None:
     assert len(sent_by(network, a)) == 3
     assert [numbers(datagram) for datagram in sent_by(network, b)] == [(1, 1)]
     # The other way: a small request has a large response.
-    network, a, b = pair(a={"remote_id": None}, b=large(1536))
+    network, a, b = pair(a={"remote_id": None}, b={**large(1536), "fragment_size": 1280})
     up(network, a)
     assert [numbers(datagram) for datagram in sent_by(network, a)] == [None]
     assert [numbers(datagram) for datagram in sent_by(network, b)] == [(1, 2), (2, 2)]
@@ -779,7 +782,7 @@ def test_a_smaller_size_that_makes_no_more_fragments_is_passed_over() -> None:
 
 @pytest.mark.req("rfc7383-s2.4-02")
 def test_a_response_that_does_not_arrive_is_cut_smaller_when_its_request_keeps_coming() -> None:
-    network, a, b = pair(link=narrow(600, "b"), a={"remote_id": None}, b=large(768))
+    network, a, b = pair(link=narrow(600, "b"), a={"remote_id": None}, b={**large(768), "fragment_size": 1280})
     up(network, a)
     assert_joined(a, b)
     assert len(sent_by(network, a)) == 1 + PROBE_RETRANSMISSIONS
@@ -793,6 +796,107 @@ def test_a_response_follows_its_request_to_smaller_fragments() -> None:
     up(network, a)
     assert_joined(a, b)
     assert max(sizes(sent_by(network, b))) <= 576
+
+
+# --- what ICMP says of the path, section 2.5.2 ---
+
+
+@pytest.mark.req("rfc7383-s2.5.2-05", "rfc7383-s2.5.2-06", "rfc7383-s2.5.2-07", "rfc7383-s2.5.2-03")
+def test_what_icmp_calls_too_large_is_cut_to_the_size_it_names_at_once() -> None:
+    """The probe of 1500 octets is not sent again: in its place go more fragments, and the timers start over."""
+    network, a, b = large_pair(link=narrow(1000), octets=5120, fragment_size=1500)
+    up(network, a, until=0.5)
+    probe = [numbers(datagram) for datagram in sent_by(network, a)]
+    a.manager.note_path_mtu(B, 1000, network.now)
+    network.run(0.51)
+    again = sent_by(network, a)[len(probe) :]
+    assert sizes(again)[0] == 1000
+    assert max(sizes(again)) == 1000
+    assert len(again) > len(probe)
+    assert {number[1] for datagram in again if (number := numbers(datagram))} == {len(again)}
+    assert a.sa.next_timer() == pytest.approx(0.5 + FAST.delay_s(1))
+    network.run()
+    assert_joined(a, b)
+    assert len(sent_by(network, a)) == len(probe) + len(again)  # nothing of it was sent a third time
+    assert a.sa.fragmentation.size == 1000
+
+
+@pytest.mark.req("rfc7383-s2.5.1-02")
+@pytest.mark.parametrize(
+    ("configured", "told", "used"), [(0, 1400, 1400), (0, 400, 400), (1280, 1400, 1280), (1280, 700, 700)]
+)
+def test_what_is_known_of_the_path_is_used_from_the_first_message_on(configured: int, told: int, used: int) -> None:
+    network, a, b = large_pair(fragment_size=configured)
+    a.manager.note_path_mtu(B, told, 0.0)
+    up(network, a)
+    assert_joined(a, b)
+    assert max(sizes(sent_by(network, a))) == used
+
+
+def test_after_ten_minutes_what_was_known_is_not_known_any_more() -> None:
+    network, a, _ = large_pair(fragment_size=0)
+    a.manager.note_path_mtu(B, 1400, 0.0)
+    network.now = 600.0
+    up(network, a)
+    assert max(sizes(sent_by(network, a))) == 576
+
+
+@pytest.mark.req("rfc7383-s2.5.1-02", "rfc7383-s2.4-02")
+def test_a_response_that_icmp_called_too_large_is_cut_when_its_request_comes_again() -> None:
+    network, a, b = pair(link=narrow(1000, "b"), a={"remote_id": None}, b={**large(2048), "fragment_size": 4000})
+    up(network, a, until=0.5)
+    b.manager.note_path_mtu(A, 1000, network.now)
+    network.run()
+    assert_joined(a, b)
+    assert len(sent_by(network, a)) == 2  # once again, and its response got through
+    assert [numbers(datagram) for datagram in sent_by(network, b)] == [None, (1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("told", [1500, 9000, 0, -1])
+def test_icmp_that_names_no_smaller_size_changes_nothing(told: int) -> None:
+    network, a, b = large_pair(link=narrow(600), octets=5120, fragment_size=1500)
+    up(network, a, until=0.5)
+    sent = len(network.sent)
+    a.manager.note_path_mtu(B, told, network.now)
+    a.manager.note_path_mtu("198.51.100.7", 700, network.now)
+    network.run(0.6)
+    assert len(network.sent) == sent
+    network.run()
+    assert_joined(a, b)
+
+
+def test_icmp_that_anybody_can_forge_makes_neither_tiny_fragments_nor_work_without_end() -> None:
+    network, a, _ = large_pair(link=narrow(1), fragment_size=1500)
+    up(network, a, until=0.5)
+    a.manager.note_path_mtu(B, 68, network.now)
+    network.run(0.6)
+    assert max(sizes(sent_by(network, a)[-2:])) == 200
+    before = len(sent_by(network, a))
+    for number in range(1000):
+        a.manager.note_path_mtu(B, 1499 - number, network.now)
+    network.run(0.7)
+    assert len(sent_by(network, a)) == before
+
+
+def test_no_ipv6_path_is_taken_for_narrower_than_1280_octets() -> None:
+    hosts = ("2001:db8::1", "2001:db8::2")
+    network = Network()
+    a = network.add("a", hosts[0], [connection(*hosts, **large())])
+    network.add("b", hosts[1], [connection(*reversed(hosts), **large())])
+    a.manager.note_path_mtu(hosts[1], 600, 0.0)
+    up(network, a)
+    assert max(len(datagram.data) + 48 for datagram in sent_by(network, a)) == 1280
+
+
+def test_only_what_could_go_in_fragments_of_ours_asks_routers_not_to_cut_it() -> None:
+    network, a, b = large_pair(fragment_size=600)
+    up(network, a)
+    assert_joined(a, b)
+    asked = {sent.datagram.data[18]: sent.datagram.path_mtu_wanted for sent in network.sent}
+    assert asked == {INIT: False, AUTH: True}
+    network, a, _ = large_pair(fragmentation="no")
+    up(network, a)
+    assert not any(sent.datagram.path_mtu_wanted for sent in network.sent)
 
 
 # --- what happens to everything else ---

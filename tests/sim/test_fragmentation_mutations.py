@@ -113,8 +113,8 @@ def test_half_open_responder() -> None:
 @pytest.mark.req("rfc7383-s2.6-01", "rfc7383-s2.6-03")
 def test_initiator_that_has_a_part_of_the_response() -> None:
     network = Network(5, lambda sent: () if sent.number == 6 else (0.01,))
-    a = network.add("a", A, [connection(A, B, **large())])
-    b = network.add("b", B, [connection(B, A, **large())])
+    a = network.add("a", A, [connection(A, B, **large(), fragment_size=1280)])
+    b = network.add("b", B, [connection(B, A, **large(), fragment_size=1280)])
     up(network, a, until=0.5)
     assert a.sa.state is State.AUTH_SENT
     queue = a.sa.fragmentation.response

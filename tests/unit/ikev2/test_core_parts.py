@@ -96,13 +96,14 @@ def test_detection_digest_is_sha1_of_spis_address_and_port() -> None:
     assert nat.detection_digest(SPI_I, SPI_R, Address("fe80::1%eth0", 4500)) == six
 
 
-def test_one_of_several_source_digests_suffices_and_both_kinds_are_needed() -> None:
+def test_one_of_several_source_digests_suffices_and_each_kind_counts_by_itself() -> None:
     local, remote = Address(A, 500), Address(B, 500)
     source, destination = nat.detection_notifies(SPI_I, SPI_R, remote, local, fake=False)
     other = Notify(NotifyType.NAT_DETECTION_SOURCE_IP, bytes(20))
     assert nat.detect([other, source, destination], SPI_I, SPI_R, local, remote) == nat.NatState(True, False, False)
     assert nat.detect([other, destination], SPI_I, SPI_R, local, remote) == nat.NatState(True, False, True)
-    assert nat.detect([source], SPI_I, SPI_R, local, remote) == nat.NatState()
+    assert nat.detect([source], SPI_I, SPI_R, local, remote) == nat.NatState(True, False, False)
+    assert nat.detect([], SPI_I, SPI_R, local, remote) == nat.NatState()
     moved = Address("203.0.113.1", 500)
     assert nat.detect([source, destination], SPI_I, SPI_R, moved, remote) == nat.NatState(True, True, False)
 

@@ -1,0 +1,123 @@
+"""A handshake whose IKE_AUTH does not fit the path: fragments of RFC 7383, with ICMP's help and without.
+
+    alice 10.0.0.2 --- router --- 203.0.113.2 server          the router passes no IP datagram above N octets
+
+The IP fragments into which a host or router would cut such a message are lost, which is why RFC 7383 is there.
+RFC 7383 sections 2.5.1 and 2.5.2.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from ike_hosts import Site, only_sa, site
+
+from interop.lab.netns import why_no_namespaces
+from interop.lab.relay import Impairments
+from interop.peers.ours import Ours
+
+pytestmark = [
+    pytest.mark.netns,
+    pytest.mark.skipif(why_no_namespaces() is not None, reason=f"{why_no_namespaces()}"),
+]
+
+NETWORKS = [f"10.{number}.0.0/16" for number in range(1, 121)]
+"""So many selectors that IKE_AUTH has more than 2,000 octets."""
+AUTH, MARKER = 35, bytes(4)
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Callable[..., tuple[Site, Ours, Ours, list[bytes]]]]:
+    with ExitStack() as stack:
+
+        def make(mtu: int, *, tell: bool, **connection: Any) -> tuple[Site, Ours, Ours, list[bytes]]:
+            limits = Impairments(mtu=mtu)
+            found = stack.enter_context(
+                site(tmp_path, nat=None, forward=limits, tell_mtu=tell, drop_fragments=True)
+            )
+            packets: list[bytes] = []
+            found.router.taps.append(packets.append)
+            child = {"mode": "tunnel"}
+            server = found.server(child | {"local_ts": ["10.200.0.0/16"], "remote_ts": NETWORKS}, **connection)
+            alice = found.client(
+                "alice", child | {"local_ts": NETWORKS, "remote_ts": ["10.200.0.0/16"]}, **connection
+            )
+            return found, alice, server, packets
+
+        yield make
+
+
+def auth_requests(packets: list[bytes]) -> list[bytes]:
+    """The UDP datagrams from alice, without IP fragments, that are of IKE_AUTH; the IP packets."""
+    return [
+        packet
+        for packet in packets
+        if packet[12] == 10 and packet[9] == 17 and not int.from_bytes(packet[6:8], "big") & 0x3FFF
+        and packet[28 + 18] == AUTH
+    ]  # fmt: skip
+
+
+def total_fragments(packet: bytes) -> int:
+    return int.from_bytes(packet[28 + 28 + 6 : 28 + 28 + 8], "big")
+
+
+@pytest.mark.req("rfc7383-s2.5.1-02", "rfc7383-s2.5.2-05", "rfc7383-s2.5.2-06", "rfc7383-s2.5.2-07")
+@pytest.mark.parametrize("port", [None, 4500], ids=["500", "4500"])
+def test_the_size_that_icmp_names_is_taken_at_once(narrow: Any, port: int | None) -> None:
+    """Fragments of 1400 octets, ICMP "fragmentation needed" with 1000: the next ones have 1000, before any timer."""
+    options = {"fragment_size": 1400} | ({} if port is None else {"remote_port": port})
+    found, alice, server, packets = narrow(1000, tell=True, retransmit_timeout="20s", **options)
+    alice.up("lab")
+    assert only_sa(alice)["spi_r"] == only_sa(server)["spi_r"]
+    assert alice.stats()["io"]["path_mtu_told"] >= 1
+    assert found.router.dropped["told"] >= 1
+    lengths = [len(packet) for packet in packets if packet[12] == 10 and packet[9] == 17]
+    assert max(lengths) == 1400
+    last = [length for length in lengths if length > 600][-1]
+    assert last <= 1000
+    alice.wait_log("the path to 203.0.113.2 takes IP datagrams of 1000 octets")
+    assert "no answer" not in alice.log()
+
+
+@pytest.mark.req("rfc7383-s2.5.2-02", "rfc7383-s2.5.2-03", "rfc7383-s2.5.2-07", "rfc7383-s2.4-02")
+def test_without_icmp_smaller_and_smaller_fragments_are_tried(narrow: Any) -> None:
+    found, alice, server, packets = narrow(
+        600, tell=False, fragment_size=1400, retransmit_timeout="250ms", retransmit_tries=8
+    )
+    alice.up("lab")
+    assert only_sa(alice)["spi_r"] == only_sa(server)["spi_r"]
+    sizes: dict[int, int] = {}
+    for packet in auth_requests(packets):
+        sizes[total_fragments(packet)] = max(len(packet), sizes.get(total_fragments(packet), 0))
+    # 1280 octets would make no more fragments than 1400.
+    first, last = sizes.values()
+    assert first == 1400
+    assert 500 < last <= 576
+    assert list(sizes) == sorted(sizes)
+    assert found.router.schedule.forward.counters.too_big > 2
+
+
+@pytest.mark.req("rfc7383-s2.5.1-04", "rfc7383-s2.5.1-01")
+def test_the_recommended_size_gets_through_at_the_first_try(narrow: Any) -> None:
+    found, alice, server, packets = narrow(576, tell=False, retransmit_timeout="20s")
+    alice.up("lab")
+    assert only_sa(alice)["spi_r"] == only_sa(server)["spi_r"]
+    assert max(len(packet) for packet in auth_requests(packets)) in range(570, 577)
+    assert found.router.schedule.forward.counters.too_big == 0
+    assert found.router.dropped["fragment"] == 0
+
+
+def test_without_ike_fragments_such_a_handshake_does_not_come_up(narrow: Any) -> None:
+    """What the other tests here would be worth otherwise."""
+    _, alice, _, _ = narrow(
+        1000, tell=False, fragmentation="no", retransmit_timeout="50ms", retransmit_base=1, retransmit_tries=2
+    )
+    with pytest.raises(Exception, match="does not answer"):
+        alice.up("lab")
