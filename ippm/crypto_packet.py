@@ -13,7 +13,7 @@ Both directions of a session share the two keys, so in authenticated mode who se
 and again, with contexts that live as long as the session: one AES key schedule a session, none a packet. A running
 CBC context starts from a zero IV again when its running IV, the last ciphertext block, is XORed
 into the first block.
-RFC 4656 section 4.1.2, RFC 5357 section 4.2.1.
+RFC 4656 section 4.1.2, RFC 5357 section 4.2.1, RFC 7750 section 2.2.1.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from cryptography.hazmat.primitives.hmac import HMAC
 
 from ippm.errors import IntegrityError, InvalidMessage, LocalProtocolError
+from ippm.iana import Mode
 from ippm.wire.test_packet import (
     HMAC_OCTETS,
     REFLECTOR_OPEN,
+    REFLECTOR_OPEN_MONITORED,
     REFLECTOR_SECURED,
     SENDER_OPEN,
     SENDER_SECURED,
@@ -50,9 +52,9 @@ Buffer = bytearray | memoryview
 Octets = bytes | bytearray | memoryview
 SenderFields = tuple[int, int, int]
 """sequence_number, timestamp, error_estimate."""
-ReflectorFields = tuple[int, int, int, int, int, int, int, int]
+ReflectorFields = tuple[int, int, int, int, int, int, int, int, int]
 """sequence_number, timestamp, error_estimate, receive_timestamp, sender_sequence_number, sender_timestamp,
-sender_error_estimate, sender_ttl."""
+sender_error_estimate, sender_ttl, sender_dscp_ecn (zero where it is not monitored)."""
 
 
 class PacketKeys(Protocol):
@@ -123,10 +125,11 @@ def seal_reflector(packet: ReflectorPacket, mode: int, keys: PacketKeys | None) 
 
 def open_reflector(data: bytes, mode: int, keys: PacketKeys | None) -> ReflectorPacket:
     """Reads and verifies a Session-Reflector packet: InvalidMessage, IntegrityError. RFC 5357 section 4.2.1."""
-    packet_mode = PacketMode.of(mode)
+    packet_mode, monitored = PacketMode.of(mode), bool(mode & Mode.DSCP_ECN_MONITORING)
     if packet_mode is PacketMode.OPEN:
-        return ReflectorPacket.parse_open(data)
-    return ReflectorPacket.parse_secured(_open(data, REFLECTOR_COVERED, packet_mode, _needed(keys)))
+        return ReflectorPacket.parse_open(data, monitored=monitored)
+    clear = _open(data, REFLECTOR_COVERED, packet_mode, _needed(keys))
+    return ReflectorPacket.parse_secured(clear, monitored=monitored)
 
 
 def _needed(keys: PacketKeys | None) -> PacketKeys:
@@ -153,12 +156,12 @@ class TestProtection(ABC):
     @staticmethod
     def of(mode: int, keys: PacketKeys | None = None) -> TestProtection:
         """The protection of a TWAMP-Modes word. LocalProtocolError when the mode needs keys and there are none."""
-        packet_mode = PacketMode.of(mode)
+        packet_mode, monitored = PacketMode.of(mode), bool(mode & Mode.DSCP_ECN_MONITORING)
         if packet_mode is PacketMode.OPEN:
-            return OpenProtection()
+            return OpenMonitoredProtection() if monitored else OpenProtection()
         if packet_mode is PacketMode.AUTHENTICATED:
-            return AuthenticatedProtection(_needed(keys))
-        return EncryptedProtection(_needed(keys))
+            return AuthenticatedProtection(_needed(keys), monitored=monitored)
+        return EncryptedProtection(_needed(keys), monitored=monitored)
 
     @property
     def sender_octets(self) -> int:
@@ -188,6 +191,7 @@ class TestProtection(ABC):
         receive_timestamp: int,
         sender: SenderFields,
         sender_ttl: int,
+        sender_dscp_ecn: int = 0,
     ) -> None:
         """Writes a Session-Reflector packet at the start of `buffer`."""
 
@@ -226,6 +230,7 @@ class OpenProtection(TestProtection):
         receive_timestamp: int,
         sender: SenderFields,
         sender_ttl: int,
+        sender_dscp_ecn: int = 0,
     ) -> None:
         """Writes 41 octets."""
         REFLECTOR_OPEN.pack_into(
@@ -236,7 +241,41 @@ class OpenProtection(TestProtection):
         """Reads 41 octets."""
         if len(data) < 41:
             raise InvalidMessage("too short")
-        fields: ReflectorFields = REFLECTOR_OPEN.unpack_from(data)
+        fields: ReflectorFields = (*REFLECTOR_OPEN.unpack_from(data), 0)
+        if not fields[2] & 0xFF:
+            raise InvalidMessage("Multiplier is zero")
+        return fields
+
+
+class OpenMonitoredProtection(OpenProtection):
+    """Unauthenticated mode with DSCP and ECN Monitoring. RFC 7750 figure 2."""
+
+    @property
+    def reflector_octets(self) -> int:
+        """44."""
+        return REFLECTOR_OPEN_MONITORED.size
+
+    def pack_reflector_into(
+        self,
+        buffer: Buffer,
+        sequence: int,
+        timestamp: int,
+        error_estimate: int,
+        receive_timestamp: int,
+        sender: SenderFields,
+        sender_ttl: int,
+        sender_dscp_ecn: int = 0,
+    ) -> None:
+        """Writes 44 octets."""
+        REFLECTOR_OPEN_MONITORED.pack_into(
+            buffer, 0, sequence, timestamp, error_estimate, receive_timestamp, *sender, sender_ttl, sender_dscp_ecn
+        )
+
+    def unpack_reflector(self, data: Octets) -> ReflectorFields:
+        """Reads 44 octets."""
+        if len(data) < 44:
+            raise InvalidMessage("too short")
+        fields: ReflectorFields = REFLECTOR_OPEN_MONITORED.unpack_from(data)
         if not fields[2] & 0xFF:
             raise InvalidMessage("Multiplier is zero")
         return fields
@@ -245,7 +284,9 @@ class OpenProtection(TestProtection):
 class _Keyed(TestProtection):
     """What both keyed modes share: the HMAC context, copied for each packet."""
 
-    def __init__(self, keys: PacketKeys) -> None:
+    def __init__(self, keys: PacketKeys, *, monitored: bool = False) -> None:
+        self._not_monitored = () if monitored else (0,)
+        """What stands for S-DSCP-ECN in the fields of a reply whose layout has none: the octet is MBZ there."""
         self._hmac = HMAC(keys.hmac, hashes.SHA1())  # noqa: S303  HMAC-SHA1 is what RFC 4656 section 3.2 names
 
     def _tag(self, data: Octets) -> bytes:
@@ -256,8 +297,9 @@ class _Keyed(TestProtection):
 
 _FIRST_BLOCK = struct.Struct(">I12x")
 _STAMP_AND_ERROR = struct.Struct(">QH6x")
-_REPLY_MIDDLE = struct.Struct(">QH6xQ8xI12xQH6xB15x")
+_REPLY_MIDDLE = struct.Struct(">QH6xQ8xI12xQH6xBB14x")
 _REPLY_CLEAR = struct.Struct(">QH6xQ8xI12xQH6xB")
+_REPLY_CLEAR_MONITORED = struct.Struct(">QH6xQ8xI12xQH6xBB")
 
 
 class AuthenticatedProtection(_Keyed):
@@ -269,8 +311,9 @@ class AuthenticatedProtection(_Keyed):
 
     mode = PacketMode.AUTHENTICATED
 
-    def __init__(self, keys: PacketKeys) -> None:
-        super().__init__(keys)
+    def __init__(self, keys: PacketKeys, *, monitored: bool = False) -> None:
+        super().__init__(keys, monitored=monitored)
+        self._clear = _REPLY_CLEAR_MONITORED if monitored else _REPLY_CLEAR
         cipher = Cipher(algorithms.AES(keys.aes), modes.ECB())  # noqa: S305  one block: RFC 4656 section 4.1.2
         self._encryptor: CipherContext = cipher.encryptor()
         self._decryptor: CipherContext = cipher.decryptor()
@@ -312,20 +355,23 @@ class AuthenticatedProtection(_Keyed):
         receive_timestamp: int,
         sender: SenderFields,
         sender_ttl: int,
+        sender_dscp_ecn: int = 0,
     ) -> None:
         """Writes 112 octets."""
         if sequence != self._prepared_sequence:
             self.prepare(sequence)
         buffer[0:16] = self._prepared_block
         buffer[96:112] = self._prepared_tag
-        _REPLY_MIDDLE.pack_into(buffer, 16, timestamp, error_estimate, receive_timestamp, *sender, sender_ttl)
+        _REPLY_MIDDLE.pack_into(
+            buffer, 16, timestamp, error_estimate, receive_timestamp, *sender, sender_ttl, sender_dscp_ecn
+        )
 
     def unpack_reflector(self, data: Octets) -> ReflectorFields:
         """Reads and verifies 112 octets."""
         if len(data) < 112:
             raise InvalidMessage("too short")
         sequence = self._first_block(data, 96)
-        fields: ReflectorFields = (sequence, *_REPLY_CLEAR.unpack_from(data, 16))
+        fields: ReflectorFields = (sequence, *self._clear.unpack_from(data, 16), *self._not_monitored)
         if not fields[2] & 0xFF:
             raise InvalidMessage("Multiplier is zero")
         return fields
@@ -364,7 +410,8 @@ class _CbcFromZero:
 
 
 _SENDER_CLEAR = struct.Struct(">I12xQH6x")
-_REFLECTOR_CLEAR = struct.Struct(">I12xQH6xQ8xI12xQH6xB15x")
+_REFLECTOR_CLEAR = struct.Struct(">I12xQH6xQ8xI12xQH6xBB14x")
+_REFLECTOR_CLEAR_PLAIN = struct.Struct(">I12xQH6xQ8xI12xQH6xB15x")
 
 
 class EncryptedProtection(_Keyed):
@@ -372,8 +419,9 @@ class EncryptedProtection(_Keyed):
 
     mode = PacketMode.ENCRYPTED
 
-    def __init__(self, keys: PacketKeys) -> None:
-        super().__init__(keys)
+    def __init__(self, keys: PacketKeys, *, monitored: bool = False) -> None:
+        super().__init__(keys, monitored=monitored)
+        self._clear = _REFLECTOR_CLEAR if monitored else _REFLECTOR_CLEAR_PLAIN
         self._cbc = _CbcFromZero(keys.aes)
 
     def pack_sender_into(self, buffer: Buffer, sequence: int, timestamp: int, error_estimate: int) -> None:
@@ -400,9 +448,12 @@ class EncryptedProtection(_Keyed):
         receive_timestamp: int,
         sender: SenderFields,
         sender_ttl: int,
+        sender_dscp_ecn: int = 0,
     ) -> None:
         """Writes 112 octets. rfc5357-s4.2.1-13: stamps, then HMAC, then encryption."""
-        clear = _REFLECTOR_CLEAR.pack(sequence, timestamp, error_estimate, receive_timestamp, *sender, sender_ttl)
+        clear = _REFLECTOR_CLEAR.pack(
+            sequence, timestamp, error_estimate, receive_timestamp, *sender, sender_ttl, sender_dscp_ecn
+        )
         buffer[96:112] = self._tag(clear)
         buffer[0:96] = self._cbc.encrypt(clear)
 
@@ -410,7 +461,7 @@ class EncryptedProtection(_Keyed):
         """Reads and verifies 112 octets."""
         if len(data) < 112:
             raise InvalidMessage("too short")
-        fields: ReflectorFields = _REFLECTOR_CLEAR.unpack(self._open(data, 96))
+        fields: ReflectorFields = (*self._clear.unpack(self._open(data, 96)), *self._not_monitored)
         if not fields[2] & 0xFF:
             raise InvalidMessage("Multiplier is zero")
         return fields

@@ -6,6 +6,7 @@ RFC 4656 section 3, RFC 5357 section 8, RFC 7717 section 7, RFC 7718 section 3.2
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum, IntFlag
 from typing import Self
 
@@ -50,6 +51,11 @@ class Mode(IntFlag):
         return self & KEYED_BITS
 
     @property
+    def features(self) -> Mode:
+        """Only the bits of what TWAMP can do beyond its security modes: RFC 5938, 6038, 7750 and 8186."""
+        return self & FEATURE_BITS
+
+    @property
     def word(self) -> str:
         """The security mode in one word: `open`, `authenticated`, `encrypted`, `mixed`, or `none`."""
         return next((name for name, bit in SECURITY_WORDS.items() if self.security == bit), "none")
@@ -87,6 +93,42 @@ SECURITY_WORDS = {
 }
 SECURITY_BITS = Mode.OPEN | Mode.AUTHENTICATED | Mode.ENCRYPTED | Mode.MIXED
 KEYED_BITS = Mode.AUTHENTICATED | Mode.ENCRYPTED | Mode.MIXED
+
+FEATURE_WORDS = {
+    "session-control": Mode.INDIVIDUAL_SESSION_CONTROL,
+    "reflect-octets": Mode.REFLECT_OCTETS,
+    "symmetrical-size": Mode.SYMMETRICAL_SIZE,
+    "dscp-ecn": Mode.DSCP_ECN_MONITORING,
+    "ptp-timestamps": Mode.PTP_TIMESTAMPS,
+}
+"""The words of configurations for the features of TWAMP: RFC 5938, 6038 (two), 7750, 8186."""
+
+FEATURE_BITS = (
+    Mode.INDIVIDUAL_SESSION_CONTROL
+    | Mode.REFLECT_OCTETS
+    | Mode.SYMMETRICAL_SIZE
+    | Mode.DSCP_ECN_MONITORING
+    | Mode.PTP_TIMESTAMPS
+)
+
+
+NO_FEATURES = Mode(0)
+
+
+def features_of(words: Iterable[str]) -> Mode:
+    """The features of these words. ValueError for any other word."""
+    features = NO_FEATURES
+    for word in words:
+        if word not in FEATURE_WORDS:
+            raise ValueError(f"no feature is called {word!r}: {', '.join(FEATURE_WORDS)}")
+        features |= FEATURE_WORDS[word]
+    return features
+
+
+def feature_words(features: Mode) -> str:
+    """The features that are set, in words with commas between them."""
+    return ", ".join(word for word, bit in FEATURE_WORDS.items() if features & bit)
+
 
 OWAMP_IKEV2_DERIVED = 16
 """The bit of OWAMP-Modes for IKEv2-derived keys: bit 4, not bit 7 as in TWAMP. RFC 7718 section 3.2.4."""

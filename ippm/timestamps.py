@@ -2,7 +2,7 @@
 
 An NTP timestamp is held as one unsigned 64-bit integer: 32 bits of seconds since 1 January 1900, 32 bits of
 fraction. Two stamps are compared by their difference modulo 2**64, so a change of era between them does no harm.
-RFC 4656 section 4.1.2; the PTP format is RFC 8186 section 2.
+RFC 4656 section 4.1.2; the PTP format is RFC 8186 section 2.3.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ NTP_UNIX_OFFSET_S = 2_208_988_800
 """Seconds from 1 January 1900 to 1 January 1970. RFC 5905 section 6."""
 
 NS_PER_S = 1_000_000_000
+PTP_FLAG = 0x4000
+"""The Z bit of an Error Estimate: the stamp beside it is in the truncated PTP format. RFC 8186 section 2.3."""
+DEFAULT_UTC_OFFSET_S = 37
+"""TAI less UTC since 2017, where the kernel does not know better."""
 MASK_64 = (1 << 64) - 1
 _OFFSET_64 = NTP_UNIX_OFFSET_S << 32
 _HALF_64 = 1 << 63
@@ -69,25 +73,30 @@ def _ns_of_fixed_point(value: int) -> int:
     return (value * NS_PER_S + (1 << 31)) >> 32
 
 
-def ptp_from_unix_ns(unix_ns: int) -> int:
-    """The truncated PTP format: 32 bits of seconds since 1970, 32 bits of nanoseconds. RFC 8186 section 2.1.1.
+def ptp_from_ntp(timestamp: int, utc_offset_s: int) -> int:
+    """The truncated PTP format: 32 bits of seconds since 1970, 32 bits of nanoseconds, of an NTP timestamp.
 
-    The seconds are those of the clock read (UTC here; IEEE 1588 counts TAI).
+    IEEE 1588 counts TAI, which is `utc_offset_s` ahead of UTC. RFC 8186 section 2.3, RFC 6374 section 3.4.
     """
-    seconds, nanoseconds = divmod(unix_ns, NS_PER_S)
+    nanoseconds = _ns_of_fixed_point(timestamp & 0xFFFFFFFF)
+    carry, nanoseconds = divmod(nanoseconds, NS_PER_S)
+    seconds = (timestamp >> 32) - NTP_UNIX_OFFSET_S + utc_offset_s + carry
     return ((seconds & 0xFFFFFFFF) << 32) | nanoseconds
 
 
-def unix_ns_from_ptp(timestamp: int) -> int:
-    """Nanoseconds since 1970 of a truncated PTP timestamp. RFC 8186 section 2.1.1."""
-    return (timestamp >> 32) * NS_PER_S + (timestamp & 0xFFFFFFFF)
+def ntp_from_ptp(timestamp: int, utc_offset_s: int) -> int:
+    """The NTP timestamp of one in the truncated PTP format. RFC 8186 section 2.3, RFC 6374 section 3.4."""
+    seconds = (timestamp >> 32) + NTP_UNIX_OFFSET_S - utc_offset_s
+    # Rounded up, so that there and back again gives the same nanoseconds.
+    fraction = -(-((timestamp & 0xFFFFFFFF) << 32) // NS_PER_S)
+    return ((seconds << 32) + fraction) & MASK_64
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorEstimate:
     """The 16-bit Error Estimate: Multiplier * 2**-32 * 2**Scale seconds, and whether the clock is synchronized.
 
-    `z` is zero in NTP format; RFC 8186 section 2.1 makes it say "PTP". RFC 4656 section 4.1.2.
+    `z` is zero in NTP format; RFC 8186 section 2.3 makes it say "PTP". RFC 4656 section 4.1.2.
     """
 
     synchronized: bool

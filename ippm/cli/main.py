@@ -42,6 +42,22 @@ def cli() -> None:
 )
 @click.option("-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets.")
 @click.option("--equal-size", is_flag=True, help="At least the padding that makes both directions equally long.")
+@click.option(
+    "--feature",
+    "features",
+    multiple=True,
+    metavar="NAME",
+    help="Want this of the server, more than once for several: session-control, reflect-octets, symmetrical-size, "
+    "dscp-ecn, ptp-timestamps.",
+)
+@click.option(
+    "--reflect",
+    "reflected_octets",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="N",
+    help="So many octets of padding are to come back unchanged (implies the feature reflect-octets).",
+)
 @click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets.")
 @click.option(
     "-L",
@@ -145,7 +161,10 @@ def _twping_options(
         interface=interface,
     )
     interval_s, exponential = parse_interval(interval)
-    return TwpingOptions(interval_s=interval_s, exponential=exponential, **connection, **rest)
+    features = dict.fromkeys((*rest.pop("features"), *(["reflect-octets"] if rest["reflected_octets"] else [])))
+    return TwpingOptions(
+        interval_s=interval_s, exponential=exponential, features=tuple(features), **connection, **rest
+    )
 
 
 def _document(run: TwampRun, result: RunResult) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ippm.errors import ConfigurationError
-from ippm.iana import Mode
+from ippm.iana import FEATURE_WORDS, Mode
 from ippm.io.options import ServerOptions, check_port_range
 from ippm.io.owamp_options import OwampServerOptions
 
@@ -128,6 +128,10 @@ def _value(where: str, name: str, value: object, default: object) -> object:
             return Mode.of_words(value)
         except ValueError as error:
             raise ConfigurationError(f"{where}: {error}") from None
+    if name == "features":
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise ConfigurationError(f"{where}: a list of words is wanted: {', '.join(FEATURE_WORDS)}")
+        return tuple(value)
     if name == "test_ports":
         if not isinstance(value, str):
             raise ConfigurationError(f'{where}: a range like "18760-18960" is wanted')

@@ -42,7 +42,16 @@ from ippm.errors import (
     ServerRefused,
     UnacceptableCount,
 )
-from ippm.iana import DEFAULT_MAXIMUM_COUNT, MINIMUM_COUNT, SECURITY_BITS, Accept, Mode
+from ippm.iana import (
+    DEFAULT_MAXIMUM_COUNT,
+    FEATURE_BITS,
+    MINIMUM_COUNT,
+    NO_FEATURES,
+    SECURITY_BITS,
+    Accept,
+    Mode,
+    feature_words,
+)
 from ippm.wire.accept_session import AcceptSession
 from ippm.wire.server_greeting import ServerGreeting
 from ippm.wire.server_start import ServerStart
@@ -55,19 +64,25 @@ class ControlClientConfig:
     """What the Control-Client wants. `mode` is one security mode, or several of which the strictest offered is taken.
 
     `require_ikev2`: no passphrase, and no server that does not offer IKEv2-derived keys. `response_wait_s` bounds
-    the wait for each of the server's messages. Raises ConfigurationError. RFC 4656 section 3.1, RFC 5357 section 6.
+    the wait for each of the server's messages. `features` of RFC 5938, 6038, 7750 and 8186 are chosen, and a server
+    that does not offer all of them is left (TWAMP only); `tw_auth_pad` is that of the server. Raises
+    ConfigurationError. RFC 4656 section 3.1, RFC 5357 section 6.
     """
 
     mode: Mode = Mode.OPEN
     require_ikev2: bool = False
     maximum_count: int = DEFAULT_MAXIMUM_COUNT
     response_wait_s: float = 30.0
+    features: Mode = NO_FEATURES
+    tw_auth_pad: int = 64
 
     def __post_init__(self) -> None:
         if self.mode.security != self.mode or not self.mode:
             raise ConfigurationError(f"mode = {self.mode!r}: a security mode is wanted, and nothing else")
         if self.require_ikev2 and not self.mode.keyed:
             raise ConfigurationError("open mode has no keys, so none that could come from IKEv2")
+        if self.features & ~FEATURE_BITS:
+            raise ConfigurationError(f"features = {self.features!r}: only features of TWAMP are wanted there")
         if self.maximum_count < MINIMUM_COUNT:
             raise ConfigurationError(f"maximum_count = {self.maximum_count}: at least {MINIMUM_COUNT}")
 
@@ -96,6 +111,7 @@ class ClientConnection(ABC, Generic[Event]):
 
     PROTOCOL: ClassVar[str]
     SECURITY: ClassVar[Mode] = SECURITY_BITS
+    FEATURES: ClassVar[Mode] = NO_FEATURES
     derived_bit: int = Mode.IKEV2_DERIVED
 
     def __init__(
@@ -210,7 +226,7 @@ class ClientConnection(ABC, Generic[Event]):
 
     def _bits_of(self, mode: Mode) -> int:
         """The Mode field for what was chosen."""
-        return int(mode & self.SECURITY) | (self.derived_bit if mode & Mode.IKEV2_DERIVED else 0)
+        return int(mode & (self.SECURITY | self.FEATURES)) | (self.derived_bit if mode & Mode.IKEV2_DERIVED else 0)
 
     def _respond(self, greeting: ServerGreeting, now: float) -> None:
         # Bits that have no meaning here are ignored.  rfc4656-s3.1-02
@@ -221,6 +237,9 @@ class ClientConnection(ABC, Generic[Event]):
         if not wanted:
             ours = _words(self.config.mode)
             raise ConnectionFailed(f"the server does not offer {ours} mode, but {_words(offered)}")
+        if missing := self.config.features & ~offered:
+            raise ConnectionFailed(f"the server does not offer {feature_words(missing)}")
+        wanted |= self.config.features  # rfc5938-s3.1-02, rfc5938-s3.1-05, rfc6038-s4.1-01
         self.mode = wanted
         if self.config.require_ikev2 and not (wanted.keyed and offered & Mode.IKEV2_DERIVED):
             raise ConnectionFailed("the server does not offer IKEv2-derived keys, and they are required")

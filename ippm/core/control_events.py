@@ -25,7 +25,8 @@ class TestSession:
     """A TWAMP-Test session as the two ends agreed on it. `keys` is None where Test has no keys.
 
     `start_time` is a timestamp in the NTP format, zero for "at once". `reflector.port` is the port that the
-    server chose. RFC 5357 section 3.5.
+    server chose. With Reflect Octets `reflected_octets` of the padding come back, and `server_octets` (two octets, 0:
+    none) are their beginning. RFC 5357 section 3.5, RFC 6038 sections 4.2 and 4.3.
     """
 
     __test__ = False
@@ -39,6 +40,8 @@ class TestSession:
     start_time: int
     timeout_ns: int
     dscp: int
+    reflected_octets: int = 0
+    server_octets: int = 0
 
 
 class ServerHooks(Protocol):
@@ -165,9 +168,24 @@ class SessionRejected:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Start-Ack: the sender may send now. RFC 4656 section 3.7."""
+    """Start-Ack, or Start-N-Ack: the sender may send now. RFC 4656 section 3.7, RFC 5938 section 3.3."""
 
     sids: tuple[bytes, ...]
 
 
-ClientEvent = Connected | SessionAccepted | SessionRejected | Started | ConnectionClosed
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Stop-N-Ack: these sessions end after their Timeout. RFC 5938 section 3.5."""
+
+    sids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRefused:
+    """A Start-N-Ack or Stop-N-Ack refuses this for these sessions; for others it may be done. RFC 5938 section 3.3."""
+
+    sids: tuple[bytes, ...]
+    error: IppmError
+
+
+ClientEvent = Connected | SessionAccepted | SessionRejected | Started | Stopped | ControlRefused | ConnectionClosed

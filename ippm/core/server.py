@@ -14,12 +14,17 @@ Accept value that the RFC has for it, or its connection is closed, and an event 
       <- Start-Ack                    |  ACTIVE
       Stop-Sessions ->                |  READY
 
-RFC 5357 section 3, RFC 4656 sections 3 and 6, RFC 7717 section 5.
+With Individual Session Control (RFC 5938) sessions start and stop one by one, Start-N-Sessions and Stop-N-Sessions take
+the place of the two commands above, and ACTIVE is the state as long as any session is in progress. Sessions may be
+requested at any time then: the RFC does not say when, and who starts them at will needs it.
+
+RFC 5357 section 3, RFC 4656 sections 3 and 6, RFC 5938 section 3, RFC 6038 section 4, RFC 7717 section 5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from ippm.core.control_events import (
     Endpoint,
@@ -35,16 +40,17 @@ from ippm.core.server_connection import ServerConnection, ServerState, Transitio
 from ippm.core.server_policy import ControlServerConfig, bare_address, check_request
 from ippm.crypto import Entropy, KeyProvider
 from ippm.errors import ProtocolError, RefuseSession
-from ippm.iana import Accept, Command
+from ippm.iana import FEATURE_BITS, Accept, Command, Mode
 from ippm.timestamps import ns_from_fixed_point
 from ippm.wire.accept_session import AcceptSession
 from ippm.wire.layout import command_parts
+from ippm.wire.n_sessions import NSessions
 from ippm.wire.octets import Address
 from ippm.wire.request_tw_session import RequestTwSession
 from ippm.wire.start_ack import StartAck
 from ippm.wire.stop_sessions import StopSessions
 
-__all__ = ["TRANSITIONS", "ControlServer", "ServerState", "Transition"]
+__all__ = ["INDIVIDUAL_TRANSITIONS", "TRANSITIONS", "ControlServer", "ServerState", "Transition"]
 
 
 class ControlServer(ServerConnection[ServerEvent]):
@@ -54,6 +60,7 @@ class ControlServer(ServerConnection[ServerEvent]):
     """
 
     PROTOCOL = "twamp"
+    FEATURES = FEATURE_BITS
 
     def __init__(
         self,
@@ -100,7 +107,9 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _dispatch(self, parts: list[bytes], now: float) -> None:
         body = parts[0]
-        transition = TRANSITIONS.get((self.state, Command(body[0])))
+        # rfc5938-s3.1-03, rfc5938-s3.1-04
+        table = INDIVIDUAL_TRANSITIONS if self.mode & Mode.INDIVIDUAL_SESSION_CONTROL else TRANSITIONS
+        transition = table.get((self.state, Command(body[0])))
         if transition is None:
             self._deny(  # rfc5357-s3.5-02
                 Accept.NOT_SUPPORTED, f"{Command(body[0])} is not expected when {self.state.value}"
@@ -110,21 +119,24 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _request_tw_session(self, body: bytes, now: float) -> None:
         request = RequestTwSession.parse(body)
+        # rfc6038-s4.2-02, rfc6038-s4.3-01
+        reflected = request.octets_to_be_reflected if self.mode & Mode.REFLECT_OCTETS else 0
         try:
             session = self._open_session(request)
         except RefuseSession as error:
-            self._deny(error.accept, error.reason)
+            self._deny(error.accept, error.reason, reflected)
             return
         except Exception as error:
-            self._deny(Accept.INTERNAL_ERROR, f"the session could not be opened: {error}")
+            self._deny(Accept.INTERNAL_ERROR, f"the session could not be opened: {error}", reflected)
             return
         self._timeouts[session.sid] = session.timeout_ns
         self._requested.append(session.sid)
-        self._reply(AcceptSession(Accept.OK, session.reflector.port, session.sid).encode())  # rfc5357-s3.5-13
+        answer = AcceptSession(Accept.OK, session.reflector.port, session.sid, reflected, session.server_octets)
+        self._reply(answer.encode())  # rfc5357-s3.5-13
         self._events.append(SessionOpened(session))
 
     def _open_session(self, request: RequestTwSession) -> TestSession:
-        check_request(request, self.config, self.local, self.remote)
+        check_request(request, self.config, self.mode, self.local, self.remote)
         self._check_session_limit(len(self._timeouts))
         sid = self._new_sid()
         # rfc5357-s3.5-07
@@ -140,19 +152,17 @@ class ControlServer(ServerConnection[ServerEvent]):
             start_time=request.start_time,
             timeout_ns=ns_from_fixed_point(request.timeout),
             dscp=request.dscp or 0,
+            **self._reflection(request),
         )
-        port = self._opener.open_session(wished)
-        return TestSession(
-            sid=sid,
-            mode=wished.mode,
-            keys=wished.keys,
-            sender=sender,
-            reflector=Endpoint(host, port),
-            padding_octets=wished.padding_octets,
-            start_time=wished.start_time,
-            timeout_ns=wished.timeout_ns,
-            dscp=wished.dscp,
-        )
+        return replace(wished, reflector=Endpoint(host, self._opener.open_session(wished)))
+
+    def _reflection(self, request: RequestTwSession) -> dict[str, int]:
+        """What is to come back of each packet's padding, and what of that is ours. RFC 6038 section 4.3."""
+        if not self.mode & Mode.REFLECT_OCTETS:
+            return {}
+        octets = request.length_of_padding_to_reflect
+        # rfc6038-s4.3-05, rfc6038-s4.3-06: ours have two octets, and are to be within what is reflected.
+        return {"reflected_octets": octets, "server_octets": self.config.server_octets if octets >= 2 else 0}
 
     def _start_sessions(self, body: bytes, now: float) -> None:
         if not self._requested:
@@ -181,11 +191,59 @@ class ControlServer(ServerConnection[ServerEvent]):
         if stopped:
             self._events.append(SessionsStopped(stopped, int(stop.accept), valid=stop.accept == Accept.OK))
 
+    # Commands of Individual Session Control.
+
+    def _start_n_sessions(self, body: bytes, now: float) -> None:
+        message = NSessions.parse(body)  # rfc5938-s3.2-02
+        if not message.sids:  # rfc5938-s3.2-03
+            self._deny(Accept.NOT_SUPPORTED, "Start-N-Sessions without a SID")
+            return
+        started = [sid for sid in dict.fromkeys(message.sids) if sid in self._requested]
+        self._requested = [sid for sid in self._requested if sid not in started]
+        self._started += started
+        if started:
+            self._events.append(SessionsStarted(tuple(started)))
+        self._acknowledge(Command.START_N_ACK, message.sids, started)
+        self._watch(now)
+
+    def _stop_n_sessions(self, body: bytes, now: float) -> None:
+        message = NSessions.parse(body)  # rfc5938-s3.4-03
+        if not message.sids:
+            self._deny(Accept.NOT_SUPPORTED, "Stop-N-Sessions without a SID")
+            return
+        stopped = [sid for sid in dict.fromkeys(message.sids) if sid in self._started]
+        self._started = [sid for sid in self._started if sid not in stopped]
+        self._expired.difference_update(stopped)
+        if stopped:
+            self._events.append(SessionsStopped(tuple(stopped)))
+        self._acknowledge(Command.STOP_N_ACK, message.sids, stopped)
+        self._watch(now)
+
+    def _acknowledge(self, command: Command, asked: Sequence[bytes], done: Sequence[bytes]) -> None:
+        """One message for what was done, one for what was not: a SID that is unknown, or in another state, or twice.
+
+        RFC 5938 sections 3.3 and 3.5.
+        """
+        refused = list(asked)
+        for sid in done:
+            refused.remove(sid)
+        # rfc5938-s3.2-06, rfc5938-s3.3-01, rfc5938-s3.4-06, rfc5938-s3.5-01, rfc5938-s3.5-02
+        if done:
+            self._reply(NSessions(command, tuple(done)).encode())
+        if refused:
+            self._reply(NSessions(command, tuple(refused), Accept.FAILURE).encode())
+
+    def _watch(self, now: float) -> None:
+        """SERVWAIT is suspended while any session is in progress that has not expired. RFC 5938 section 3.6."""
+        self.state = ServerState.ACTIVE if self._started else ServerState.READY
+        in_progress = not self._expired.issuperset(self._started)
+        self._deadline = None if in_progress else now + self.config.servwait_s  # rfc5938-s3.6-01, rfc5938-s3.6-02
+
     # Helpers.
 
-    def _deny(self, accept: int, reason: str) -> None:
+    def _deny(self, accept: int, reason: str, reflected: int = 0) -> None:
         # The port is zero in a refusal.  rfc5357-s3.5-14, rfc5357-s3.5-15
-        self._reply(AcceptSession(Accept(accept)).encode())
+        self._reply(AcceptSession(Accept(accept), reflected_octets=reflected).encode())
         self._events.append(SessionDenied(accept, reason))
 
     def _open_sids(self) -> tuple[bytes, ...]:
@@ -231,3 +289,25 @@ TRANSITIONS: dict[tuple[ServerState, Command], Transition[Callable[[ControlServe
     ),
 }
 """Everything else is answered with an Accept-Session of Accept 3. RFC 5357 section 3.5."""
+
+_Handler = Callable[[ControlServer, bytes, float], None]
+_EITHER = (ServerState.READY, ServerState.ACTIVE)
+_REQUEST: Transition[_Handler] = Transition(
+    "the client asks for a session and gets a port, or a refusal", ControlServer._request_tw_session, _EITHER
+)
+_START_N: Transition[_Handler] = Transition(
+    "the sessions that are named start; those that cannot are refused", ControlServer._start_n_sessions, _EITHER
+)
+_STOP_N: Transition[_Handler] = Transition(
+    "the sessions that are named end after their Timeout; others go on", ControlServer._stop_n_sessions, _EITHER
+)
+INDIVIDUAL_TRANSITIONS: dict[tuple[ServerState, Command], Transition[_Handler]] = {
+    (state, command): transition
+    for state in _EITHER
+    for command, transition in (
+        (Command.REQUEST_TW_SESSION, _REQUEST),
+        (Command.START_N_SESSIONS, _START_N),
+        (Command.STOP_N_SESSIONS, _STOP_N),
+    )
+}
+"""The same with Individual Session Control: Start-Sessions and Stop-Sessions have no row. RFC 5938 section 3.1."""

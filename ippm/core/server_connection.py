@@ -35,7 +35,7 @@ from ippm.crypto import (
     test_session_keys,
 )
 from ippm.errors import IppmError, NoSecret, ProtocolError, RefuseSession
-from ippm.iana import KEYED_BITS, SECURITY_BITS, Accept, Mode
+from ippm.iana import KEYED_BITS, NO_FEATURES, SECURITY_BITS, Accept, Mode
 from ippm.wire.layout import BLOCK_OCTETS
 from ippm.wire.server_greeting import ServerGreeting
 from ippm.wire.server_start import ServerStart
@@ -78,12 +78,14 @@ ConnectionEvent = ClientSetUp | ClientRefused | ConnectionClosed
 class ServerConnection(ABC, Generic[Event]):
     """One Control connection of a Server. Raises nothing on what the peer sends.
 
-    `PROTOCOL` is `owamp` or `twamp`; `SECURITY` are its security modes, `derived_bit` its bit for IKEv2-derived keys.
+    `PROTOCOL` is `owamp` or `twamp`; `SECURITY` are its security modes, `FEATURES` the bits of its other modes,
+    `derived_bit` its bit for IKEv2-derived keys.
     RFC 4656 section 3.1, RFC 5357 section 3.1.
     """
 
     PROTOCOL: ClassVar[str]
     SECURITY: ClassVar[Mode] = SECURITY_BITS
+    FEATURES: ClassVar[Mode] = NO_FEATURES
     derived_bit: int = Mode.IKEV2_DERIVED
 
     def __init__(
@@ -205,6 +207,8 @@ class ServerConnection(ABC, Generic[Event]):
         modes = int(self.config.modes & self.SECURITY)
         if self._provider.offers_ikev2 and self.config.modes & self.SECURITY & KEYED_BITS:
             modes |= self.derived_bit  # rfc7717-s5.2-01
+        if modes:
+            modes |= self.config.features & self.FEATURES
         self._greeting = ServerGreeting(
             modes=modes,
             challenge=self._entropy.octets(16),
@@ -268,7 +272,10 @@ class ServerConnection(ABC, Generic[Event]):
 
     def _mode_of(self, bits: int) -> Mode:
         """What the bits of this protocol's Modes field say; in OWAMP and TWAMP they have not the same places."""
-        return Mode(bits & self.SECURITY) | (Mode.IKEV2_DERIVED if bits & self.derived_bit else Mode(0))
+        derived = Mode.IKEV2_DERIVED if bits & self.derived_bit else Mode(0)
+        # A server that offers no feature is one of RFC 5357 alone: these bits have no meaning for it.
+        known = self.SECURITY | (self.FEATURES if self.config.features else NO_FEATURES)
+        return Mode(bits & known) | derived
 
     def _open_secret(self, response: SetUpResponse) -> int:
         """Find the secret, open the Token; the index of the token key that fits. Raises NoSecret, IntegrityError."""

@@ -1,6 +1,6 @@
 """What a TWAMP Server refuses: modes in a Set-Up-Response, and Request-TW-Sessions.
 
-RFC 4656 sections 3.1 and 6; RFC 5357 section 3.5; RFC 7717 section 5.
+RFC 4656 sections 3.1 and 6; RFC 5357 section 3.5; RFC 6038 section 4; RFC 7717 section 5.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from ipaddress import ip_address
 
 from ippm.core.control_events import Endpoint
 from ippm.errors import ConfigurationError, ProtocolError, RefuseSession
-from ippm.iana import MINIMUM_COUNT, SECURITY_BITS, Accept, Mode
+from ippm.iana import FEATURE_BITS, MINIMUM_COUNT, NO_FEATURES, SECURITY_BITS, Accept, Mode, feature_words
 from ippm.timestamps import ns_from_fixed_point
 from ippm.wire.octets import Address
 from ippm.wire.request_tw_session import RequestTwSession
+from ippm.wire.test_packet import PacketLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,10 @@ class ControlServerConfig:
     `modes` are security modes only; IKEv2Derived is added when the key provider offers it. `servwait_s` bounds the
     wait for each whole command, `setup_wait_s` the wait for the Set-Up-Response. `strict_modes`: with IKEv2Derived
     exactly one of authenticated, encrypted, mixed. `any_sender`: the Sender Address may be another than the
-    client's own. Raises ConfigurationError. RFC 4656 sections 3.1 and 6.5.
+    client's own. `features` are what of RFC 5938, 6038, 7750 and 8186 is offered (TWAMP only), `server_octets` what
+    this server wants to have in each test packet (0: nothing), `tw_auth_pad` the padding that a keyed mode takes for
+    replies of the same length (64, or 56 by the text of RFC 6038).
+    Raises ConfigurationError. RFC 4656 sections 3.1 and 6.5.
     """
 
     modes: Mode = SECURITY_BITS
@@ -38,9 +42,16 @@ class ControlServerConfig:
     maximum_padding_octets: int = 65000
     maximum_timeout_ns: int = 900_000_000_000
     sid_address: bytes = bytes(4)
+    features: Mode = NO_FEATURES
+    server_octets: int = 0
+    tw_auth_pad: int = 64
 
     def __post_init__(self) -> None:
         check_count(self.count)
+        if self.features & ~FEATURE_BITS:
+            raise ConfigurationError(f"features = {self.features!r}: only features of TWAMP are configured there")
+        if not 0 <= self.server_octets <= 0xFFFF:
+            raise ConfigurationError(f"server_octets = {self.server_octets}: two octets, 0 to 65535")
         if self.modes & ~SECURITY_BITS:
             raise ConfigurationError(f"modes = {self.modes!r}: only security modes are configured")
         if len(self.sid_address) != 4:
@@ -68,17 +79,20 @@ def check_mode(chosen: Mode, offered: Mode, *, strict: bool) -> Mode:
         raise _unsupported(f"the client chose {security.bit_count()} security modes")
     if not security & offered:  # rfc4656-s3.1-11
         raise _unsupported(f"the client chose {security.word}, which was not offered")
+    if alien := chosen.features & ~offered:
+        raise _unsupported(f"the client chose {feature_words(alien)}, which was not offered")
     if derived and not security.keyed:
         if strict:
             raise _unsupported("the client chose IKEv2Derived together with open mode")
-        return security
-    return security | derived
+        return security | chosen.features
+    return security | derived | chosen.features
 
 
 def check_request(
-    request: RequestTwSession, config: ControlServerConfig, local: Endpoint, remote: Endpoint
+    request: RequestTwSession, config: ControlServerConfig, mode: Mode, local: Endpoint, remote: Endpoint
 ) -> None:
     """Raises RefuseSession for what this server does not do. RFC 5357 section 3.5, RFC 4656 section 6.2."""
+    check_padding(request, config, mode)
     unsupported = Accept.NOT_SUPPORTED
     if request.conf_sender or request.conf_receiver:  # rfc5357-s3.5-04, rfc5357-s3.5-05
         raise RefuseSession(unsupported, "Conf-Sender and Conf-Receiver must be zero")
@@ -98,6 +112,22 @@ def check_request(
     sender = request.sender_address
     if not config.any_sender and sender is not None and sender != bare_address(remote.host):
         raise RefuseSession(unsupported, f"the Sender Address {sender} is not the client's")
+
+
+def check_padding(request: RequestTwSession, config: ControlServerConfig, mode: Mode) -> None:
+    """Raises RefuseSession when the padding is too short for what the features promise. RFC 6038 sections 4.2, 4.3."""
+    if not mode & (Mode.REFLECT_OCTETS | Mode.SYMMETRICAL_SIZE):
+        return
+    layout = PacketLayout.of(mode, request.length_of_padding_to_reflect, config.tw_auth_pad)
+    padding = request.padding_length
+    if mode & Mode.REFLECT_OCTETS and padding <= layout.reflected_octets:  # rfc6038-s4.2-07
+        words = (
+            f"padding of {padding} octets, of which {layout.reflected_octets} are to be reflected: more is needed"
+        )
+        raise RefuseSession(Accept.NOT_SUPPORTED, words)
+    if padding < layout.least_padding_octets:  # rfc6038-s4.3-09
+        words = f"padding of {padding} octets: equal packets both ways need {layout.least_padding_octets}"
+        raise RefuseSession(Accept.NOT_SUPPORTED, words)
 
 
 def bare_address(host: str) -> Address:

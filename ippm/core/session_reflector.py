@@ -3,7 +3,7 @@
 The order of work is the point of it: the packet is verified, the reply is laid out, and the transmit stamp is taken
 last, by calling the clock that was injected, so that T2 and T3 are two readings and their difference is the
 time that the packet spent here. Anything that is not to be answered is dropped in silence and counted by name.
-RFC 5357 section 4.2.
+RFC 5357 section 4.2, RFC 6038 section 5.2, RFC 7750 section 2.2.1, RFC 8186 section 2.3.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ipaddress import ip_address
 
 from ippm.crypto_packet import Octets, PacketKeys, TestProtection
 from ippm.errors import IntegrityError, InvalidMessage
-from ippm.wire.test_packet import PacketMode
+from ippm.timestamps import DEFAULT_UTC_OFFSET_S, PTP_FLAG, ptp_from_ntp
+from ippm.wire.test_packet import PacketLayout, PacketMode
 
 DEFAULT_REFWAIT_NS = 900_000_000_000
 """REFWAIT: how long a started session may be silent before it is given up. RFC 5357 section 4.2."""
@@ -37,6 +38,8 @@ class ReflectorPlan:
     `local` and `remote` are (address, UDP port). With `check_peer` packets from anywhere but `remote` are ignored;
     without it they are answered to where they came from (a NAT between). `hmac_counter` is the name under which
     failed HMACs are counted: a configuration that is not signalled can put its guess there. `dscp` is for replies.
+    `reflected_octets` of the padding come back as they came, with Reflect Octets; `tw_auth_pad` are the MBZ octets of
+    Symmetrical Size in a keyed mode; `utc_offset_s` is TAI less UTC, for PTP stamps.
     """
 
     sid: bytes
@@ -50,6 +53,14 @@ class ReflectorPlan:
     padding: PaddingRule = PaddingRule.REUSE  # rfc5357-s4.2.1-07
     check_peer: bool = True
     hmac_counter: str = "hmac_mismatch"
+    reflected_octets: int = 0
+    tw_auth_pad: int = 64
+    utc_offset_s: int = DEFAULT_UTC_OFFSET_S
+
+    @property
+    def layout(self) -> PacketLayout:
+        """Where the parts of this session's packets lie."""
+        return PacketLayout.of(self.mode, self.reflected_octets, self.tw_auth_pad)
 
 
 def canonical_host(host: str) -> str:
@@ -82,8 +93,13 @@ class SessionReflector:
         self.counters: dict[str, int] = {"received": 0, "reflected": 0}
         self._clock = clock
         self._protection = TestProtection.of(plan.mode, plan.keys)
-        self._in_octets = self._protection.sender_octets
-        self._out_octets = self._protection.reflector_octets
+        layout = plan.layout
+        self._in_octets = layout.sender_octets
+        self._out_octets = layout.reflector_octets
+        self._least_octets = layout.sender_octets + layout.least_padding_octets if layout.reflected_octets else 0
+        self._reflected_octets = layout.reflected_octets
+        self._ptp = layout.ptp
+        self._monitored = layout.monitored
         self._peer_host, self._peer_port = canonical_host(plan.remote[0]), plan.remote[1]
         self._reuse_padding = plan.padding is PaddingRule.REUSE
         self._sequence = 0
@@ -148,11 +164,17 @@ class SessionReflector:
         return True
 
     def handle(
-        self, packet: Octets, ttl: int | None, receive_timestamp: int, address: tuple[str, int]
+        self,
+        packet: Octets,
+        ttl: int | None,
+        receive_timestamp: int,
+        address: tuple[str, int],
+        dscp_ecn: int | None = None,
     ) -> memoryview | None:
         """The reply to a packet, or None; the reply is valid until the next call.
 
         `address` is (host, port) of where it came from; more elements are not looked at. `ttl` None: not known.
+        `dscp_ecn` is the octet of its IP header that holds the DSCP and the ECN.
         """
         counters = self.counters
         counters["received"] += 1
@@ -168,19 +190,26 @@ class SessionReflector:
             self._count(self.plan.hmac_counter)  # rfc4656-s4.2-01: discarded
             return None
         except InvalidMessage:
-            self._count("too_short" if len(packet) < self._in_octets else "zero_multiplier")
+            self._count("too_short" if len(packet) < self._protection.sender_octets else "zero_multiplier")
             return None
-        octets = max(len(packet), self._out_octets)  # rfc5357-s4.2.1-10
+        if len(packet) < self._in_octets or len(packet) < self._least_octets:
+            self._count("too_short")  # without the MBZ octets, or without what is to be reflected
+            return None
+        octets = max(len(packet), self._out_octets + self._reflected_octets)  # rfc5357-s4.2.1-10, rfc6038-s5.2.2-02
         if octets > self._out_octets:
             self._lay_out_padding(packet, octets)
+        if self._ptp:
+            receive_timestamp = ptp_from_ntp(receive_timestamp, self.plan.utc_offset_s)
         self._protection.pack_reflector_into(
             self._reply,
             self._sequence,
-            self._clock(),  # rfc5357-s4.2-06: the last thing before the packet is closed
-            self.error_estimate,
+            # rfc5357-s4.2-06: the last thing before the packet is closed
+            ptp_from_ntp(self._clock(), self.plan.utc_offset_s) if self._ptp else self._clock(),
+            self.error_estimate | PTP_FLAG if self._ptp else self.error_estimate,
             receive_timestamp,
             sender,
             255 if ttl is None else ttl,  # rfc5357-s4.2-03
+            (dscp_ecn or 0) if self._monitored else 0,
         )
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         counters["reflected"] += 1
@@ -194,10 +223,12 @@ class SessionReflector:
         if octets > len(self._reply):
             self._reply = bytearray(max(octets, min(2 * len(self._reply), MAX_REPLY_OCTETS)))
             self._reply_view = memoryview(self._reply)
-        if self._reuse_padding:
-            # rfc5357-s4.2.1-11: the octets with the highest numbers are cut off
-            padding = octets - self._out_octets
-            self._reply[self._out_octets : octets] = packet[self._in_octets : self._in_octets + padding]
+        # rfc5357-s4.2.1-11, rfc6038-s5.2.1-05: the octets with the highest numbers are cut off
+        padding = octets - self._out_octets if self._reuse_padding else self._reflected_octets
+        if padding:
+            # rfc6038-s5.2-01, rfc6038-s5.2.1-02
+            at = self._out_octets
+            self._reply[at : at + padding] = packet[self._in_octets : self._in_octets + padding]
 
     def _count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

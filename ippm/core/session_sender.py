@@ -3,7 +3,7 @@
 Times are stamps that the caller took (NTP, 64 bits); nothing here waits, reads a clock or touches a socket.
 A packet is matched to its reply by Sender Sequence Number and by the exact copy of its stamp. The records are flat
 arrays, one element a packet, so that a million packets cost tens of megabytes and no objects.
-RFC 5357 section 4.1, RFC 4656 section 4.1.
+RFC 5357 section 4.1, RFC 4656 section 4.1, RFC 6038 section 5.1, RFC 7750 section 2.2, RFC 8186 section 2.3.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from ippm.core.schedule import FixedSchedule, Schedule
 from ippm.crypto_packet import Octets, PacketKeys, ReflectorFields, TestProtection
 from ippm.errors import IntegrityError, InvalidMessage, LocalProtocolError
-from ippm.timestamps import ntp_difference_ns
-from ippm.wire.test_packet import PacketMode
+from ippm.timestamps import DEFAULT_UTC_OFFSET_S, PTP_FLAG, ntp_difference_ns, ntp_from_ptp, ptp_from_ntp
+from ippm.wire.test_packet import PacketLayout, PacketMode
 
 _POOL_OCTETS = 4096
+_SERVER_OCTETS = 2
 _EVERY_10_MS = FixedSchedule(10_000_000)
 TTL_UNKNOWN = 255
 """The TTL that is recorded when it could not be read. RFC 4656 section 4.2."""
@@ -29,7 +30,10 @@ class SenderPlan:
 
     `mode` is a TWAMP-Modes word; `local` and `remote` are (address, UDP port); `start_time` is NTP, 0 means at once;
     `padding_octets` is Padding Length: octets beyond the 14 or 48 of the packet itself. `zero_padding` makes them
-    all zeros. A reply that takes longer than `timeout_ns` counts as lost. `dscp` is the six bits.
+    all zeros. A reply that takes longer than `timeout_ns` counts as lost. `dscp` is the six bits. With Reflect Octets
+    the first `reflected_octets` of the padding are to come back as they are, and begin with `server_octets` unless
+    these are zero. `tw_auth_pad` are the MBZ octets of Symmetrical Size in a keyed mode; `utc_offset_s` is TAI less
+    UTC, for PTP stamps.
     """
 
     sid: bytes
@@ -44,15 +48,26 @@ class SenderPlan:
     timeout_ns: int = 2_000_000_000
     dscp: int = 0
     zero_padding: bool = False
+    reflected_octets: int = 0
+    server_octets: int = 0
+    tw_auth_pad: int = 64
+    utc_offset_s: int = DEFAULT_UTC_OFFSET_S
+
+    @property
+    def layout(self) -> PacketLayout:
+        """Where the parts of this session's packets lie."""
+        return PacketLayout.of(self.mode, self.reflected_octets, self.tw_auth_pad)
 
 
 class SenderRecords:
     """What a session left behind, one element per sequence number; a stamp of 0 means "never happened".
 
     t1 sent (sender's clock), t2 received and t3 sent again (reflector's clock), t4 reply received (sender's clock);
-    all NTP. `reflector_ttl` is the TTL with which the packet arrived at the reflector (its "Sender TTL"),
-    `reply_ttl` that of the reply here. `arrivals` has the sequence number of every reply in the order of arrival,
-    copies too; `arrival_reflector_sequence` goes with it. `rejected` counts what was no valid reply, by name.
+    all NTP, whatever they were in the packets. `reflector_ttl` is the TTL with which the packet arrived at the
+    reflector (its "Sender TTL"), `reply_ttl` that of the reply here; `reflector_dscp_ecn` and `reply_dscp_ecn` are
+    octets of the IP headers in the same places, the first where it is monitored (RFC 7750), the second where the system
+    tells. `arrivals` has the sequence number of every reply in the order of arrival, copies too;
+    `arrival_reflector_sequence` goes with it. `rejected` counts what was no valid reply, by name.
     `user_stamps` counts replies that the kernel did not stamp: their T4 was read after the fact.
     """
 
@@ -62,10 +77,12 @@ class SenderRecords:
         "count",
         "late",
         "reflect_duplicates",
+        "reflector_dscp_ecn",
         "reflector_error",
         "reflector_sequence",
         "reflector_ttl",
         "rejected",
+        "reply_dscp_ecn",
         "reply_ttl",
         "send_duplicates",
         "send_failed",
@@ -87,6 +104,8 @@ class SenderRecords:
         self.reflector_sequence = array("I", bytes(4 * count))
         self.reflector_ttl = array("B", bytes(count))
         self.reply_ttl = array("B", bytes(count))
+        self.reflector_dscp_ecn = array("B", bytes(count))
+        self.reply_dscp_ecn = array("B", bytes(count))
         self.arrivals = array("I")
         self.arrival_reflector_sequence = array("I")
         self.rejected: dict[str, int] = {}
@@ -141,13 +160,20 @@ class SessionSender:
         self.plan = plan
         self.records = SenderRecords(plan.count)
         self._protection = TestProtection.of(plan.mode, plan.keys)
-        self._fixed = self._protection.sender_octets
+        self._layout = layout = plan.layout
+        if plan.padding_octets < layout.reflected_octets:
+            raise LocalProtocolError("more padding is to be reflected than there is")
+        self._fixed = layout.sender_octets
         self._buffer = bytearray(self._fixed + plan.padding_octets)
         self._view = memoryview(self._buffer)
         random_padding = plan.padding_octets and padding_source and not plan.zero_padding
         self._pool = memoryview(padding_source) if random_padding else None
         if self._pool is not None and len(self._pool) < plan.padding_octets + _POOL_OCTETS:
             raise ValueError(f"padding_source is shorter than {plan.padding_octets + _POOL_OCTETS} octets")
+        # rfc6038-s4.3-07, rfc6038-s4.3-08, rfc6038-s5.1.2-03
+        wanted = plan.server_octets and layout.reflected_octets >= _SERVER_OCTETS
+        self._server_octets = plan.server_octets.to_bytes(_SERVER_OCTETS, "big") if wanted else b""
+        self._lay_out_padding(0)
         self._received = 0
         self._sent = 0
 
@@ -163,14 +189,33 @@ class SessionSender:
 
     def prepare(self, sequence: int) -> None:
         """Does the work for a packet that can be done before its time: padding, and what the mode allows."""
+        if self._pool is not None:
+            self._lay_out_padding(sequence)
+        self._protection.prepare(sequence)
+
+    def _lay_out_padding(self, sequence: int) -> None:
         if self._pool is not None:  # rfc4656-s4.1.2-07, -09: pseudo-random, or zeros when asked for
             start = (sequence * 61) % _POOL_OCTETS
             self._view[self._fixed :] = self._pool[start : start + self.plan.padding_octets]
-        self._protection.prepare(sequence)
+        if self._server_octets:
+            self._view[self._fixed : self._fixed + _SERVER_OCTETS] = self._server_octets
+
+    def _expected_back(self, sequence: int) -> bytes:
+        """What of this packet's padding is to be reflected."""
+        octets = self._layout.reflected_octets
+        if self._pool is None:
+            padding = bytes(octets)
+        else:
+            start = (sequence * 61) % _POOL_OCTETS
+            padding = bytes(self._pool[start : start + octets])
+        return self._server_octets + padding[len(self._server_octets) :]
 
     def pack(self, sequence: int, timestamp: int, error_estimate: int) -> memoryview:
         """The datagram, stamped; valid until the next call. The packet counts as sent."""
-        self._protection.pack_sender_into(self._buffer, sequence, timestamp, error_estimate)
+        stamp = timestamp
+        if self._layout.ptp:
+            stamp, error_estimate = self._on_the_wire(timestamp), error_estimate | PTP_FLAG
+        self._protection.pack_sender_into(self._buffer, sequence, stamp, error_estimate)
         records = self.records
         records.t1[sequence] = timestamp
         records.sender_error[sequence] = error_estimate
@@ -192,8 +237,17 @@ class SessionSender:
         """Notes that a packet is not sent: its time is further in the past than Timeout."""
         self.records.skipped.append(sequence)  # rfc4656-s4.1.1-03
 
-    def handle_reply(self, data: Octets, ttl: int | None, receive_timestamp: int) -> bool:
-        """Takes a datagram from the reflector; True when it is the first valid reply to a packet of ours."""
+    def _on_the_wire(self, timestamp: int) -> int:
+        """Our stamp as packets have it."""
+        return ptp_from_ntp(timestamp, self.plan.utc_offset_s) if self._layout.ptp else timestamp
+
+    def handle_reply(
+        self, data: Octets, ttl: int | None, receive_timestamp: int, dscp_ecn: int | None = None
+    ) -> bool:
+        """Takes a datagram from the reflector; True when it is the first valid reply to a packet of ours.
+
+        `dscp_ecn` is the octet of its IP header that holds the DSCP and the ECN.
+        """
         try:
             fields = self._protection.unpack_reflector(data)
         except IntegrityError:
@@ -204,9 +258,11 @@ class SessionSender:
         records = self.records
         if sequence >= records.count or not records.t1[sequence]:
             return self._reject("unknown_sequence_number")
-        if fields[5] != records.t1[sequence]:
+        if fields[5] != self._on_the_wire(records.t1[sequence]):
             return self._reject("sender_timestamp_differs")
-        if ntp_difference_ns(receive_timestamp, fields[5]) > self.plan.timeout_ns:
+        if self._layout.reflected_octets and not self._came_back(data, sequence):
+            return self._reject("reflected_octets_differ")
+        if ntp_difference_ns(receive_timestamp, records.t1[sequence]) > self.plan.timeout_ns:
             records.late += 1
             return False
         records.arrivals.append(sequence)
@@ -218,14 +274,25 @@ class SessionSender:
                 records.send_duplicates += 1
             return False
         self._record(sequence, fields, ttl, receive_timestamp)
+        records.reply_dscp_ecn[sequence] = dscp_ecn or 0
         return True
+
+    def _came_back(self, data: Octets, sequence: int) -> bool:
+        at, octets = self._layout.reflector_octets, self._layout.reflected_octets
+        return data[at : at + octets] == self._expected_back(sequence)
 
     def _record(self, sequence: int, fields: ReflectorFields, ttl: int | None, receive_timestamp: int) -> None:
         records = self.records
+        t2, t3 = fields[3], fields[1]
+        if self._layout.ptp and fields[2] & PTP_FLAG:
+            offset_s = self.plan.utc_offset_s
+            t2, t3 = ntp_from_ptp(t2, offset_s), ntp_from_ptp(t3, offset_s)
         records.reflector_sequence[sequence] = fields[0]
-        records.t3[sequence] = fields[1]
+        records.t3[sequence] = t3
         records.reflector_error[sequence] = fields[2]
-        records.t2[sequence] = fields[3]
+        records.t2[sequence] = t2
+        if self._layout.monitored:
+            records.reflector_dscp_ecn[sequence] = fields[8]
         records.reflector_ttl[sequence] = fields[7]
         records.reply_ttl[sequence] = TTL_UNKNOWN if ttl is None else ttl  # rfc4656-s4.2-03
         records.t4[sequence] = receive_timestamp

@@ -22,6 +22,7 @@ from ippm.io.sockopts import (
     IPV6_HOPLIMIT,
     SCM_TIMESTAMPNS,
     read_ancillary,
+    read_dscp_ecn,
 )
 from ippm.timestamps import ntp_from_timespec
 
@@ -63,6 +64,10 @@ class Receiver(ABC):
         """The kernel's receive stamp (NTP) and the TTL or Hop Limit; None for what is not known."""
 
     @abstractmethod
+    def dscp_ecn(self, number: int) -> int | None:
+        """The octet of its IP header with the DSCP and the ECN; None where the socket was not told to give it."""
+
+    @abstractmethod
     def address(self, number: int) -> Address:
         """Where it came from, as the socket layer writes it (for IPv6 with flow and scope)."""
 
@@ -97,6 +102,10 @@ class PortableReceiver(Receiver):
     def stamp_and_ttl(self, number: int) -> tuple[int | None, int | None]:
         """From the ancillary data."""
         return read_ancillary(self._ancillary)
+
+    def dscp_ecn(self, number: int) -> int | None:
+        """From the ancillary data."""
+        return read_dscp_ecn(self._ancillary)
 
     def address(self, number: int) -> Address:
         """As recvmsg gave it."""
@@ -198,6 +207,12 @@ class LinuxReceiver(Receiver):
             ) in _TTL_KINDS:
                 return ntp_from_timespec(seconds, nanoseconds), ttl
         return read_ancillary(self._walk(start, start + written))
+
+    def dscp_ecn(self, number: int) -> int | None:
+        """From the control buffer, only as far as the kernel wrote it."""
+        start = number * CONTROL_OCTETS
+        written = _LENGTHS.unpack_from(self._header_view, number * 64)[1]
+        return read_dscp_ecn(self._walk(start, start + written))
 
     def _walk(self, at: int, end: int) -> list[tuple[int, int, bytes]]:
         found = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from ippm.timestamps import NS_PER_S, NTP_UNIX_OFFSET_S, ClockState
+from ippm.timestamps import DEFAULT_UTC_OFFSET_S, NS_PER_S, NTP_UNIX_OFFSET_S, ClockState
 
 STA_UNSYNC = 0x0040
 TIME_ERROR = 5
@@ -53,15 +53,25 @@ class _Timex(ctypes.Structure):
 
 def clock_state() -> ClockState:
     """What the kernel says of CLOCK_REALTIME now. Never raises: a system without adjtimex is not synchronized."""
-    try:
-        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
-    except (OSError, AttributeError):
-        return ClockState(False, UNKNOWN_ERROR_NS, "unknown")
-    timex = _Timex()
-    result = adjtimex(ctypes.byref(timex))
+    result, timex = _adjtimex()
     if result < 0:
         return ClockState(False, UNKNOWN_ERROR_NS, "unknown")
     return state_of_timex(result, timex.status, timex.maxerror)
+
+
+def utc_offset_s() -> int:
+    """TAI less UTC, as the kernel knows it, else as it has been since 2017: for stamps in PTP format."""
+    result, timex = _adjtimex()
+    return int(timex.tai) if result >= 0 and timex.tai else DEFAULT_UTC_OFFSET_S
+
+
+def _adjtimex() -> tuple[int, _Timex]:
+    timex = _Timex()
+    try:
+        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
+    except (OSError, AttributeError):
+        return -1, timex
+    return int(adjtimex(ctypes.byref(timex))), timex
 
 
 def state_of_timex(result: int, status: int, maxerror_us: int) -> ClockState:

@@ -221,18 +221,20 @@ class ControlTcpServer(ABC):
             log.error("%s: %s", host, error, exc_info=error)
 
 
-def session_socket(options: ListenOptions, host: str, wished: int, dscp: int) -> socket.socket:
+def session_socket(
+    options: ListenOptions, host: str, wished: int, dscp: int, *, monitor_dscp_ecn: bool = False
+) -> socket.socket:
     """A test socket on the wished port when it is in the range and free, else on another. Raises RefuseSession."""
     first, last = options.test_ports
     mark = options.mark_callback
     try:
         if first <= wished <= last:
             try:
-                return open_test_socket(host, wished, mark, dscp=dscp)
+                return open_test_socket(host, wished, mark, dscp=dscp, monitor_dscp_ecn=monitor_dscp_ecn)
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                     raise
-        return open_test_socket(host, (first, last), mark, dscp=dscp)
+        return open_test_socket(host, (first, last), mark, dscp=dscp, monitor_dscp_ecn=monitor_dscp_ecn)
     except PortRangeExhausted as error:
         raise RefuseSession(Accept.TEMPORARY_LIMITATION, str(error)) from None
     except OSError as error:

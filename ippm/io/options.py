@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ippm.errors import ConfigurationError
-from ippm.iana import DEFAULT_MAXIMUM_COUNT, SECURITY_BITS, TWAMP_PORT, Mode
+from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_WORDS, SECURITY_BITS, TWAMP_PORT, Mode, features_of
 
 if TYPE_CHECKING:
     from ippm.io.owamp_options import OwpingOptions
@@ -29,7 +29,10 @@ class ServerOptions:
     provider has no wish of its own. `servwait_s` and `refwait_s` are SERVWAIT and REFWAIT. `check_peer`: test
     packets are answered only when they come from the address and port that the session names. Of all sessions at most
     `maximum_open_sessions` are in open mode, so that clients without a key leave room for those with one.
-    RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5.
+    `features` are words of `ippm.iana.FEATURE_WORDS`: what is offered beyond RFC 5357. `server_octets` (0: none) begin
+    the padding of each test packet in sessions that reflect two octets or more; `tw_auth_pad` is 64, or 56 by the text
+    of RFC 6038.
+    RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5, RFC 6038 section 4.3.
     """
 
     address: str | None = None
@@ -50,11 +53,23 @@ class ServerOptions:
     sessions_per_connection: int = 16
     open_sessions_per_connection: int = 16
     hmac_counter: str = "hmac_mismatch"
+    features: tuple[str, ...] = tuple(FEATURE_WORDS)
+    server_octets: int = 0
+    tw_auth_pad: int = 64
     mark_callback: MarkCallback | None = None
 
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)
         check_port("port", self.port)
+        _ = self.feature_bits
+        if not 0 <= self.server_octets <= 0xFFFF:
+            raise ConfigurationError(f"server_octets = {self.server_octets}: two octets, 0 to 65535")
+        check_tw_auth_pad(self.tw_auth_pad)
+
+    @property
+    def feature_bits(self) -> Mode:
+        """The features as bits. Raises ConfigurationError."""
+        return feature_bits(self.features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,8 @@ class TwpingOptions:
     makes both directions equally long in a keyed mode, added when `equal_size`. `local_port_range` is the inclusive
     range in which the TCP port and the UDP port of the sender are bound; `test_port_range` is for UDP alone.
     `require_ikev2` takes no other keys. `reflector_port` is what the server is asked for, which may give another.
+    `features` (words of `ippm.iana.FEATURE_WORDS`) are wanted of the server; with `reflected_octets` it sends that much
+    of the padding back as it came.
     `path` is a word for the report. RFC 5357 sections 3 and 4.
     """
 
@@ -94,20 +111,32 @@ class TwpingOptions:
     response_wait_s: float = 30.0
     zero_addresses: bool = False
     path: str | None = None
+    features: tuple[str, ...] = ()
+    reflected_octets: int = 0
     mark_callback: MarkCallback | None = None
 
     def __post_init__(self) -> None:
         _ = self.security
+        if not self.feature_bits & Mode.REFLECT_OCTETS and self.reflected_octets:
+            raise ConfigurationError(
+                f"reflected_octets = {self.reflected_octets}: needs the feature reflect-octets"
+            )
+        if not 0 <= self.reflected_octets <= 0xFFFF:
+            raise ConfigurationError(f"reflected_octets = {self.reflected_octets}: 0 to 65535")
         check_port("port", self.port)
         check_port("reflector_port", self.reflector_port)
         check_run(self)
-        if self.tw_auth_pad not in (64, 56):
-            raise ConfigurationError(f"tw_auth_pad = {self.tw_auth_pad}: 64 or 56")
+        check_tw_auth_pad(self.tw_auth_pad)
 
     @property
     def security(self) -> Mode:
         """The security modes as bits. Raises ConfigurationError."""
         return security_of(self.mode)
+
+    @property
+    def feature_bits(self) -> Mode:
+        """The features as bits. Raises ConfigurationError."""
+        return feature_bits(self.features)
 
 
 def security_of(words: str) -> Mode:
@@ -116,6 +145,20 @@ def security_of(words: str) -> Mode:
         return Mode.of_words(words)
     except ValueError as error:
         raise ConfigurationError(f"mode = {words!r}: {error}") from None
+
+
+def feature_bits(words: tuple[str, ...]) -> Mode:
+    """The bits of `features` in words. Raises ConfigurationError."""
+    try:
+        return features_of(words)
+    except ValueError as error:
+        raise ConfigurationError(f"features: {error}") from None
+
+
+def check_tw_auth_pad(octets: int) -> None:
+    """Raises ConfigurationError when it is neither by the figures nor by the text. RFC 5357 section 4.1.2."""
+    if octets not in (64, 56):
+        raise ConfigurationError(f"tw_auth_pad = {octets}: 64 or 56")
 
 
 def check_run(options: TwpingOptions | OwpingOptions) -> None:

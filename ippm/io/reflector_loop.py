@@ -139,6 +139,7 @@ class Reflector(ChannelLoop[_Channel]):
         """Answers what has arrived on one socket, a batch at most so that others get their turn."""
         sock, session, receiver = channel.sock, channel.session, self._receiver
         handle, send, prepare, counters = session.handle, sock.sendto, session.prepare, session.counters
+        monitored = session.plan.layout.monitored
         taken = 0
         while taken < _BATCH:
             try:
@@ -162,7 +163,8 @@ class Reflector(ChannelLoop[_Channel]):
                     if session.arrived_too_late(time.monotonic_ns() - age_ns):
                         continue
                 # Only the octets of this datagram: what an earlier one left behind is never seen.
-                reply = handle(receiver.datagram(number), ttl, stamp, address)
+                dscp_ecn = receiver.dscp_ecn(number) if monitored else None
+                reply = handle(receiver.datagram(number), ttl, stamp, address, dscp_ecn)
                 if reply is None:
                     continue
                 try:

@@ -94,6 +94,7 @@ class _SenderLoop:
         self._slice_ns = STOP_CHECK_NS if stop is not None and stop_fd < 0 else None
         self._waiter = Waiter(sock.fileno(), stop_fd)
         self._receiver = make_receiver(io)
+        self._monitored = session.plan.layout.monitored
         sock.connect(resolved(sock.family, *self._plan.remote))
         sock.setblocking(True)
 
@@ -193,7 +194,8 @@ class _SenderLoop:
                 if stamp is None:
                     stamp = now_ntp()
                     records.user_stamps += 1
-                handle(receiver.datagram(number), ttl, stamp)
+                dscp_ecn = receiver.dscp_ecn(number) if self._monitored else None
+                handle(receiver.datagram(number), ttl, stamp, dscp_ecn)
             if count < min(wanted, receiver.batch):
                 return
             taken += count

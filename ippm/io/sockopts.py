@@ -19,6 +19,8 @@ SO_BUSY_POLL = 46
 IP_TTL = 2
 IP_TOS = 1
 IP_RECVTTL = 12
+IP_RECVTOS = 13
+IPV6_RECVTCLASS = 66
 IPV6_HOPLIMIT = 52
 IPV6_RECVHOPLIMIT = 51
 IPV6_UNICAST_HOPS = 16
@@ -51,6 +53,16 @@ def enable_receive_ttl(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
     else:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
+
+
+def enable_receive_dscp_ecn(sock: socket.socket) -> None:
+    """Asks for the octet of datagrams that arrive which holds the DSCP and the ECN. RFC 7750 section 2.2.1."""
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVTCLASS, 1)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
 
 
 def set_ttl_and_dscp(sock: socket.socket, ttl: int, dscp: int) -> None:
@@ -86,3 +98,13 @@ def read_ancillary(ancillary: list[tuple[int, int, Any]]) -> tuple[int | None, i
         ):
             ttl = _INT.unpack_from(data)[0]
     return stamp, ttl
+
+
+def read_dscp_ecn(ancillary: list[tuple[int, int, Any]]) -> int | None:
+    """The octet that holds the DSCP and the ECN; None where `enable_receive_dscp_ecn` was not asked for."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == IP_TOS:
+            return int(data[0])
+        if level == socket.IPPROTO_IPV6 and kind == IPV6_TCLASS:
+            return int(_INT.unpack_from(data)[0])
+    return None

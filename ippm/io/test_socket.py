@@ -21,9 +21,11 @@ def open_test_socket(
     *,
     dscp: int = 0,
     ttl: int = 255,
+    monitor_dscp_ecn: bool = False,
 ) -> socket.socket:
     """A bound socket; `local` is an address literal of either family, `port` a port (0: any) or (first, last).
 
+    `monitor_dscp_ecn` makes it tell the DSCP and the ECN of what arrives.
     `mark_callback` gets the socket before it is bound (SO_MARK, SO_BINDTODEVICE ...). PortRangeExhausted when every
     port of the range is taken; OSError for anything else.
     """
@@ -33,6 +35,8 @@ def open_test_socket(
         sockopts.set_ttl_and_dscp(sock, ttl, dscp)  # rfc4656-s4.1.2-01, rfc5357-s4.2.1-03
         sockopts.enable_receive_stamps(sock)
         sockopts.enable_receive_ttl(sock)  # rfc4656-s4.2-02, rfc5357-s4.2-02
+        if monitor_dscp_ecn:
+            sockopts.enable_receive_dscp_ecn(sock)
         sockopts.set_receive_buffer(sock, RECEIVE_BUFFER_OCTETS)
         if mark_callback is not None:
             mark_callback(sock)

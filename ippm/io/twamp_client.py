@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from ippm.core.control_client import ClientState, ControlClient, SessionWish
 from ippm.core.control_events import (
     Connected,
+    ControlRefused,
     Endpoint,
     SessionAccepted,
+    Started,
+    Stopped,
     TestSession,
 )
 from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
@@ -23,7 +27,7 @@ from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import IppmError, LocalProtocolError
 from ippm.iana import Accept, Mode
-from ippm.io.clock import clock_state, now_ntp
+from ippm.io.clock import clock_state, now_ntp, utc_offset_s
 from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_any
 from ippm.io.control_tcp import endpoint_of
 from ippm.io.entropy import SystemEntropy
@@ -33,7 +37,7 @@ from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
 from ippm.report.result import RunResult
 from ippm.timestamps import ClockState, ntp_add_ns
-from ippm.wire.test_packet import symmetric_padding_octets
+from ippm.wire.test_packet import PacketLayout
 
 
 class TwampClient(ControlTcpClient):
@@ -51,7 +55,7 @@ class TwampClient(ControlTcpClient):
         cls, options: TwpingOptions, provider: KeyProvider | None = None, entropy: Entropy | None = None
     ) -> Self:
         """Connect and set up. Raises IppmError: ServerRefused, ConnectionFailed, NoSecret, PortRangeExhausted."""
-        config = client_config(options)
+        config = replace(client_config(options), features=options.feature_bits, tw_auth_pad=options.tw_auth_pad)
         sock = await connect_any(options)
         role = ControlClient(
             config,
@@ -70,10 +74,37 @@ class TwampClient(ControlTcpClient):
         self.role.request_session(wish, self._loop.time())
         return (await self._session_answer(SessionAccepted)).session
 
-    async def stop_sessions(self, accept: Accept = Accept.OK) -> None:
-        """Stop all sessions that run."""
-        self.role.stop_sessions(self._loop.time(), accept)
+    async def start_sessions(self, sids: Iterable[bytes] | None = None) -> None:
+        """Start all sessions that were accepted, or `sids`; returns when they have. Raises ServerRefused.
+
+        Single ones start with the feature session-control only. RFC 4656 section 3.7, RFC 5938 section 3.2.
+        """
+        wanted = None if sids is None else list(sids)
+        self.role.start_sessions(self._loop.time(), wanted)
+        await self._acknowledged(Started, self.role.awaited_sids)
+
+    async def stop_sessions(self, accept: Accept = Accept.OK, sids: Iterable[bytes] | None = None) -> None:
+        """Stop all sessions that run, or `sids`. Raises ServerRefused, with the feature session-control only.
+
+        RFC 5357 section 3.8, RFC 5938 section 3.4.
+        """
+        self.role.stop_sessions(self._loop.time(), accept, sids)
         await self._flush()
+        if self.role.individual:
+            await self._acknowledged(Stopped, self.role.awaited_sids)
+
+    async def _acknowledged(self, kind: type[Started | Stopped], sids: frozenset[bytes]) -> None:
+        """Wait until the server has said what it does with each session: there may be an event for each of them."""
+        done: set[bytes] = set()
+        while True:
+            event = await self._next()
+            if isinstance(event, ControlRefused):
+                raise event.error
+            if not isinstance(event, kind):
+                raise LocalProtocolError(f"{type(event).__name__} was not awaited")
+            done.update(event.sids)
+            if done >= sids:
+                return
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +141,10 @@ async def run_twping(
         client = await stack.enter_async_context(await TwampClient.connect(options, provider, entropy))
         local = client.role.local.host
         ports = options.test_port_range or options.local_port_range or 0
-        sock = stack.enter_context(open_test_socket(local, ports, options.mark_callback, dscp=options.dscp))
+        monitor = bool(client.role.mode & Mode.DSCP_ECN_MONITORING)
+        sock = stack.enter_context(
+            open_test_socket(local, ports, options.mark_callback, dscp=options.dscp, monitor_dscp_ecn=monitor)
+        )
         sender = Endpoint(local, int(sock.getsockname()[1]))
         session = await client.request_session(session_wish(options, sender, client.role.mode))
         plan = sender_plan(options, session)
@@ -125,12 +159,15 @@ async def run_twping(
 
 
 def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = None) -> SessionWish:
-    """What to ask of the server; `mode` is the security mode of the connection, for `equal_size`."""
+    """What to ask of the server; `mode` is that of the connection: it tells how much padding is needed at least."""
     padding = options.padding
-    if options.equal_size:
-        padding = max(
-            padding, symmetric_padding_octets(int(mode or options.security.strictest), options.tw_auth_pad)
-        )
+    layout = PacketLayout.of(int(mode or options.security.strictest), options.reflected_octets, options.tw_auth_pad)
+    needs = bool(mode and mode & (Mode.REFLECT_OCTETS | Mode.SYMMETRICAL_SIZE))
+    if options.equal_size or needs:
+        # rfc5357-s4.1.2-02, rfc6038-s4.2-05, rfc6038-s4.2-06, rfc6038-s5.1.3-01, rfc6038-s5.1.3-03
+        padding = max(padding, layout.least_padding_octets)
+    if mode and mode & Mode.REFLECT_OCTETS:
+        padding = max(padding, options.reflected_octets + 1)
     return SessionWish(
         sender=sender,
         reflector_port=options.reflector_port,
@@ -139,6 +176,7 @@ def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = N
         timeout_ns=int(options.timeout_s * 1e9),
         dscp=options.dscp,
         zero_addresses=options.zero_addresses,
+        reflected_octets=options.reflected_octets,
     )
 
 
@@ -161,6 +199,10 @@ def sender_plan(options: TwpingOptions, session: TestSession) -> SenderPlan:
         timeout_ns=session.timeout_ns,
         dscp=session.dscp,
         zero_padding=options.zero_padding,
+        reflected_octets=session.reflected_octets,
+        server_octets=session.server_octets,
+        tw_auth_pad=options.tw_auth_pad,
+        utc_offset_s=utc_offset_s(),
     )
 
 

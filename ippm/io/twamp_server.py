@@ -30,7 +30,7 @@ from ippm.core.session_reflector import ReflectorPlan
 from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
-from ippm.io.clock import now_ntp
+from ippm.io.clock import now_ntp, utc_offset_s
 from ippm.io.control_server import ControlConnection, ControlTcpServer, log_set_up, session_socket
 from ippm.io.control_tcp import own_ipv4
 from ippm.io.entropy import SystemEntropy
@@ -74,6 +74,9 @@ class TwampServer(ControlTcpServer):
             sessions_per_connection=self.options.sessions_per_connection,
             open_sessions_per_connection=self.options.open_sessions_per_connection,
             sid_address=own_ipv4(),
+            features=self.options.feature_bits,
+            server_octets=self.options.server_octets,
+            tw_auth_pad=self.options.tw_auth_pad,
         )
         self._refusing = ControlServerConfig(modes=Mode(0))
         self._owners: dict[bytes, _Connection] = {}
@@ -118,7 +121,13 @@ class TwampServer(ControlTcpServer):
         if host != connection.role.local.host and not is_own_address(host):
             # rfc4656-s6.2-02
             raise RefuseSession(Accept.NOT_SUPPORTED, f"the Receiver Address {host} is not the server's")
-        sock = session_socket(self.options, session.reflector.host, session.reflector.port, session.dscp)
+        sock = session_socket(
+            self.options,
+            session.reflector.host,
+            session.reflector.port,
+            session.dscp,
+            monitor_dscp_ecn=bool(session.mode & Mode.DSCP_ECN_MONITORING),
+        )
         port = int(sock.getsockname()[1])
         plan = ReflectorPlan(
             sid=session.sid,
@@ -131,6 +140,9 @@ class TwampServer(ControlTcpServer):
             dscp=session.dscp,
             check_peer=self.options.check_peer,
             hmac_counter=self.options.hmac_counter,
+            reflected_octets=session.reflected_octets,
+            tw_auth_pad=self.options.tw_auth_pad,
+            utc_offset_s=utc_offset_s(),
         )
         try:
             self._reflector.add_session(plan, sock)

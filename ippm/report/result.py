@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from ippm.core.schedule import FixedSchedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
+from ippm.iana import Mode, feature_words
+from ippm.metrics.marking import Marking, markings
 from ippm.metrics.registry import StreamParameters, registry_names
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
 from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics
@@ -30,6 +32,8 @@ class RunResult:
 
     `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent. `receive_stamps` says
     who took T4: `kernel`, `user`, or `mixed`; T1 is always taken by the program (`user`), just before it sends.
+    `features` are words; `marked_forward` and `marked_backward` say with which DSCP and ECN packets arrived, None where
+    that is not monitored.
     """
 
     sid: bytes
@@ -51,6 +55,9 @@ class RunResult:
     send_failed: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
     receive_stamps: str = "kernel"
+    features: str = ""
+    marked_forward: tuple[Marking, ...] | None = None
+    marked_backward: tuple[Marking, ...] | None = None
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -67,6 +74,13 @@ class RunResult:
         metrics = two_way_metrics(records)
         packet_mode = PacketMode.of(plan.mode)
         stamps = [t1 for t1 in records.t1 if t1]
+        layout = plan.layout
+        forward, backward = (
+            markings(octet for octet, t4 in zip(octets, records.t4, strict=True) if t4)
+            if layout.monitored
+            else None
+            for octets in (records.reflector_dscp_ecn, records.reply_dscp_ecn)
+        )
         return cls(
             sid=plan.sid,
             mode=mode or packet_mode.name.lower(),
@@ -75,7 +89,7 @@ class RunResult:
             metrics=metrics,
             local_clock=local_clock,
             peer_clock=metrics.peer_clock,
-            payload_octets=packet_mode.sender_octets + plan.padding_octets,
+            payload_octets=layout.sender_octets + plan.padding_octets,
             interval_ns=plan.schedule.interval_ns if isinstance(plan.schedule, FixedSchedule) else None,
             timeout_ns=plan.timeout_ns,
             dscp=plan.dscp,
@@ -87,6 +101,9 @@ class RunResult:
             send_failed=records.send_failed,
             rejected=dict(records.rejected),
             receive_stamps=_receive_stamps(records),
+            features=feature_words(Mode(plan.mode)),
+            marked_forward=forward,
+            marked_backward=backward,
             notes=tuple(_notes(packet_mode, metrics, records, local_clock)),
         )
 
@@ -185,6 +202,9 @@ class RunResult:
             "interval_ns": self.interval_ns,
             "timeout_ns": self.timeout_ns,
             "dscp": self.dscp,
+            "features": self.features.split(", ") if self.features else [],
+            "marking_forward": _marking_dicts(self.marked_forward),
+            "marking_backward": _marking_dicts(self.marked_backward),
             "hops_forward": metrics.hops_forward and list(metrics.hops_forward),
             "hops_backward": metrics.hops_backward and list(metrics.hops_backward),
             "first_sent_unix_ns": self.first_sent_unix_ns,
@@ -192,6 +212,10 @@ class RunResult:
             "registry_names": self.registry_names,
             "notes": list(self.notes),
         }
+
+
+def _marking_dicts(marked: tuple[Marking, ...] | None) -> list[dict[str, int]] | None:
+    return None if marked is None else [one.to_dict() for one in marked]
 
 
 def _receive_stamps(records: SenderRecords) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from ippm.metrics.marking import Marking
 from ippm.metrics.statistics import DelayStatistics
 from ippm.report.result import RunResult
 from ippm.timestamps import ClockState
@@ -16,7 +17,9 @@ def format_result(result: RunResult) -> str:
     lines = [
         f"--- twping statistics from {endpoint_words(result.local)} to {endpoint_words(result.remote)} ---",
         f"SID:   {result.sid.hex()}",
-        f"mode:  {result.mode}" + (f", path: {result.path}" if result.path else ""),
+        f"mode:  {result.mode}"
+        + (f", with {result.features}" if result.features else "")
+        + (f", path: {result.path}" if result.path else ""),
         f"first: {time_words(result.first_sent_unix_ns)}",
         f"last:  {time_words(result.last_sent_unix_ns)}",
         f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.send_duplicates} send duplicates, "
@@ -29,6 +32,8 @@ def format_result(result: RunResult) -> str:
         jitter_words("reflect jitter", metrics.backward),
         hops_words("send hops", metrics.hops_forward),
         hops_words("reflect hops", metrics.hops_backward),
+        *marking_words("send", result.dscp, result.marked_forward),
+        *marking_words("reflect", result.dscp, result.marked_backward),
         f"clocks: here {clock_words(result.local_clock)}; there {clock_words(result.peer_clock)}",
     ]
     unusual = {"skipped": result.skipped, "late": result.late, "send failed": result.send_failed}
@@ -67,6 +72,14 @@ def hops_words(name: str, hops: tuple[int, int] | None) -> str:
     if hops is None:
         return f"{name}: unknown"
     return f"{name} = {hops[0]} (consistently)" if hops[0] == hops[1] else f"{name} = {hops[0]} to {hops[1]}"
+
+
+def marking_words(name: str, sent_dscp: int, marked: tuple[Marking, ...] | None) -> list[str]:
+    """With which DSCP and ECN packets arrived; no line where that was not monitored."""
+    if marked is None:
+        return []
+    words = [f"DSCP {one.dscp} ECN {one.ecn} in {one.packets}" for one in marked] or ["no packet was answered"]
+    return [f"{name} marking (sent with DSCP {sent_dscp} ECN 0): {', '.join(words)}"]
 
 
 def clock_words(state: ClockState | None) -> str:

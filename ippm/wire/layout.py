@@ -1,8 +1,7 @@
 """How long a command is, once its first block of 16 octets is there.
 
-A command is one or more parts, each of which ends with an HMAC. The table is where further commands (OWAMP's,
-and RFC 5938's) are added.
-RFC 4656 section 3, RFC 5357 section 3.5.
+A command is one or more parts, each of which ends with an HMAC.
+RFC 4656 section 3, RFC 5357 section 3.5, RFC 5938 section 3.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import struct
 
 from ippm.errors import InvalidMessage
 from ippm.iana import Command
+from ippm.wire.n_sessions import NSessions
 from ippm.wire.request_tw_session import RequestTwSession
 from ippm.wire.start_sessions import StartSessions
 from ippm.wire.stop_sessions import StopSessions
@@ -32,6 +32,8 @@ def command_parts(first_block: bytes) -> tuple[int, ...]:
         return (StartSessions.OCTETS,)
     if command == Command.STOP_SESSIONS:
         return (StopSessions.OCTETS,)
+    if command in (Command.START_N_SESSIONS, Command.STOP_N_SESSIONS):
+        return (NSessions.octets(first_block),)
     if command == Command.FETCH_SESSION:
         return (32,)
     if command == Command.REQUEST_SESSION:

@@ -1,4 +1,4 @@
-"""Request-TW-Session. RFC 5357 section 3.5."""
+"""Request-TW-Session. RFC 5357 section 3.5, RFC 6038 section 4.2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ippm.errors import InvalidMessage
 from ippm.iana import Command
 from ippm.wire.octets import Address, exactly, fits, pack_address, unpack_address
 
-_FORMAT = struct.Struct(">B B B B I I H H 16s 16s 16s I Q Q I 8x")
+_FORMAT = struct.Struct(">B B B B I I H H 16s 16s 16s I Q Q I H H 4x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class RequestTwSession:
 
     `start_time` and `timeout` are timestamps in the NTP format; `type_p` is the Type-P Descriptor.
     A non-zero Conf-Sender, Conf-Receiver, slot or packet number is a value here: the server answers it.
-    RFC 5357 section 3.5, RFC 4656 section 3.5.
+    `octets_to_be_reflected` (two octets) and `length_of_padding_to_reflect` have a meaning with Reflect Octets only.
+    RFC 5357 section 3.5, RFC 4656 section 3.5, RFC 6038 section 4.2.
     """
 
     COMMAND: ClassVar[Command] = Command.REQUEST_TW_SESSION
@@ -39,6 +40,8 @@ class RequestTwSession:
     number_of_schedule_slots: int = 0
     number_of_packets: int = 0
     sid: bytes = bytes(16)
+    octets_to_be_reflected: int = 0
+    length_of_padding_to_reflect: int = 0
 
     @property
     def dscp(self) -> int | None:
@@ -64,6 +67,8 @@ class RequestTwSession:
             start_time,
             timeout,
             type_p,
+            to_be_reflected,
+            padding_to_reflect,
         ) = _FORMAT.unpack(exactly(data, cls.OCTETS, "Request-TW-Session"))
         if command != cls.COMMAND:
             raise InvalidMessage(f"Command Number {command} is not Request-TW-Session")
@@ -83,6 +88,8 @@ class RequestTwSession:
             number_of_schedule_slots=slots,
             number_of_packets=packets,
             sid=sid,
+            octets_to_be_reflected=to_be_reflected,
+            length_of_padding_to_reflect=padding_to_reflect,
         )
 
     def encode(self) -> bytes:
@@ -103,4 +110,6 @@ class RequestTwSession:
             self.start_time,
             self.timeout,
             self.type_p,
+            self.octets_to_be_reflected,
+            self.length_of_padding_to_reflect,
         )

@@ -3,17 +3,20 @@
 Two layouts per role. `open` is the one of unauthenticated mode. `secured` is the one of authenticated and of
 encrypted mode, which differ only in what is done to its octets (see `ippm.crypto_packet`); this module reads and
 writes it in clear text. All MBZ octets are written as zero and ignored when read.
-RFC 4656 section 4.1.2, RFC 5357 section 4.2.1.
+Where padding begins, and how much of it comes back, is the business of `PacketLayout`.
+RFC 4656 section 4.1.2, RFC 5357 section 4.2.1, RFC 6038 section 5, RFC 7750 section 2.2.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Self
 
 from ippm.errors import InvalidMessage
+from ippm.iana import Mode
 
 SENDER_OPEN = struct.Struct(">IQH")
 """Sequence Number, Timestamp, Error Estimate: 14 octets."""
@@ -25,9 +28,13 @@ REFLECTOR_OPEN = struct.Struct(">IQH2xQIQH2xB")
 """Sequence Number, Timestamp, Error Estimate, MBZ 2, Receive Timestamp, Sender Sequence Number, Sender
 Timestamp, Sender Error Estimate, MBZ 2, Sender TTL: 41 octets."""
 
-REFLECTOR_SECURED = struct.Struct(">I12xQH6xQ8xI12xQH6xB15x16s")
+REFLECTOR_OPEN_MONITORED = struct.Struct(">IQH2xQIQH2xBB2x")
+"""The same with S-DSCP-ECN and MBZ 2 behind Sender TTL: 44 octets. RFC 7750 figure 2."""
+
+REFLECTOR_SECURED = struct.Struct(">I12xQH6xQ8xI12xQH6xBB14x16s")
 """Sequence Number | MBZ 12 || Timestamp, Error Estimate, MBZ 6 || Receive Timestamp, MBZ 8 || Sender Sequence
-Number, MBZ 12 || Sender Timestamp, Sender Error Estimate, MBZ 6 || Sender TTL, MBZ 15 || HMAC: 112 octets.
+Number, MBZ 12 || Sender Timestamp, Sender Error Estimate, MBZ 6 || Sender TTL, S-DSCP-ECN (else zero), MBZ 14 || HMAC:
+112 octets. RFC 7750 figure 3.
 
 The 104 of RFC 5357 section 4.2.1 is a mistake in its text (verified erratum 5045): its own figure has 112."""
 
@@ -59,6 +66,63 @@ class PacketMode(IntEnum):
     def reflector_octets(self) -> int:
         """The length of a Session-Reflector packet without padding."""
         return REFLECTOR_OPEN.size if self is PacketMode.OPEN else REFLECTOR_SECURED.size
+
+
+_SYMMETRICAL_MBZ = 27
+_SYMMETRICAL_MBZ_MONITORED = 28
+"""In unauthenticated mode, by RFC 6038 section 5.1.4; with S-DSCP-ECN by RFC 7750 figure 4, which leaves the reply,
+4 octets longer since figure 2, two octets longer than the packet: these are taken from the padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketLayout:
+    """Where the parts of a session's packets lie. `reflected_octets` of the padding come back unchanged.
+
+    `sender_octets` and `reflector_octets` are what stands before the padding, MBZ octets of Symmetrical Size counted;
+    `truncated_octets` of the padding are cut off for the reply to be as long as the packet.
+    RFC 5357 section 4.2.1, RFC 6038 sections 5.1 and 5.2, RFC 7750 section 2.2.
+    """
+
+    mode: PacketMode
+    sender_octets: int
+    reflector_octets: int
+    truncated_octets: int
+    reflected_octets: int = 0
+    monitored: bool = False
+    ptp: bool = False
+
+    @classmethod
+    def of(cls, mode: int, reflected_octets: int = 0, tw_auth_pad: int = 64) -> Self:
+        """The layout of a TWAMP-Modes word; `reflected_octets` counts only with Reflect Octets.
+
+        With a `tw_auth_pad` of 56 (by the text of RFC 6038, not by the figures) replies of a keyed mode are 8 octets
+        longer than their packets.
+        """
+        packet_mode = PacketMode.of(mode)
+        is_open = packet_mode is PacketMode.OPEN
+        monitored = bool(mode & Mode.DSCP_ECN_MONITORING)
+        sender, reflector = packet_mode.sender_octets, packet_mode.reflector_octets
+        if monitored and is_open:
+            reflector = REFLECTOR_OPEN_MONITORED.size
+        truncated = reflector - sender if is_open else symmetric_padding_octets(mode, tw_auth_pad)
+        if mode & Mode.SYMMETRICAL_SIZE:
+            open_mbz = _SYMMETRICAL_MBZ_MONITORED if monitored else _SYMMETRICAL_MBZ
+            mbz = open_mbz if is_open else truncated
+            sender, truncated = sender + mbz, truncated - mbz
+        return cls(
+            packet_mode,
+            sender,
+            reflector,
+            truncated,
+            reflected_octets if mode & Mode.REFLECT_OCTETS else 0,
+            monitored,
+            bool(mode & Mode.PTP_TIMESTAMPS),
+        )
+
+    @property
+    def least_padding_octets(self) -> int:
+        """The padding with which the reply is as long as the packet and holds what is to be reflected."""
+        return self.truncated_octets + self.reflected_octets
 
 
 def symmetric_padding_octets(mode: int, tw_auth_pad: int = 64) -> int:
@@ -114,7 +178,10 @@ class SenderPacket:
 
 @dataclass(frozen=True, slots=True)
 class ReflectorPacket:
-    """What a Session-Reflector sends. Stamps are NTP, error estimates their 16 bits. RFC 5357 section 4.2.1."""
+    """What a Session-Reflector sends. Stamps are NTP, error estimates their 16 bits.
+
+    `sender_dscp_ecn` is S-DSCP-ECN, None where it is not monitored. RFC 5357 section 4.2.1, RFC 7750 section 2.2.1.
+    """
 
     sequence_number: int
     timestamp: int
@@ -126,14 +193,17 @@ class ReflectorPacket:
     sender_ttl: int
     padding: bytes = b""
     hmac: bytes = bytes(HMAC_OCTETS)
+    sender_dscp_ecn: int | None = None
 
     def encode_open(self) -> bytes:
         """The octets of unauthenticated mode."""
-        return REFLECTOR_OPEN.pack(*self._fields()) + self.padding
+        if self.sender_dscp_ecn is None:
+            return REFLECTOR_OPEN.pack(*self._fields()) + self.padding
+        return REFLECTOR_OPEN_MONITORED.pack(*self._fields(), self.sender_dscp_ecn) + self.padding
 
     def encode_secured(self) -> bytes:
         """The octets of authenticated and encrypted modes, in clear text."""
-        return REFLECTOR_SECURED.pack(*self._fields(), self.hmac) + self.padding
+        return REFLECTOR_SECURED.pack(*self._fields(), self.sender_dscp_ecn or 0, self.hmac) + self.padding
 
     def _fields(self) -> tuple[int, ...]:
         return (
@@ -148,23 +218,30 @@ class ReflectorPacket:
         )
 
     @classmethod
-    def parse_open(cls, data: bytes) -> Self:
+    def parse_open(cls, data: bytes, *, monitored: bool = False) -> Self:
         """Reads a packet of unauthenticated mode. InvalidMessage when short, or when a Multiplier is zero."""
-        check_length(data, REFLECTOR_OPEN.size)
-        fields: tuple[int, int, int, int, int, int, int, int] = REFLECTOR_OPEN.unpack_from(data)
-        packet = cls(*fields, padding=data[REFLECTOR_OPEN.size :])
+        layout = REFLECTOR_OPEN_MONITORED if monitored else REFLECTOR_OPEN
+        check_length(data, layout.size)
+        fields: tuple[int, ...] = layout.unpack_from(data)
+        packet = cls._of(fields[:8], data[layout.size :], fields[8] if monitored else None)
         check_multiplier(packet.error_estimate)
         return packet
 
     @classmethod
-    def parse_secured(cls, data: bytes) -> Self:
+    def parse_secured(cls, data: bytes, *, monitored: bool = False) -> Self:
         """Reads the clear text of a packet of authenticated or encrypted mode. InvalidMessage as `parse_open`."""
         check_length(data, REFLECTOR_SECURED.size)
-        clear = REFLECTOR_SECURED.unpack_from(data)
-        fields: tuple[int, int, int, int, int, int, int, int] = clear[:8]
-        packet = cls(*fields, padding=data[REFLECTOR_SECURED.size :], hmac=clear[8])
+        *fields, dscp_ecn, hmac = REFLECTOR_SECURED.unpack_from(data)
+        packet = cls._of(fields, data[REFLECTOR_SECURED.size :], dscp_ecn if monitored else None, hmac)
         check_multiplier(packet.error_estimate)
         return packet
+
+    @classmethod
+    def _of(
+        cls, fields: Sequence[int], padding: bytes, dscp_ecn: int | None, hmac: bytes = bytes(HMAC_OCTETS)
+    ) -> Self:
+        first, t3, error, t2, sequence, t1, sender_error, ttl = fields
+        return cls(first, t3, error, t2, sequence, t1, sender_error, ttl, padding, hmac, dscp_ecn)
 
 
 def check_length(data: bytes | bytearray | memoryview, octets: int) -> None:

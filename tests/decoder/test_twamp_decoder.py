@@ -24,7 +24,7 @@ from decoder.twamp_decoder import (
     rfc7717_secret,
 )
 
-ALLOWED = {"__future__", "dataclasses", "hashlib", "hmac", "struct", "typing", "cryptography"}
+ALLOWED = {"collections", "__future__", "dataclasses", "hashlib", "hmac", "struct", "typing", "cryptography"}
 AES_KEY = bytes(range(16))
 HMAC_KEY = bytes(range(100, 132))
 CLIENT_IV = b"client-iv-octets"

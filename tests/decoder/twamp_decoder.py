@@ -9,7 +9,8 @@ Use from any test: `from decoder.twamp_decoder import decode_control, decode_tes
     keys = control.test_keys(sid) | keymat_sid_test_keys(prf, keymat, sid)
     fields = decode_test(datagram, keys, "sender" | "reflector", control.mode)
 
-RFC 4656, RFC 5357, RFC 5618, RFC 7717; `keymat-sid` and `skd-sid` are this project's reading of the 2012 proposal.
+RFC 4656, RFC 5357, RFC 5618, RFC 5938, RFC 6038, RFC 7717, RFC 7750; `keymat-sid` and `skd-sid` are this project's
+reading of the 2012 proposal.
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 OPEN, AUTHENTICATED, ENCRYPTED, MIXED = 1, 2, 4, 8
+SESSION_CONTROL, REFLECT_OCTETS, SYMMETRICAL_SIZE = 16, 32, 64
 IKEV2_DERIVED = 128
+DSCP_ECN, PTP = 256, 512
 
 
 class DecodeError(Exception):
@@ -230,9 +234,10 @@ def decode_server_start(octets: bytes) -> dict[str, Any]:
     }
 
 
-def decode_request_tw_session(octets: bytes) -> dict[str, Any]:
-    """112 octets. RFC 4656 section 3.5 with the changes of RFC 5357 section 3.5."""
+def decode_request_tw_session(octets: bytes, mode: int = 0) -> dict[str, Any]:
+    """112 octets. RFC 4656 section 3.5 with the changes of RFC 5357 section 3.5; with Reflect Octets RFC 6038 4.2."""
     need(octets, 112, "Request-TW-Session")
+    reflects = mode & REFLECT_OCTETS
     ipvn = octets[1] & 0x0F
     size = 4 if ipvn == 4 else 16
     return {
@@ -251,34 +256,61 @@ def decode_request_tw_session(octets: bytes) -> dict[str, Any]:
         "start_time": int.from_bytes(octets[68:76], "big"),
         "timeout": int.from_bytes(octets[76:84], "big"),
         "type_p": int.from_bytes(octets[84:88], "big"),
-        "mbz": octets[88:96],
+        "octets_to_be_reflected": octets[88:90] if reflects else b"",
+        "padding_to_reflect": int.from_bytes(octets[90:92], "big") if reflects else 0,
+        "mbz": octets[92:96] if reflects else octets[88:96],
     }
 
 
-def decode_accept_session(octets: bytes) -> dict[str, Any]:
-    """Accept 1 | MBZ 1 | Port 2 | SID 16 | MBZ 12 | HMAC 16: 48 octets. RFC 4656 section 3.5."""
+def decode_accept_session(octets: bytes, mode: int = 0) -> dict[str, Any]:
+    """Accept 1 | MBZ 1 | Port 2 | SID 16 | MBZ 12 | HMAC 16: 48 octets. RFC 4656 section 3.5.
+
+    With Reflect Octets the MBZ 12 is Reflected octets 2 | Server octets 2 | MBZ 8. RFC 6038 section 4.3.
+    """
     need(octets, 48, "Accept-Session")
+    reflects = mode & REFLECT_OCTETS
     return {
         "accept": octets[0],
         "port": int.from_bytes(octets[2:4], "big"),
         "sid": octets[4:20],
-        "mbz": octets[1:2] + octets[20:32],
+        "reflected_octets": octets[20:22] if reflects else b"",
+        "server_octets": octets[22:24] if reflects else b"",
+        "mbz": octets[1:2] + (octets[24:32] if reflects else octets[20:32]),
     }
 
 
-def decode_start_sessions(octets: bytes) -> dict[str, Any]:
+def decode_n_sessions(octets: bytes, mode: int = 0) -> dict[str, Any]:
+    """7, 8, 9 or 10 | Accept 1 (in 8 and 10) | MBZ | Number of Sessions 4 | SIDs 16 each | HMAC 16. RFC 5938."""
+    need(octets, 32, "a message about N sessions")
+    number = int.from_bytes(octets[12:16], "big")
+    need(octets, 32 + 16 * number, "a message about N sessions")
+    is_ack = octets[0] in (8, 10)
+    return {
+        "command": octets[0],
+        "accept": octets[1] if is_ack else None,
+        "sids": [octets[16 + 16 * at : 32 + 16 * at] for at in range(number)],
+        "mbz": octets[2:12] if is_ack else octets[1:12],
+    }
+
+
+def n_sessions_octets(octets: bytes) -> int:
+    """The whole length of such a message, from its first block."""
+    return 32 + 16 * int.from_bytes(octets[12:16].ljust(4, b"\0"), "big")
+
+
+def decode_start_sessions(octets: bytes, mode: int = 0) -> dict[str, Any]:
     """2 | MBZ 15 | HMAC 16: 32 octets. RFC 4656 section 3.7."""
     need(octets, 32, "Start-Sessions")
     return {"command": octets[0], "mbz": octets[1:16]}
 
 
-def decode_start_ack(octets: bytes) -> dict[str, Any]:
+def decode_start_ack(octets: bytes, mode: int = 0) -> dict[str, Any]:
     """Accept 1 | MBZ 15 | HMAC 16: 32 octets. RFC 4656 section 3.7."""
     need(octets, 32, "Start-Ack")
     return {"accept": octets[0], "mbz": octets[1:16]}
 
 
-def decode_stop_sessions(octets: bytes) -> dict[str, Any]:
+def decode_stop_sessions(octets: bytes, mode: int = 0) -> dict[str, Any]:
     """3 | Accept 1 | MBZ 2 | Number of Sessions 4 | MBZ 8 | HMAC 16: 32 octets. RFC 5357 section 3.8."""
     need(octets, 32, "Stop-Sessions")
     return {
@@ -289,14 +321,22 @@ def decode_stop_sessions(octets: bytes) -> dict[str, Any]:
     }
 
 
-COMMANDS = {
-    2: ("Start-Sessions", 32, decode_start_sessions),
-    3: ("Stop-Sessions", 32, decode_stop_sessions),
-    5: ("Request-TW-Session", 112, decode_request_tw_session),
+def always(size: int) -> Callable[[bytes], int]:
+    return lambda octets: size
+
+
+COMMANDS: dict[int, tuple[str, Callable[[bytes], int], Callable[[bytes, int], dict[str, Any]]]] = {
+    2: ("Start-Sessions", always(32), decode_start_sessions),
+    3: ("Stop-Sessions", always(32), decode_stop_sessions),
+    5: ("Request-TW-Session", always(112), decode_request_tw_session),
+    7: ("Start-N-Sessions", n_sessions_octets, decode_n_sessions),
+    9: ("Stop-N-Sessions", n_sessions_octets, decode_n_sessions),
 }
-ANSWERS = {
-    "Request-TW-Session": ("Accept-Session", 48, decode_accept_session),
-    "Start-Sessions": ("Start-Ack", 32, decode_start_ack),
+ANSWERS: dict[str, tuple[str, Callable[[bytes], int], Callable[[bytes, int], dict[str, Any]]]] = {
+    "Request-TW-Session": ("Accept-Session", always(48), decode_accept_session),
+    "Start-Sessions": ("Start-Ack", always(32), decode_start_ack),
+    "Start-N-Sessions": ("Start-N-Ack", n_sessions_octets, decode_n_sessions),
+    "Stop-N-Sessions": ("Stop-N-Ack", n_sessions_octets, decode_n_sessions),
 }
 
 
@@ -377,11 +417,12 @@ def decode_commands(control: Control, clear: bytes, keyed: bool, strict: bool) -
     while at < len(clear):
         if clear[at] not in COMMANDS:
             raise DecodeError(f"command {clear[at]} at octet {164 + at} of the client")
-        name, size, decode = COMMANDS[clear[at]]
+        name, octets_of, decode = COMMANDS[clear[at]]
+        size = octets_of(clear[at : at + 16])
         octets = clear[at : at + size]
         if len(octets) < size and not strict:
             return
-        message = Message(name, decode(octets), 164 + at)
+        message = Message(name, decode(octets, control.mode), 164 + at)
         if keyed:
             message.hmac = hmac_sha1_128(control.hmac_key, octets[:-16]) == octets[-16:]
             if not message.hmac:
@@ -400,14 +441,22 @@ def decode_answers(
     reading, the whole of Server-Start, is recognized and named in `first_hmac_covers`.
     """
     at = 0
-    for command in [message.name for message in control.client[1:]]:
+    asked = [(message.name, list(message.fields.get("sids", ()))) for message in control.client[1:]]
+    while asked:
+        command, sids = asked.pop(0)
         if command not in ANSWERS or at >= len(clear):
             continue
-        name, size, decode = ANSWERS[command]
+        name, octets_of, decode = ANSWERS[command]
+        size = octets_of(clear[at : at + 16])
         octets = clear[at : at + size]
         if len(octets) < size and not strict:
             return
-        message = Message(name, decode(octets), 112 + at)
+        message = Message(name, decode(octets, control.mode), 112 + at)
+        # One command about N sessions may have several answers, each about some of them. RFC 5938 section 3.3.
+        answered = message.fields.get("sids", ())
+        left = [sid for sid in sids if sid not in answered]
+        if left:
+            asked.insert(0, (command, left))
         if keyed:
             message.hmac = hmac_sha1_128(control.hmac_key, covered + octets[:-16]) == octets[-16:]
             if message.hmac and covered:
@@ -533,3 +582,39 @@ def decode_reflector_secured(packet: bytes) -> dict[str, Any]:
         "hmac": packet[96:112],
         "padding": packet[112:],
     }
+
+
+# What RFC 6038 and RFC 7750 make of the octets behind a test packet's fields.
+
+
+def decode_features(
+    fields: dict[str, Any], direction: str, mode: int, padding_to_reflect: int = 0
+) -> dict[str, Any]:
+    """`fields` of `decode_test` with what the features in `mode` add, and `padding` without it.
+
+    `sender_dscp_ecn` (RFC 7750 figures 2 and 3), `symmetrical_mbz` (RFC 6038 sections 5.1.4 and 5.1.5, RFC 7750
+    figure 4; in the keyed modes 64 octets, by RFC 5357's own figure), and `reflected`, the padding that is to come
+    back, or has come.
+    """
+    found = dict(fields)
+    padding = found["padding"]
+    is_open = mode_word(mode) == "open"
+    if direction == "reflector" and mode & DSCP_ECN:
+        if is_open:
+            need(padding, 3, "S-DSCP-ECN")
+            found["sender_dscp_ecn"], found["mbz"] = padding[0], found["mbz"] + padding[1:3]
+            padding = padding[3:]
+        else:
+            # Sender TTL is the octet before it: MBZ 12, 6, 8, 12 and 6 stand before that.
+            at = 12 + 6 + 8 + 12 + 6
+            found["sender_dscp_ecn"] = found["mbz"][at]
+            found["mbz"] = found["mbz"][:at] + found["mbz"][at + 1 :]
+    if direction == "sender" and mode & SYMMETRICAL_SIZE:
+        size = (28 if mode & DSCP_ECN else 27) if is_open else 64
+        need(padding, size, "MBZ of Symmetrical Size")
+        found["symmetrical_mbz"], padding = padding[:size], padding[size:]
+    if mode & REFLECT_OCTETS:
+        need(padding, padding_to_reflect, "padding to reflect")
+        found["reflected"], padding = padding[:padding_to_reflect], padding[padding_to_reflect:]
+    found["padding"] = padding
+    return found

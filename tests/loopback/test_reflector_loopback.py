@@ -298,6 +298,9 @@ class Delayed(Receiver):
     def datagram(self, number: int) -> memoryview:
         return memoryview(self.packet)
 
+    def dscp_ecn(self, number: int) -> int | None:
+        return None
+
     def stamp_and_ttl(self, number: int) -> tuple[int | None, int | None]:
         return ntp_add_ns(now_ntp(), -self.ages_ns.pop(0)), 255
 

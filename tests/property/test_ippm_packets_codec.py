@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from ippm.crypto import SessionKeys
 from ippm.crypto_packet import TestProtection, open_reflector, open_sender, seal_reflector, seal_sender
 from ippm.errors import IntegrityError, InvalidMessage
+from ippm.iana import Mode
 from ippm.wire.test_packet import ReflectorPacket, SenderPacket
 
 u8, u16, u32, u64 = (st.integers(0, (1 << bits) - 1) for bits in (8, 16, 32, 64))
@@ -53,21 +56,23 @@ def test_sender_packets_round_trip_and_both_codecs_agree(
         assert opened.padding == packet.padding
 
 
-@given(st.lists(reflectors, min_size=1, max_size=4), modes, keys)
+@given(st.lists(reflectors, min_size=1, max_size=4), modes, keys, st.none() | st.integers(0, 255))
 @settings(max_examples=100, deadline=None)
 def test_reflector_packets_round_trip_and_both_codecs_agree(
-    packets: list[ReflectorPacket], mode: int, keys: SessionKeys
+    packets: list[ReflectorPacket], mode: int, keys: SessionKeys, dscp_ecn: int | None
 ) -> None:
+    mode |= 0 if dscp_ecn is None else Mode.DSCP_ECN_MONITORING
     protection = TestProtection.of(mode, keys)
-    for packet in packets:
+    for plain in packets:
+        packet = replace(plain, sender_dscp_ecn=dscp_ecn)
         fields = packet._fields()
         sealed = seal_reflector(packet, mode, keys)
         buffer = bytearray(b"\xff" * protection.reflector_octets) + packet.padding
-        protection.pack_reflector_into(buffer, *fields[:4], fields[4:7], fields[7])  # type: ignore[arg-type]
+        protection.pack_reflector_into(buffer, *fields[:4], fields[4:7], fields[7], dscp_ecn or 0)  # type: ignore[arg-type]
         assert bytes(buffer) == sealed
-        assert protection.unpack_reflector(sealed) == fields
+        assert protection.unpack_reflector(sealed) == (*fields, dscp_ecn or 0)
         opened = open_reflector(sealed, mode, keys)
-        assert opened._fields() == fields
+        assert (opened._fields(), opened.sender_dscp_ecn) == (fields, dscp_ecn)
         assert opened.padding == packet.padding
 
 

@@ -161,8 +161,8 @@ def test_the_length_of_the_figure_and_no_other(kind: type[ServerGreeting], octet
     [
         (GREETING, ServerGreeting, [*range(12), *range(52, 64)]),
         (SERVER_START, ServerStart, [*range(15), *range(40, 48)]),
-        (REQUEST, RequestTwSession, [*range(20, 32), *range(36, 48), *range(88, 96)]),
-        (ACCEPT_SESSION, AcceptSession, [1, *range(20, 32)]),
+        (REQUEST, RequestTwSession, [*range(20, 32), *range(36, 48), *range(92, 96)]),
+        (ACCEPT_SESSION, AcceptSession, [1, *range(24, 32)]),
         (START_SESSIONS, StartSessions, range(1, 16)),
         (START_ACK, StartAck, range(1, 16)),
         (STOP_SESSIONS, StopSessions, [2, 3, *range(8, 16)]),
@@ -229,9 +229,13 @@ def test_the_length_of_a_command_follows_from_its_first_block() -> None:
     assert command_parts(STOP_SESSIONS) == (16,)
     assert command_parts(b"\x04" + bytes(15)) == (32,)
     assert command_parts(b"\x01\x04\x00\x00\x00\x00\x00\x03" + bytes(8)) == (96, 48)
+    for command in (b"\x07", b"\x09"):
+        assert command_parts(command + bytes(11) + b"\0\0\0\x02") == (48,)
+        with pytest.raises(InvalidMessage):
+            command_parts(command + bytes(11) + b"\0\0\x10\x01")
     with pytest.raises(InvalidMessage):
         command_parts(b"\x01\x04\x00\x00" + (MAXIMUM_SCHEDULE_SLOTS + 1).to_bytes(4, "big") + bytes(8))
-    for unknown in (0, 6, 7, 11, 255):
+    for unknown in (0, 6, 8, 10, 11, 255):
         with pytest.raises(InvalidMessage, match=f"Command Number {unknown} "):
             command_parts(bytes([unknown]) + bytes(15))
 

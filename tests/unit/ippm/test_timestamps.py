@@ -14,11 +14,11 @@ from ippm.timestamps import (
     ns_from_fixed_point,
     ntp_add_ns,
     ntp_difference_ns,
+    ntp_from_ptp,
     ntp_from_timespec,
     ntp_from_unix_ns,
-    ptp_from_unix_ns,
+    ptp_from_ntp,
     unix_ns_from_ntp,
-    unix_ns_from_ptp,
 )
 
 BEGIN_1968 = -61_505_152 * 10**9  # the first stamp whose first bit is set
@@ -67,11 +67,24 @@ def test_a_negative_duration_is_refused() -> None:
         fixed_point_from_ns(-1)
 
 
-@given(st.integers(0, 4_294_967_295 * 10**9))
-def test_ptp_is_seconds_and_nanoseconds(unix_ns: int) -> None:
-    stamp = ptp_from_unix_ns(unix_ns)
-    assert divmod(unix_ns, 10**9) == (stamp >> 32, stamp & 0xFFFFFFFF)
-    assert unix_ns_from_ptp(stamp) == unix_ns
+@given(st.integers(0, 4_294_967_295 * 10**9), st.integers(0, 60))
+def test_ptp_is_seconds_and_nanoseconds_of_tai(unix_ns: int, utc_offset_s: int) -> None:
+    stamp = ptp_from_ntp(ntp_from_unix_ns(unix_ns), utc_offset_s)
+    seconds, nanoseconds = divmod(unix_ns, 10**9)
+    assert stamp >> 32 == (seconds + utc_offset_s) % 2**32
+    assert 0 <= nanoseconds - (stamp & 0xFFFFFFFF) <= 1  # an NTP stamp is rounded down
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 10**9 - 1), st.integers(0, 60))
+def test_a_ptp_stamp_survives_ntp(seconds: int, nanoseconds: int, utc_offset_s: int) -> None:
+    stamp = seconds << 32 | nanoseconds
+    assert ptp_from_ntp(ntp_from_ptp(stamp, utc_offset_s), utc_offset_s) == stamp
+
+
+def test_one_moment_in_both_formats() -> None:
+    """2026-11-25 00:00:00.25 UTC, computed by hand: 1795564800 s since 1970, 37 leap seconds."""
+    ntp = (1_795_564_800 + 2_208_988_800) << 32 | 1 << 30
+    assert ptp_from_ntp(ntp, 37) == 1_795_564_837 << 32 | 250_000_000
 
 
 @pytest.mark.req("rfc4656-s4.1.2-05")
