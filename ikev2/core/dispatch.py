@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import fragmentation, succession, tracing, transmission, window_size
+from ikev2.core import fragmentation, succession, suspicion, tracing, transmission, window_size
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.events import Answered, ChildSaMoved
@@ -28,9 +28,6 @@ from ikev2.wire.rules import check_message
 
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
-
-HINT_INTERVAL_S = 10.0
-"""How long an authentic message proves that the peer lives, and how often an unprotected hint is acted on."""
 
 
 def _report(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
@@ -271,14 +268,9 @@ def _take_hint(sa: IkeSa, inbound: Inbound) -> None:
     """An unprotected INVALID_IKE_SPI: no reason to change anything, but to ask. RFC 7296 section 2.21.4."""
     if sa.state is not State.ESTABLISHED or inbound.message.encrypted is not None:
         return
-    now = inbound.now
-    quiet = now - max(sa.last_inbound_at, sa.last_hint_at)
-    if quiet < HINT_INTERVAL_S:  # rfc7296-s2.4-05, rfc7296-s2.21.4-07
-        return
     for payload in inbound.message.payloads:
         if isinstance(payload, Notify) and payload.notify_type == NotifyType.INVALID_IKE_SPI:
-            sa.last_hint_at = now
-            sa.check_liveness(now)
+            suspicion.hint(sa, inbound.now)
             return
 
 

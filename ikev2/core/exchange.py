@@ -146,7 +146,14 @@ class AskForAddresses:
     children: tuple[ChildConfig, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Tell the peer of something that came outside of any exchange. RFC 7296 section 2.21.4."""
+
+    notify: Notify
+
+
 CreateTask = MakeChildSa | RekeyChildSa | RekeyIkeSa
 """What needs a CREATE_CHILD_SA exchange."""
 
-Task = CloseIkeSa | CloseChildSa | CheckLiveness | CreateTask | CloseReplaced | Ask | AskForAddresses
+Task = CloseIkeSa | CloseChildSa | CheckLiveness | Report | CreateTask | CloseReplaced | Ask | AskForAddresses

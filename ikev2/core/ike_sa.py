@@ -143,7 +143,7 @@ class IkeSa:
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
         self.deadline: float | None = None
-        self.last_hint_at = float("-inf")
+        self.last_hint_at = self.last_report_at = float("-inf")
         self.close_after: tuple[str, NotifyType | None] | None = None
         self.failed = False
         self.comes_of_rekeying = False

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from ikev2.core import dispatch, reauthentication
+from ikev2.core import dispatch, reauthentication, suspicion
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Limits
-from ikev2.core.events import Event
+from ikev2.core.events import ChildSaDeleted, Event
 from ikev2.core.exchange import Ask
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.ike_sa import IkeSa
@@ -100,6 +100,7 @@ class SaManager:
         self._table = SaTable()
         self._path_mtus = PathMtus(self.limits.unprotected_replies_per_s)
         self._strangers = Strangers(entropy, self.limits)
+        self._retired = suspicion.RetiredSpis()
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
         self._reqid = 0
@@ -381,7 +382,38 @@ class SaManager:
         elif begins(header):
             self._begin(header, data, local, remote, now)
         elif deserves_hint(header, data):
-            self._reply(header, Notify(NotifyType.INVALID_IKE_SPI), local, remote, now)
+            notify = Notify(NotifyType.INVALID_IKE_SPI)
+            self._reply(header, notify, local, remote, now)
+            self._report(notify, remote, now)
+        elif suspicion.is_hint(header, data):
+            self._drop(f"{remote}: an unprotected INVALID_SPI")
+            partner = suspicion.partner(self._table, remote, in_udp=True)
+            if partner is not None:
+                suspicion.hint(partner, now)
+                self._collect(partner, now)
+
+    def stray_esp(self, spi: int, local: Address, remote: Address, now: float, *, in_udp: bool) -> None:
+        """An ESP packet came whose SPI is not ours; the ports are those of UDP, or else of IKE.
+
+        Its sender is told over an IKE SA with it, or else unprotected. RFC 7296 sections 1.5 and 2.21.4.
+        """
+        self.now = max(self.now, now)
+        if self._retired.holds(spi, now) or self._table.owner_of_spi(spi) is not None:
+            return
+        notify = suspicion.invalid_spi(spi)
+        if suspicion.partner(self._table, remote, in_udp=in_udp) is not None:
+            self._report(notify, remote, now, in_udp=in_udp)
+        elif self._strangers.may_reply(now):
+            self._queue([Datagram(suspicion.unprotected(notify), local, remote)], now)
+        else:
+            self._drop(f"{remote}: no reply, too many already")
+
+    def _report(self, notify: Notify, remote: Address, now: float, *, in_udp: bool = True) -> None:
+        """Tell the peer of what came from its address, over the IKE SA that there is with it."""
+        partner = suspicion.partner(self._table, remote, in_udp=in_udp)
+        if partner is not None and suspicion.report(partner, notify, now):
+            self._tracer.note(f"{partner.name}: the peer is told of {notify.notify_type}")
+            self._collect(partner, now)
 
     def _find_for(self, header: Header, data: bytes) -> IkeSa | None:
         """The SA to which our SPI in this message belongs. RFC 7296 section 2.6."""
@@ -493,6 +525,8 @@ class SaManager:
     def _collect_one(self, sa: IkeSa, now: float) -> None:
         while (event := sa.next_event()) is not None:
             self._events.append(event)
+            if isinstance(event, ChildSaDeleted):
+                self._retired.add(event.child.spi_in, now)
         self._queue(sa.datagrams_to_send(), now)
         spi = own_spi(sa)
         if sa.finished:

@@ -102,6 +102,10 @@ class SaTable:
         """The SA that has this Child SA."""
         return next((sa for sa in self._by_spi.values() if child.spi_in in sa.children), None)
 
+    def owner_of_spi(self, spi_in: int) -> IkeSa | None:
+        """The SA one of whose Child SAs receives on this SPI."""
+        return next((sa for sa in self._by_spi.values() if spi_in in sa.children), None)
+
     # --- timers --------------------------------------------------------------------------------------------------
 
     def arm(self, sa: IkeSa) -> None:

@@ -12,8 +12,8 @@ from ikev2.core.halfopen import HalfOpenTable, TokenBucket
 from ikev2.core.shapes import KnownShapes
 from ikev2.core.types import Address, Datagram
 from ikev2.crypto.entropy import Entropy
-from ikev2.iana import ExchangeType, NotifyType
-from ikev2.wire.header import HEADER_OCTETS, SPI_OCTETS, Header
+from ikev2.iana import ExchangeType, NotifyType, PayloadType
+from ikev2.wire.header import SPI_OCTETS, Header
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Nonce, Notify
 
@@ -38,9 +38,13 @@ class Strangers:
     def reply(self, header: Header, notify: Notify, local: Address, remote: Address, now: float) -> Datagram | None:
         """The answer to a message outside of an IKE SA; None when there were too many already."""
         # rfc7296-s2.4-05, rfc7296-s2.21.4-03
-        if not self._replies.take(now):
+        if not self.may_reply(now):
             return None
         return Datagram(clear_reply(header, (notify,)), local, remote)
+
+    def may_reply(self, now: float) -> bool:
+        """Whether one more unprotected message goes out; it counts (rfc7296-s2.4-05)."""
+        return self._replies.take(now)
 
     def may_be_told(self, refusal: Datagram, now: float) -> bool:
         """Whether a refusal goes out: INVALID_KE_PAYLOAD, which helps, always; all others within the rate."""
@@ -76,8 +80,12 @@ def begins(header: Header) -> bool:
 
 
 def deserves_hint(header: Header, data: bytes) -> bool:
-    """True for a request of an IKE SA that is not here: INVALID_IKE_SPI may tell the peer. RFC 7296 section 2.21.4."""
-    return header.exchange_type != ExchangeType.IKE_SA_INIT and header.length == len(data) > HEADER_OCTETS
+    """True for an encrypted request of an IKE SA that is not here: INVALID_IKE_SPI may tell the peer.
+
+    RFC 7296 sections 1.5 and 2.21.4.
+    """
+    encrypted = header.next_payload in (PayloadType.SK, PayloadType.SKF)
+    return encrypted and header.exchange_type != ExchangeType.IKE_SA_INIT and header.length == len(data)
 
 
 def nonce_of(message: Message) -> bytes:

@@ -43,7 +43,7 @@ from ikev2.io.log import LogRing
 from ikev2.io.sockets import SocketSet
 from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket, source_address
 from ikev2.io.wish import Wish
-from ikev2.ipsec.backend import NON_ESP_MARKER, Backend, Expire, PeerMoved
+from ikev2.ipsec.backend import IKE_PORT, NON_ESP_MARKER, Backend, Expire, PeerMoved, UnknownSpi
 from ikev2.ipsec.memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -551,6 +551,9 @@ class Endpoint:
             if isinstance(event, PeerMoved):
                 self._peer_moved(event)
                 continue
+            if isinstance(event, UnknownSpi):
+                self._stray_esp(event)
+                continue
             if not isinstance(event, Expire):
                 self.log.log("KNL", f"traffic wants a Child SA to {event.remote}; bring it up with `ikev2 up`")
                 continue
@@ -565,6 +568,15 @@ class Endpoint:
                 else:
                     self.manager.rekey_child(child, self._now())
         self._turn()
+
+    def _stray_esp(self, event: UnknownSpi) -> None:
+        """ESP for nobody: its sender is told, from the port to which it came, or from that of IKE."""
+        in_udp = event.remote.port != 0
+        port = next((one.ike_port for one in self.manager.connections), IKE_PORT)
+        local = event.local if in_udp else Address(event.local.host, port)
+        remote = event.remote if in_udp else Address(event.remote.host, port)
+        self.log.log("KNL", f"ESP with SPI {event.spi:08x} from {event.remote.host}: no such Child SA")
+        self.manager.stray_esp(event.spi, local, remote, self._now(), in_udp=in_udp)
 
     def _peer_moved(self, event: PeerMoved) -> None:
         """ESP of a peer comes by another mapping of its NAT: IKE goes there, too. RFC 7296 section 2.23."""

@@ -130,7 +130,19 @@ class PeerMoved:
     remote_port: int
 
 
-BackendEvent = Expire | Acquire | PeerMoved
+@dataclass(frozen=True, slots=True)
+class UnknownSpi:
+    """ESP came under an SPI that is not ours; ports are those of UDP, 0 without it. Told of not every packet.
+
+    RFC 7296 sections 1.5 and 2.21.4.
+    """
+
+    spi: int
+    local: Address
+    remote: Address
+
+
+BackendEvent = Expire | Acquire | PeerMoved | UnknownSpi
 
 
 class Backend(ABC):

@@ -304,6 +304,9 @@ class DataPlane:
             packet = unprotect(bytes(view[start:octets]), buffer[1], buffer[8], bytes(view[:start]))
             if packet is not None:
                 write(fd, packet)
+            elif self._engine.stray_spi:
+                local, remote = socket.inet_ntoa(view[16:20]), socket.inet_ntoa(view[12:16])
+                self._engine.tell_stray(Address(local, 0), Address(remote, 0))
 
     def _from_encap(self, encap: _EncapSocket) -> None:
         buffer, view, came_from = [self._buffer], self._view, self._came_from
@@ -334,22 +337,30 @@ class DataPlane:
                     self._engine.came_from(data[:4], remote[0], remote[1])
                     came_from[data[:4]] = remote
                 write(fd, packet)
+            elif self._engine.stray_spi:
+                local = Address(_local_host(encap, ancillary), encap.port)
+                self._engine.tell_stray(local, Address(remote[0], remote[1]))
 
     def _to_ike(
         self, encap: _EncapSocket, data: bytes, ancillary: list[tuple[int, int, bytes]], remote: Address
     ) -> None:
-        host = encap.host
-        for level, kind, value in ancillary:
-            if host:
-                break
-            if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
-                host = socket.inet_ntoa(_PKTINFO.unpack_from(value)[2])
-            elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
-                host = socket.inet_ntop(socket.AF_INET6, value[:16])
         try:
-            encap.on_ike(data, Address(host, encap.port), remote)
+            encap.on_ike(data, Address(_local_host(encap, ancillary), encap.port), remote)
         except Exception:  # whatever IKE makes of it, ESP goes on
             log.exception("the receiver of IKE datagrams failed")
+
+
+def _local_host(encap: _EncapSocket, ancillary: list[tuple[int, int, bytes]]) -> str:
+    """The address of ours to which a datagram came."""
+    host = encap.host
+    for level, kind, value in ancillary:
+        if host:
+            break
+        if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+            host = socket.inet_ntoa(_PKTINFO.unpack_from(value)[2])
+        elif (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO):
+            host = socket.inet_ntop(socket.AF_INET6, value[:16])
+    return host
 
 
 def open_esp_socket() -> socket.socket:

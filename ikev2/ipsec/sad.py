@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import secrets
 import socket
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
-from ikev2.core.types import Mode
+from ikev2.core.types import Address, Mode
 from ikev2.crypto.esp import EspCipher, esp_cipher
 from ikev2.errors import BackendError, IkeError
 from ikev2.iana import IntegId
-from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved
+from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved, UnknownSpi
 from ikev2.ipsec.esp import NEXT_HEADER_IPV4, EspDrop, InboundEspSa, OutboundEspSa
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
@@ -38,6 +39,8 @@ from ikev2.ipsec.ipv4 import (
 )
 from ikev2.ipsec.spd import Policy, bypasses
 
+STRAY_INTERVAL_S = 1.0
+"""How often packets under an SPI that is not ours are worth an event."""
 _FLOW_CACHE = 4096
 _ECN_MASK = 0x03
 _ECN_CE = 0x03
@@ -129,6 +132,9 @@ class Engine:
         self._reserved: set[int] = set()
         self._flows: dict[bytes, Pair] = {}
         self._reassembler = Reassembler()
+        self.stray_spi = 0
+        """The SPI of the last packet, when it was not ours; `tell_stray` takes it."""
+        self._told_at = float("-inf")
         self._wanting_whole: set[int] = set()  # SPIs of pairs that see fragments only put together
 
     # --- the tables -------------------------------------------------------------------------------------------
@@ -339,6 +345,14 @@ class Engine:
         if (pair.child.remote, pair.child.encap.remote_port) != (remote, remote_port):
             self.events.append(PeerMoved(pair.inbound.spi, remote, remote_port))
 
+    def tell_stray(self, local: Address, remote: Address) -> None:
+        """The packet before was under an SPI that is not ours, and came from there: tell it, once in a while."""
+        spi, self.stray_spi = self.stray_spi, 0
+        now = time.monotonic()
+        if spi >= SPI_MINIMUM and now - self._told_at >= STRAY_INTERVAL_S:
+            self._told_at = now
+            self.events.append(UnknownSpi(spi, local, remote))
+
     # --- inbound: RFC 4301 section 5.2 ------------------------------------------------------------------------
 
     def unprotect(self, packet: bytes, tos: int = 0, ttl: int = _TUNNEL_TTL, header: bytes = b"") -> bytes | None:
@@ -350,6 +364,7 @@ class Engine:
         pair = self._by_spi.get(int.from_bytes(packet[:4], "big"))
         if pair is None:
             self.drops[DropReason.UNKNOWN_SPI] += 1
+            self.stray_spi = int.from_bytes(packet[:4], "big")
             return None
         inbound = pair.inbound
         try:

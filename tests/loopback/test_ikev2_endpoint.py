@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from ikev2.iana import ExchangeType
 from ikev2.io import endpoint as endpoint_module
 from ikev2.io.entropy import SystemEntropy
 from ikev2.io.keylog import ESP_TABLE, IKE_TABLE, KeyLogWriter
+from ikev2.io.log import LogRing
+from ikev2.ipsec.backend import BackendEvent, UnknownSpi
 from ikev2.ipsec.ipv4 import build_header
 from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork
 from ikev2.wire.message import Message
@@ -260,6 +263,40 @@ class RecordingBackend(MemoryBackend):
             raise self.refusal
         self.story.append("install")
         super().install(child)
+
+
+class StrayBackend(MemoryBackend):
+    """Says that ESP came for nobody, once."""
+
+    def __init__(self, network: MemoryNetwork) -> None:
+        super().__init__(network)
+        self.strays: list[UnknownSpi] = []
+        self._read, self._write = os.pipe2(os.O_NONBLOCK)
+
+    def stray(self, event: UnknownSpi) -> None:
+        self.strays.append(event)
+        os.write(self._write, b"x")
+
+    def next_event(self) -> BackendEvent | None:
+        return self.strays.pop() if self.strays and os.read(self._read, 1) else None
+
+    def event_fd(self) -> int:
+        return self._read
+
+
+@pytest.mark.req("rfc7296-s2.21.4-08")
+def test_esp_for_nobody_is_reported_to_the_peer_from_which_it_came(pair: Pair) -> None:
+    async def scenario() -> None:
+        backend = StrayBackend(pair.network)
+        log_b = LogRing()
+        a, b = pair.endpoint("a", backend), pair.endpoint("b", log=log_b)
+        async with pair.running(a, b):
+            await a.up("lab", 5)
+            backend.stray(UnknownSpi(0xDEADBEEF, Address(HOST_A, 0), Address(HOST_B, 0)))
+            await until(lambda: any("N(INVAL_SPI)" in str(line) for line in log_b.records()))
+            assert len(a.sa_infos()) == len(b.sa_infos()) == 1
+
+    asyncio.run(scenario())
 
 
 def test_the_responder_installs_before_it_answers(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,6 +139,7 @@ def test_established_sa_survives_sixty_thousand_mutations() -> None:
     a = network.add("a", A, [connection(A, B)])
     b = network.add("b", B, [connection(B, "%any", remote_id=None)], SMALL)
     up(network, a, until=5.0)
+    b.sa.last_report_at = network.now  # a changed SPI would be reported (RFC 7296 section 2.21.4)
     before = state_of(b)
     spis = [(a.sa.spi_i, a.sa.spi_r)]
     assault(network, b, 7, ESTABLISHED_COUNT, spis)

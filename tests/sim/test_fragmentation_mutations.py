@@ -66,6 +66,7 @@ def state_of(host: Host) -> tuple[object, ...]:
 def assault(network: Network, target: Host, sender: Address, genuine: list[bytes], seed: int) -> None:
     """Nothing changes and the SA answers nothing."""
     rng = random.Random(seed)
+    target.manager.sas[0].last_report_at = network.now  # a changed SPI would be reported (RFC 7296 section 2.21.4)
     before, events = state_of(target), len(target.events)
     done = 0
     while done < COUNT:

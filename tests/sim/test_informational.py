@@ -412,7 +412,8 @@ def test_request_under_an_unknown_spi_gets_an_unprotected_invalid_ike_spi() -> N
 def test_answers_outside_an_sa_are_limited_in_rate() -> None:
     network, _, b = pair(limits=Limits(unprotected_replies_per_s=10.0))
     for number in range(500):
-        data = clear(INFO, (Delete.ike(),), spi_r=b"\x55" * 8, message_id=number)
+        sealed_by_nobody = Encrypted(PayloadType.NO_NEXT_PAYLOAD, bytes(64))
+        data = clear(INFO, (sealed_by_nobody,), spi_r=b"\x55" * 8, message_id=number)
         give(network, b, data, Address("198.51.100.9", 500))
     assert len(network.sent) == 10
     network.now += 0.5

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 from ikev2.core import cp, lifetime
 from ikev2.core.events import ChildSaHalfClosed, PeerAlive
-from ikev2.core.exchange import AskForAddresses, CheckLiveness, CloseChildSa, CloseIkeSa, Inbound, MakeChildSa, Task
+from ikev2.core.exchange import (
+    AskForAddresses,
+    CheckLiveness,
+    CloseChildSa,
+    CloseIkeSa,
+    Inbound,
+    MakeChildSa,
+    Report,
+    Task,
+)
 from ikev2.core.types import Role
 from ikev2.iana import ExchangeType, NotifyType, ProtocolId
 from ikev2.wire.payloads import Delete, Notify, Payload
@@ -53,6 +62,8 @@ def begin(sa: IkeSa, task: Task, now: float) -> None:
                 _make_missing(sa, children)
                 return
             payloads = (request,)
+        case Report(notify):
+            payloads = (notify,)  # rfc7296-s2.21.4-08, rfc7296-s2.21.4-09
         case _:
             payloads = ()
     sa.send_request(ExchangeType.INFORMATIONAL, payloads, task, now)

@@ -11,16 +11,16 @@ import pytest
 from esp_support import SUITES, child_pair, udp_packet
 
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
-from ikev2.core.types import Mode
+from ikev2.core.types import Address, Mode
 from ikev2.crypto.esp import esp_cipher
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import BackendError
-from ikev2.ipsec.backend import Bypass, DropReason, Expire
+from ikev2.ipsec.backend import Bypass, DropReason, Expire, UnknownSpi
 from ikev2.ipsec.esp import OutboundEspSa
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
 from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork, esp_of, outer_packet
-from ikev2.ipsec.sad import Engine
+from ikev2.ipsec.sad import STRAY_INTERVAL_S, Engine
 from ikev2.wire.payloads.ts import TrafficSelector
 
 A, B = "192.0.2.1", "192.0.2.2"
@@ -209,6 +209,25 @@ def test_what_carries_an_unknown_spi_is_dropped_and_counted(world: World) -> Non
     world.a.install(of_a)
     world.a.send_packet(udp_packet())
     assert world.b.drops() == {DropReason.UNKNOWN_SPI: 1}
+
+
+def test_a_packet_of_an_unknown_spi_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event is for RFC 7296 section 2.21.4; a flood of such packets is not one of events."""
+    now = [100.0]
+    monkeypatch.setattr("ikev2.ipsec.sad.time.monotonic", lambda: now[0])
+    engine = Engine()
+    here, there = Address(A, 0), Address(B, 0)
+    for spi in (0x1234, 0x5678):
+        assert engine.unprotect(spi.to_bytes(4, "big") + bytes(40)) is None
+        engine.tell_stray(here, there)
+        engine.tell_stray(here, there)
+    assert list(engine.events) == [UnknownSpi(0x1234, here, there)]
+    now[0] += STRAY_INTERVAL_S
+    engine.unprotect(b"\0\0\0\xff" + bytes(40))
+    engine.tell_stray(here, there)
+    engine.unprotect(b"\0\0\x56\x78" + bytes(40))
+    engine.tell_stray(here, there)
+    assert [event.spi for event in engine.events if isinstance(event, UnknownSpi)] == [0x1234, 0x5678]
 
 
 def test_a_packet_doubled_on_the_way_arrives_once(world: World) -> None:
