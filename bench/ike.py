@@ -53,12 +53,16 @@ class Spis:
         return self.last
 
 
-def manager(local: Address, remote: Address, names: tuple[str, str]) -> SaManager:
+def manager(
+    local: Address, remote: Address, names: tuple[str, str | None], *, initial_contact: bool = False
+) -> SaManager:
+    """One end; `names` are the identities of both, None for anybody."""
     child = ChildConfig("net", esp_proposals=(parse_esp_proposal(ESP),))
     connection = ConnectionConfig(
         name="bench", local_addrs=(local.host,), remote_addrs=(remote.host,), proposals=(parse_ike_proposal(IKE),),
-        local_id=Identity.parse(names[0]), remote_id=Identity.parse(names[1]),
-        psk=SecretOctets("psk", b"a pre-shared key of this bench"), children=(child,), send_initial_contact=False,
+        local_id=Identity.parse(names[0]), remote_id=None if names[1] is None else Identity.parse(names[1]),
+        psk=SecretOctets("psk", b"a pre-shared key of this bench"), children=(child,),
+        send_initial_contact=initial_contact,
     )  # fmt: skip
     return SaManager(
         (connection,), SystemOctets(), Spis(), Limits(cookie_threshold=10**9, half_open_per_address=10**9)

@@ -5,6 +5,7 @@
 A responder without sockets; at a tenth of the SAs and at all of them: what a handshake costs it, and a liveness
 check (an empty INFORMATIONAL request) of an SA picked at random. Medians of CPU time; memory is what Python has
 allocated (tracemalloc, in a second pass with a tenth of the SAs) and what the process takes from the system.
+Then handshakes again with INITIAL_CONTACT in each, of as many initiators with identities of their own.
 """
 
 from __future__ import annotations
@@ -47,6 +48,21 @@ def pair() -> tuple[SaManager, SaManager]:
     return manager(A, B, ("a.example", "b.example")), manager(B, A, ("b.example", "a.example"))
 
 
+def with_initial_contact(count: int) -> None:
+    """What a handshake costs among many when each peer says that it has no other SA."""
+    responder = manager(B, A, ("b.example", None), initial_contact=True)
+    spent = []
+    for number in range(count):
+        initiator = manager(A, B, (f"a{number}.example", "b.example"), initial_contact=True)
+        spent.append(handshake(initiator, responder, 0.0))
+    if len(responder.sas) != count:
+        raise SystemExit(f"{len(responder.sas)} IKE SAs, {count} wanted")
+    first, last = (
+        statistics.median(part) for part in (spent[count // 10 - 500 : count // 10 + 500], spent[-1000:])
+    )
+    print(f"with INITIAL_CONTACT: {last * 1e6:,.0f} us of the responder's CPU, {last / first:.2f} of the first")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sas", type=int, default=10_000)
@@ -83,6 +99,8 @@ def main() -> None:
     gc.collect()
     kept = (tracemalloc.get_traced_memory()[0] - start) / (2 * (arguments.sas // 10))
     print(f"allocated by Python for each: {kept / 1024:.1f} KiB")
+    del initiator, responder
+    with_initial_contact(arguments.sas)
 
 
 if __name__ == "__main__":

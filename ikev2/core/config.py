@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from ikev2.core.identity import Identity as Identity
@@ -204,6 +205,7 @@ class ConnectionConfig:
 _HOST_QUALITY = 130
 
 
+@lru_cache(1024)
 def _address_quality(addresses: tuple[str, ...], host: str) -> int:
     if host in addresses:
         return _HOST_QUALITY

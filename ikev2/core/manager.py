@@ -320,21 +320,16 @@ class SaManager:
         """
         for listener in self.listeners:
             listener.sa_established(sa, now)
-        if not initial_contact:
-            return
-        for other in self._table:
-            if (
-                other is not sa
-                and other.established_at is not None
-                and other.established_at < sa.created_at
-                and (other.local_id, other.peer_id) == (sa.local_id, sa.peer_id)
-            ):
+        others = self._table.authenticated(sa)
+        for other in others if initial_contact else ():
+            if other.established_at is not None and other.established_at < sa.created_at:
                 other.close("the peer has started anew (INITIAL_CONTACT)", now)  # rfc7296-s2.4-04
                 self._collect(other, now)
 
     def adopted(self, sa: IkeSa, now: float) -> None:
         """Keep what came of the rekeying of another."""
         self._table.add(sa)
+        self._table.authenticated(sa)
         self._touched.append(sa)
         for listener in self.listeners:
             listener.sa_established(sa, now)

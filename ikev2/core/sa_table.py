@@ -8,12 +8,16 @@ from __future__ import annotations
 import heapq
 import ipaddress
 from collections.abc import Iterator
+from typing import TypeAlias
 
 from ikev2.core.child_sa import ChildSaParameters
-from ikev2.core.identity import may_be_one
+from ikev2.core.identity import Identity, may_be_one
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.state import WITH_PEER, State
 from ikev2.core.types import Role
+
+_Identities: TypeAlias = tuple[Identity | None, Identity | None]
+"""Ours and the peer's."""
 
 
 class SaTable:
@@ -23,6 +27,7 @@ class SaTable:
         self._by_spi: dict[bytes, IkeSa] = {}
         self._by_request: dict[bytes, bytes] = {}
         self._request_of: dict[bytes, bytes] = {}
+        self._of_identities: dict[_Identities, dict[bytes, IkeSa]] = {}
         self._timers: list[tuple[float, int, bytes]] = []
         self._timer_of: dict[bytes, float] = {}
         self._serial = 0
@@ -52,6 +57,16 @@ class SaTable:
         digest = self._request_of.pop(spi, None)
         if digest is not None:
             self._by_request.pop(digest, None)
+        alike = self._of_identities.get((sa.local_id, sa.peer_id), {})
+        if alike.pop(spi, None) is not None and not alike:
+            del self._of_identities[sa.local_id, sa.peer_id]
+
+    def authenticated(self, sa: IkeSa) -> list[IkeSa]:
+        """Note between whom an established SA is; the others between the same two, oldest first."""
+        alike = self._of_identities.setdefault((sa.local_id, sa.peer_id), {})
+        others = [other for other in alike.values() if other is not sa]
+        alike[own_spi(sa)] = sa
+        return others
 
     # --- looking up ----------------------------------------------------------------------------------------------
 
@@ -99,7 +114,11 @@ class SaTable:
         )
 
     def owner(self, child: ChildSaParameters) -> IkeSa | None:
-        """The SA that has this Child SA."""
+        """The SA that has this Child SA: the one that made it, or one that came of its rekeying."""
+        for spi in (child.ike_spi_i, child.ike_spi_r):
+            maker = self._by_spi.get(spi)
+            if maker is not None and child.spi_in in maker.children:
+                return maker
         return next((sa for sa in self._by_spi.values() if child.spi_in in sa.children), None)
 
     def owner_of_spi(self, spi_in: int) -> IkeSa | None:

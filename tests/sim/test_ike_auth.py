@@ -537,6 +537,28 @@ def test_initial_contact_of_a_peer_that_has_restarted_clears_its_old_sa() -> Non
     assert len(b.of(IkeSaDeleted)) == 1
 
 
+@pytest.mark.req("rfc7296-s2.4-04")
+def test_initial_contact_clears_what_came_of_a_rekeying_too_and_no_sa_of_another_peer() -> None:
+    network, a, b = pair()
+    b.manager.connections.append(connection(B, "192.0.2.3", name="c", remote_id=Identity.parse("c")))
+    other = network.add("c", "192.0.2.3", [connection("192.0.2.3", B, local_id=Identity.parse("c"))])
+    kept = up(network, other, until=network.now + 5)
+    up(network, a, until=network.now + 5)
+    a.manager.rekey(a.sa, network.now)
+    network.run(network.now + 5)
+    rekeyed = a.sa.spi_i
+    assert {sa.spi_i for sa in b.manager.sas} == {kept.spi_i, rekeyed}
+    reborn = network.add("a again", A, [connection(A, B)])
+    reborn.manager._entropy = SeededEntropy("reborn")
+    new = up(network, reborn, until=network.now + 5)
+    assert {sa.spi_i for sa in b.manager.sas} == {kept.spi_i, new.spi_i}
+    for sa in b.manager.sas:
+        b.manager.delete(sa, network.now)
+    network.run()
+    assert b.manager.remembered == 0
+    assert b.manager._table.authenticated(new) == []  # nothing is left of those that are gone
+
+
 def test_initial_contact_is_not_said_when_there_is_another_sa_and_not_when_switched_off() -> None:
     for changes, wanted in (({}, [True, False]), ({"send_initial_contact": False}, [False, False])):
         network, a, b = pair(a=changes)
