@@ -116,7 +116,8 @@ class StrongSwanLab:
         other = f"0x{secrets.token_hex(32)}" if case.settings.get("peer", {}).get("other_psk") else psk
         start = self.peer.log_position()
         self.peer.change_settings(CHARON | case.part("peer", "charon"))
-        self.peer.load(peer_connections(case), {"ike-lab": {"id-a": OUR_ID, "id-b": PEER_ID, "secret": other}})
+        key = {"ike-lab": {"id-a": OUR_ID, "id-b": PEER_ID, "secret": other}}
+        self.peer.load(peer_connections(case), key, case.part("peer", "pools"))
         interface = NAT_CABLE if case.nat else self.hosts.interface("a")
         capture = Capture(interface, directory / "host.pcapng")
         impairments = case.settings.get("ours", {}).get("impair", ())

@@ -29,7 +29,15 @@ from typing import IO, Any, Self, TypeAlias, TypeVar
 
 from ikev2.io.netns import Namespace
 from interop.lab.packages import skip_reason
-from interop.peers.strongswan_text import IkeSaState, LoggedKeys, parse_keys, parse_sas, tellable
+from interop.peers.strongswan_text import (
+    IkeSaState,
+    LeaseState,
+    LoggedKeys,
+    parse_keys,
+    parse_leases,
+    parse_sas,
+    tellable,
+)
 
 Section: TypeAlias = Mapping[str, Any]
 """Sections, texts, numbers, booleans and lists of texts by name."""
@@ -87,11 +95,11 @@ class Swanctl:
 
     # --- commands ------------------------------------------------------------------------------------------------
 
-    def load(self, connections: Section, secrets: Section) -> None:
-        """Replace all connections and secrets by these, in swanctl.conf's words. SAs that are up stay."""
+    def load(self, connections: Section, secrets: Section, pools: Section | None = None) -> None:
+        """Replace all connections, secrets and pools by these, in swanctl.conf's words. SAs that are up stay."""
         path = self.directory / "swanctl.conf"
         path.touch(mode=0o600)
-        path.write_text(render({"connections": connections, "secrets": secrets}))
+        path.write_text(render({"connections": connections, "secrets": secrets, "pools": pools or {}}))
         # --clear: the secrets of the case before are forgotten.
         self.swanctl("--load-all", "--clear", "--noprompt", "--file", str(path))
 
@@ -122,6 +130,10 @@ class Swanctl:
     def list_sas(self) -> list[IkeSaState]:
         """Every IKE SA with its Child SAs and their counters."""
         return parse_sas(self.swanctl("--list-sas", "--raw"))
+
+    def list_leases(self) -> dict[str, LeaseState]:
+        """Who has which address of its pools, online or remembered, by address."""
+        return parse_leases(self.swanctl("--list-pools", "--leases", "--raw"))
 
     def wait_sas(self, ready: Callable[[list[IkeSaState]], bool], timeout_s: float = WAIT_S) -> list[IkeSaState]:
         """The SAs as soon as `ready` says so of them; PeerError with the last of them when it does not."""

@@ -73,6 +73,8 @@ class IkeSaState:
     nat_remote: bool
     suite: tuple[str, ...]
     children: tuple[ChildSaState, ...]
+    local_vips: tuple[str, ...] = ()
+    remote_vips: tuple[str, ...] = ()
 
     @property
     def remote(self) -> str:
@@ -156,6 +158,24 @@ def parse_sas(text: str) -> list[IkeSaState]:
     return [_ike_sa(name, content) for event in events for name, content in event.items()]
 
 
+@dataclass(frozen=True, slots=True)
+class LeaseState:
+    """An address of a pool as strongSwan lists it."""
+
+    identity: str
+    online: bool
+
+
+def parse_leases(text: str) -> dict[str, LeaseState]:
+    """The leases in the output of `swanctl --list-pools --leases --raw`, by address."""
+    found: dict[str, LeaseState] = {}
+    for line in text.splitlines():
+        for pool in parse_raw(line.partition("{")[2]).values() if "reply {" in line else ():
+            for lease in pool.get("leases", {}).values() if isinstance(pool, Mapping) else ():
+                found[lease["address"]] = LeaseState(lease["identity"], lease["status"] == "online")
+    return found
+
+
 def tellable(line: str) -> bool:
     """True for a log line that is no dump and announces none."""
     return "=> " not in line and not re.search(r"\] (<[^>]*> )?\s*\d+: [0-9A-F]{2} ", line)
@@ -182,6 +202,8 @@ def _ike_sa(name: str, content: Mapping[str, Any]) -> IkeSaState:
         nat_remote=content.get("nat-remote") == "yes",
         suite=suite,
         children=tuple(child for child in children if child.state != "DELETED"),
+        local_vips=tuple(content.get("local-vips", ())),
+        remote_vips=tuple(content.get("remote-vips", ())),
     )
 
 

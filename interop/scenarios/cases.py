@@ -8,8 +8,8 @@ ours: `psk-tunnel/aes128gcm-curve25519/initiator`.
     roles = ["initiator", "responder"]    ours
     requirements = ["rfc7717-s5.1-02"]    what the cases prove; requirements.initiator, when they do in that role
     ike, esp                              proposals of both ends
-    ours.connection, ours.child, ours.endpoint, ours.impair     words of our configuration file
-    peer.connection, peer.child, peer.other_psk                 words of swanctl.conf
+    ours.connection, ours.child, ours.endpoint, ours.pools, ours.impair     words of our configuration file
+    peer.connection, peer.child, peer.pools, peer.other_psk     words of swanctl.conf
     peer.charon                           words of strongswan.conf
     nat                                   "ours" or "peer": this end is behind a NAT; both have other addresses then
     variants.NAME                         any of these again, merged over the others
@@ -157,7 +157,7 @@ def our_document(case: Case) -> dict[str, Any]:
     }
     connection = _merge(connection, case.part("ours", "connection")) | {"children": {CHILD: child}}
     endpoint = {"backend": "userspace"} | case.part("ours", "endpoint")
-    return {"connections": {CONNECTION: connection}, "endpoint": endpoint}
+    return {"connections": {CONNECTION: connection}, "pools": case.part("ours", "pools"), "endpoint": endpoint}
 
 
 def peer_connections(case: Case) -> Section:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interop.peers.strongswan import render
-from interop.peers.strongswan_text import parse_keys, parse_raw, parse_sas, tellable
+from interop.peers.strongswan_text import LeaseState, parse_keys, parse_leases, parse_raw, parse_sas, tellable
 
 LIST = (
     "list-sa event {lab {uniqueid=7 version=2 state=ESTABLISHED local-host=192.0.2.2 local-port=4500 "
@@ -92,3 +92,24 @@ def test_what_goes_into_a_report_has_no_dump() -> None:
 )
 def test_sections_are_written_as_strongswan_reads_them(section: dict[str, object], text: str) -> None:
     assert render(section) == text
+
+
+def test_virtual_addresses_of_an_ike_sa() -> None:
+    text = LIST.replace("established=0", "established=0 local-vips=[10.9.0.1] remote-vips=[10.8.0.1 2001:db8::1]")
+    [sa] = parse_sas(text)
+    assert (sa.local_vips, sa.remote_vips) == (("10.9.0.1",), ("10.8.0.1", "2001:db8::1"))
+    assert parse_sas(LIST)[0].remote_vips == ()
+
+
+POOLS = (
+    "get-pools reply {road {base=10.9.0.1 size=254 online=1 offline=1 leases {0 {address=10.9.0.1 "
+    "identity=a.example status=online} 1 {address=10.9.0.2 identity=b.example status=offline}}} "
+    "six {base=2001:db8::1 size=65535 online=0 offline=0}}\n"
+)
+
+
+def test_leases_of_all_pools() -> None:
+    assert parse_leases(POOLS) == {
+        "10.9.0.1": LeaseState("a.example", True),
+        "10.9.0.2": LeaseState("b.example", False),
+    }
