@@ -52,6 +52,9 @@ class Spis:
         self.last += 1
         return self.last
 
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        pass
+
 
 def manager(
     local: Address, remote: Address, names: tuple[str, str | None], *, initial_contact: bool = False

@@ -48,6 +48,9 @@ class _Spis:
     def allocate_spi(self, local: str, remote: str) -> int:
         return 0xC000_0000 | int.from_bytes(self._entropy.octets(4), "big")
 
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        """Nobody else wants it."""
+
 
 class Peer:
     """One end without I/O. `connections` are from `connection`; the first one's first local address is our address.

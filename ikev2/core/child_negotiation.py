@@ -116,7 +116,7 @@ def offer(
         tsi, tsr = selectors
     else:
         tsi, tsr = _wanted_selectors(sa, config)
-    spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
+    spi_in = sa.reserve_spi()
     spi = spi_in.to_bytes(4, "big")
     # rfc7296-s1.2-06: no group in IKE_AUTH, where there is no KE payload.
     wanted = config.esp_proposals if keying else config.auth_proposals
@@ -302,7 +302,7 @@ def _answer(sa: IkeSa, inbound: Inbound, nonces: Nonces, replaces: ChildSa | Non
         _check_scope(sa, replaces, local=narrowed.tsr, remote=narrowed.tsi)
     suite, chosen, keying, shared = _answer_suite(sa, inbound, offered, config, nonces)
     spi_out = _peer_spi(chosen)
-    spi_in = sa.spi_source.allocate_spi(sa.local.host, sa.remote.host)
+    spi_in = sa.reserve_spi()
     child = _make(
         sa,
         config,

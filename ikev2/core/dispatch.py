@@ -15,6 +15,7 @@ from ikev2.core.events import Answered, ChildSaMoved
 from ikev2.core.exchange import Ask, CloseIkeSa, Ignored, Inbound
 from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
+from ikev2.core.purposes import ChildRequest
 from ikev2.core.state import WITH_PEER, State
 from ikev2.core.transitions import TRANSITIONS, Transition
 from ikev2.core.types import Address, Role
@@ -210,6 +211,8 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
 def _malformed_response(sa: IkeSa, request: RequestInFlight, error: ProtocolError, now: float) -> None:
     """An authentic response that makes no sense: the peers' states differ, close. RFC 7296 section 2.21."""
     sa.requests.answered(request.message_id)
+    if isinstance(request.purpose, ChildRequest):
+        sa.release_spi(request.purpose.offer.spi_in)
     sa.tracer.note(f"{sa.name}: malformed response: {error}")
     if sa.state is State.DELETING:
         sa.close(f"malformed response: {error}", now)

@@ -124,8 +124,10 @@ class IkeSa:
         self.children: dict[int, ChildSa] = {}
         self.unwanted_spis: set[int] = set()
         self.cp = cp.CpState()
+        self._reserved_spis: dict[int, tuple[str, str]] = {}
         self.wanted = _wanted(connection) if role is Role.INITIATOR else ()
         self.replaces: IkeSa | None = None
+        self.tried_anew = False
         self.predecessor: IkeSa | None = None
         self.heir: IkeSa | None = None
         self.authenticated_first = role is Role.INITIATOR
@@ -325,6 +327,7 @@ class IkeSa:
         if self.children.pop(child.spi_in, None) is None:
             return
         self.add_event(ChildSaFailed(self.info(), child.name, reason))
+        self.spi_source.release_spi(child.spi_in, child.local, child.remote)
         self.delete_unwanted(child.spi_in, reason)
         self._pump(now)
 
@@ -462,8 +465,22 @@ class IkeSa:
         """Queue an event for the driver."""
         self._events.append(event)
 
+    def reserve_spi(self) -> int:
+        """An SPI of the backend, for a Child SA that may come of an exchange."""
+        hosts = self.local.host, self.remote.host
+        spi = self.spi_source.allocate_spi(*hosts)
+        self._reserved_spis[spi] = hosts
+        return spi
+
+    def release_spi(self, spi: int) -> None:
+        """The exchange is over: give the SPI back, unless a Child SA has come of it."""
+        hosts = self._reserved_spis.pop(spi, None)
+        if hosts is not None:
+            self.spi_source.release_spi(spi, *hosts)
+
     def add_child(self, child: ChildSa, now: float, *, standby_for: int | None = None) -> None:
         """A Child SA is negotiated; with `standby_for` another one is still to be sent on."""
+        self._reserved_spis.pop(child.params.spi_in, None)
         child.installed_at = now
         child.standby_for = standby_for
         child.soft_at, child.hard_at = lifetime.draw(child.config.lifetime, self.entropy, now)
@@ -542,6 +559,8 @@ class IkeSa:
         # rfc7296-s2.12-01
         self.keys = self.channel = self.handshake = None
         self.requests.outstanding.clear()
+        for spi in list(self._reserved_spis):
+            self.release_spi(spi)
         self.fragmentation = Fragmentation()
         self.tasks.clear()
         self.close_after = None

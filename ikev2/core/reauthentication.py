@@ -9,12 +9,25 @@ from typing import TYPE_CHECKING
 
 from ikev2.core.state import State
 from ikev2.core.types import Address
+from ikev2.iana import NotifyType
 
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
 
 REAUTH_RETRY_S = 60.0
 """How long to wait after an authentication that did not succeed while the SA that it was to replace still lives."""
+
+
+def instead_of_rekeying(old: IkeSa, notify_type: NotifyType | None, now: float) -> None:
+    """The peer makes no more SAs on this IKE SA, not even in the place of others: replace all of it from scratch.
+
+    Only where the peer can be called, and once: what it refuses anew it will go on refusing, and then the IKE SA ends
+    with the lifetime of what could not be rekeyed (rfc7296-s2.8-02). RFC 7296 section 4.
+    """
+    reachable = old.authenticated_first or not old.nat.remote
+    if notify_type == NotifyType.NO_ADDITIONAL_SAS and reachable and not old.tried_anew:
+        old.tried_anew = True
+        old.observer.reauthenticate(old, now)  # rfc7296-s4-06
 
 
 def endpoints(old: IkeSa) -> tuple[Address, Address]:

@@ -66,3 +66,7 @@ class ChildSpiSource(Protocol):
     def allocate_spi(self, local: str, remote: str) -> int:
         """A fresh SPI (256 to 2**32 - 1) on which `local` will receive from `remote`."""
         ...
+
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        """Take an SPI back of which no Child SA has come. Must not raise, nor mind one that is not known any more."""
+        ...

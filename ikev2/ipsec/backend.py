@@ -174,6 +174,10 @@ class Backend(ABC):
         """An SPI for packets that come from `remote` to `local`, unused and above 255. RFC 4303 section 2.1."""
 
     @abstractmethod
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        """Take back what `allocate_spi` gave when no Child SA has come of it; nothing when it is gone. Never raises."""
+
+    @abstractmethod
     def install(self, child: ChildSaParameters) -> None:
         """Put in both SAs of the pair and their policies; what is sent uses the SA installed last.
 

@@ -18,6 +18,7 @@ from ikev2.ipsec.backend import IKE_PORT, NAT_PORT, SPI_MINIMUM, Backend, Bypass
 from ikev2.ipsec.virtual_ip import DEVICE_PREFIX as VIRTUAL_DEVICE
 from ikev2.ipsec.xfrm import plan, words
 from ikev2.ipsec.xfrm.messages import Policy, Request, Sa, encode_message
+from ikev2.ipsec.xfrm.structs import SaId
 from ikev2.ipsec.xfrm.uapi import NlmF, XfrmMsg
 
 _INSTANCE = 0
@@ -55,6 +56,11 @@ class DryRunBackend(Backend):
         line = f"ip xfrm state allocspi src {remote} dst {local} proto esp min {SPI_MINIMUM:#x} max 0xffffffff"
         self._say(f"{line}  # as if the answer were {spi:#010x}", XfrmMsg.ALLOCSPI, request)
         return spi
+
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        self._write(f"# no Child SA has come of {spi:#010x}\n")
+        sa_id = SaId(ipaddress.ip_address(local.partition("%")[0]), spi)
+        self._say(words.sa_id_words(sa_id, remote), XfrmMsg.DELSA, sa_id)
 
     def install(self, child: ChildSaParameters) -> None:
         planned = plan.plan_child(child, plan.kernel_reqid(_INSTANCE, child.reqid))

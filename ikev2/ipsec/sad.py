@@ -157,6 +157,10 @@ class Engine:
                 self._reserved.add(spi)
                 return spi
 
+    def release_spi(self, spi: int) -> None:
+        """An SPI that was promised is free again."""
+        self._reserved.discard(spi)
+
     def install(self, child: ChildSaParameters, *, standby: bool = False) -> Pair:
         """Put a pair in front of the others, or, to receive on it only, behind them. Raises BackendError."""
         if child.spi_in in self._by_spi:

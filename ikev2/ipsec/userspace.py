@@ -160,6 +160,9 @@ class UserspaceBackend(Backend):
     def allocate_spi(self, local: str, remote: str) -> int:
         return self._engine.allocate_spi()
 
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        self._engine.release_spi(spi)
+
     def install(self, child: ChildSaParameters) -> None:
         self._install(child, standby=False)
 

@@ -84,6 +84,13 @@ def test_the_kernel_gives_an_spi_and_a_larval_sa(backend: XfrmBackend, kernel: X
     assert backend.allocate_spi("2001:db8::1", "2001:db8::2") != spi
 
 
+def test_the_larval_sa_of_an_spi_that_is_given_back_goes(backend: XfrmBackend, kernel: XfrmSocket) -> None:
+    spis = [backend.allocate_spi(ADDRESS_A, ADDRESS_B) for _ in range(3)]
+    backend.release_spi(spis[1], ADDRESS_A, ADDRESS_B)
+    assert sorted(sa.info.spi for sa in kernel.dump_sas()) == sorted((spis[0], spis[2]))
+    backend.release_spi(spis[1], ADDRESS_A, ADDRESS_B)  # nothing is there any more
+
+
 def test_bypass_policies_come_back_from_the_kernel_as_they_went(backend: XfrmBackend, kernel: XfrmSocket) -> None:
     backend.add_bypass(BYPASS)
     wanted = plan.measurement_bypass(BYPASS, plan.bypass_priority(backend.instance))

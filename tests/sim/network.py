@@ -50,17 +50,22 @@ class SeededEntropy:
 
 
 class SequentialSpis:
-    """SPIs of Child SAs, counted up; `problem` makes the next allocation fail."""
+    """SPIs of Child SAs, counted up; `problem` makes the next allocation fail; `reserved` wait for their Child SA."""
 
     def __init__(self, base: int = 0xC000_0000) -> None:
         self._next = base
         self.problem: Exception | None = None
+        self.reserved: set[int] = set()
 
     def allocate_spi(self, local: str, remote: str) -> int:
         if self.problem is not None:
             raise self.problem
         self._next += 1
+        self.reserved.add(self._next)
         return self._next
+
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        self.reserved.remove(spi)
 
 
 def child_config(name: str = "net", **changes: object) -> ChildConfig:
@@ -216,6 +221,7 @@ class Network:
                     host.manager.child_install_failed(child, host.refuse_install, self.now)
                 else:
                     assert child.spi_in not in host.installed
+                    host.spis.reserved.remove(child.spi_in)
                     host.installed[child.spi_in] = child
                     host.sending.insert(len(host.sending) if standby else 0, child.spi_in)
             case ChildSaRekeyed(old, new):
@@ -299,3 +305,4 @@ def assert_nothing_left(*hosts: Host) -> None:
         assert host.addresses == {}
         assert all(lease.holders == 0 for lease in host.manager.pools)
         assert host.manager.internal_errors == 0
+        assert host.spis.reserved == set()

@@ -79,6 +79,7 @@ def assert_agreed(a: Host, b: Host) -> None:
     assert {(sa.spi_i, sa.spi_r) for sa in a.manager.sas} == {(sa.spi_i, sa.spi_r) for sa in b.manager.sas}
     for host, other in ((a, b), (b, a)):
         assert host.manager.internal_errors == 0
+        assert not host.spis.reserved
         assert host.manager.next_timer() is None
         assert host.manager.remembered == len(host.manager.sas)
         found = set()

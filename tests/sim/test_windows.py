@@ -398,8 +398,8 @@ def test_child_sas_of_different_lines_are_rekeyed_and_closed_at_once() -> None:
     assert_agreed(a, b)
 
 
-def test_requests_about_one_line_of_child_sas_go_one_after_the_other() -> None:
-    """The new pair is rekeyed in turn only when the Delete of the old one is answered."""
+def test_child_sa_is_not_closed_while_its_rekeying_is_under_way() -> None:
+    """It is closed after that, and so is what came of it."""
     network, a, b = wide()
     (child,) = (child.params for child in a.sa.children.values())
     before = len(network.sent)
@@ -407,6 +407,18 @@ def test_requests_about_one_line_of_child_sas_go_one_after_the_other() -> None:
     a.manager.delete_child(child, network.now)
     network.flush(a)
     assert ids(requests_of(network, a, before)) == [2]
+    network.run()
+    assert ids(requests_of(network, a, before)) == [2, 3, 4]
+    assert a.installed == b.installed == {}
+    assert_agreed(a, b)
+
+
+def test_requests_about_one_line_of_child_sas_go_one_after_the_other() -> None:
+    """The new pair is rekeyed in turn only when the Delete of the old one is answered."""
+    network, a, b = wide()
+    (child,) = (child.params for child in a.sa.children.values())
+    before = len(network.sent)
+    a.manager.rekey_child(child, network.now)
     network.run(network.now + 0.025)
     assert ids(requests_of(network, a, before)) == [2, 3]
     new = next(child.params for child in a.sa.children.values() if not child.closing)

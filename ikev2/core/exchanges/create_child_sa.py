@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import child_negotiation, cp
+from ikev2.core import child_negotiation, cp, reauthentication
 from ikev2.core.child_negotiation import ChildSa, Nonces
 from ikev2.core.events import ChildSaFailed, ChildSaRekeyed
 from ikev2.core.exchange import CloseChildSa, CloseIkeSa, Inbound, MakeChildSa, RekeyChildSa
@@ -32,6 +32,8 @@ from ikev2.wire.payloads import Ke, Nonce, Notify, Payload, Sa
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
 
+
+UNWANTED = "deleted here while it was being rekeyed"
 
 # --- initiator ---------------------------------------------------------------------------------------------------
 
@@ -84,8 +86,13 @@ def _group(task: MakeChildSa | RekeyChildSa, old: ChildSa | None, groups: list[K
 def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     """Take the Child SA, or see what is to be done about the refusal."""
     request = inbound.purpose
-    if not isinstance(request, ChildRequest):
-        return ()
+    if isinstance(request, ChildRequest):
+        _conclude(sa, inbound, request)
+        sa.release_spi(request.offer.spi_in)
+    return ()
+
+
+def _conclude(sa: IkeSa, inbound: Inbound, request: ChildRequest) -> None:
     old = None if request.rekeys is None else sa.children.get(request.rekeys)
     if old is not None:
         old.rekeying = False
@@ -93,7 +100,7 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         cp.take(sa, inbound)
     if inbound.first(Sa) is None:
         _refused(sa, inbound, request, old)
-        return ()
+        return
     sa.busy_since = None
     nonces = Nonces(request.nonce, inbound.required(Nonce).data)
     try:
@@ -106,19 +113,18 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         _failed(sa, request.offer.config.name, old, str(error), notify_type)
         if isinstance(error, InvalidSyntax) and error.payload == PayloadType.KE:
             sa.queue_first(CloseIkeSa(str(error)))  # rfc6989-s2.5-05
-            return ()
-        sa.delete_unwanted(request.offer.spi_in, str(error))
-        return ()
+        else:
+            sa.delete_unwanted(request.offer.spi_in, str(error))
+        return
     if child.params.spi_out in request.deleted:
         _failed(sa, request.offer.config.name, old, "the peer has deleted it already", None)
-        return ()
+        return
     if old is None and request.collision is None:
         sa.add_child(child, inbound.now)
         if isinstance(request.task, MakeChildSa):
             sa.queue(*child_negotiation.further(sa, request.offer, child, inbound))
     else:
         _replace(sa, request, old, child, nonces, inbound.now)
-    return ()
 
 
 def _replace(
@@ -126,12 +132,15 @@ def _replace(
 ) -> None:
     """The new pair is here: delete the old one, or, when the peer's own rekeying has won, the new one."""
     rival = None if request.collision is None else sa.children.get(request.collision.spi_in)
+    unwanted = old is not None and sa.is_closing_child(old)
     # Octet by octet, and a nonce that ends first is lower: that is how Python compares. RFC 7296 section 2.8.1.
     if rival is not None and request.collision is not None and min(nonces) < request.collision.lowest:
         # rfc7296-s2.8.1-02, rfc7296-s2.8.1-03
         sa.add_child(child, now, standby_for=rival.params.spi_in)
         child.closing = True
         sa.queue_first(CloseChildSa(child.params.spi_in, "redundant: both ends have rekeyed at once"))
+        if unwanted:
+            sa.queue(CloseChildSa(rival.params.spi_in, UNWANTED))
         return
     sa.add_child(child, now)
     if rival is not None:
@@ -139,6 +148,8 @@ def _replace(
     if old is not None:
         sa.add_event(ChildSaRekeyed(old.params, child.params))
         sa.queue_first(CloseChildSa(old.params.spi_in, "rekeyed"))
+    if unwanted:
+        sa.queue(CloseChildSa(child.params.spi_in, UNWANTED))
 
 
 def _refused(sa: IkeSa, inbound: Inbound, request: ChildRequest, old: ChildSa | None) -> None:
@@ -164,15 +175,18 @@ def _refused(sa: IkeSa, inbound: Inbound, request: ChildRequest, old: ChildSa | 
         return
     if notify_type == NotifyType.CHILD_SA_NOT_FOUND and old is not None:
         if request.collision is None:
-            # rfc7296-s2.25-06
+            # rfc7296-s2.25-06: and no Delete goes out; nothing is made when it was to be closed here anyway.
+            if not sa.is_closing_child(old):
+                sa.queue_first(MakeChildSa(old.config))
             sa.remove_child(old, "the peer does not have it")
-            sa.queue_first(MakeChildSa(old.config))
         return
     instead = None if request.rekeys is not None else child_negotiation.instead(sa, request.offer, notify_type)
     if instead is not None:
         sa.queue_first(instead)
         return
     _failed(sa, request.offer.config.name, old, f"the peer refused: {notify_type}", notify_type)
+    if old is not None:
+        reauthentication.instead_of_rekeying(sa, notify_type, inbound.now)
 
 
 def _failed(sa: IkeSa, name: str, old: ChildSa | None, reason: str, notify_type: NotifyType | None) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ikev2.core import child_negotiation, cp
 from ikev2.core.auth import Authenticator, authenticator_for
-from ikev2.core.child_negotiation import Nonces
+from ikev2.core.child_negotiation import ChildOffer, Nonces
 from ikev2.core.config import Childless, ConnectionConfig
 from ikev2.core.events import ChildSaFailed
 from ikev2.core.exchange import CloseIkeSa, CloseReplaced, Establish, Inbound, MakeChildSa
@@ -160,10 +160,14 @@ def _failed_entirely(sa: IkeSa, inbound: Inbound) -> bool:
 
 
 def _take_child(sa: IkeSa, inbound: Inbound) -> None:
-    handshake = sa.need_handshake()
-    offered = handshake.child
-    if offered is None:
-        return
+    """The Child SA that was asked for, or what is done without it."""
+    offered = sa.need_handshake().child
+    if offered is not None:
+        _take_offered(sa, offered, inbound)
+        sa.release_spi(offered.spi_in)
+
+
+def _take_offered(sa: IkeSa, offered: ChildOffer, inbound: Inbound) -> None:
     if inbound.first(Sa) is None:
         # rfc7296-s2.21.2-04, rfc7296-s1.3.1-03: the IKE SA stays.
         error = inbound.error

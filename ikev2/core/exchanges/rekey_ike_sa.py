@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import succession
+from ikev2.core import reauthentication, succession
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import Nonces
 from ikev2.core.events import IkeSaRekeyFailed
@@ -173,6 +173,7 @@ def _refused(sa: IkeSa, inbound: Inbound, request: IkeRequest) -> None:
         sa.close("the peer found our request malformed", inbound.now, notify_type)  # section 2.21.3
         return
     _failed(sa, f"the peer refused: {notify_type or 'no SA payload'}", notify_type)
+    reauthentication.instead_of_rekeying(sa, notify_type, inbound.now)
 
 
 def _failed(sa: IkeSa, reason: str, notify_type: NotifyType | None) -> None:

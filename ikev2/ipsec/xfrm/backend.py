@@ -151,6 +151,15 @@ class XfrmBackend(Backend):
         state.add(larval.info.id)
         return larval.info.spi
 
+    def release_spi(self, spi: int, local: str, remote: str) -> None:
+        _, state, _ = self._opened()
+        larval = SaId(ipaddress.ip_address(local.partition("%")[0]), spi)
+        if larval in state and (local, spi) not in self._children:
+            try:
+                self._forget_sa(larval)
+            except BackendError:
+                return  # the kernel forgets it by itself; the state file is read at the next start
+
     def install(self, child: ChildSaParameters) -> None:
         self._install(child, standby=False)
 

@@ -408,6 +408,18 @@ def test_spis_are_above_255_and_differ() -> None:
     assert all(256 <= spi < 1 << 32 for spi in spis)
 
 
+def test_an_spi_that_was_given_back_may_be_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ikev2.ipsec import sad
+
+    backend = MemoryBackend(MemoryNetwork())
+    drawn = iter([5, 5, 6, 5])
+    monkeypatch.setattr(sad.secrets, "randbelow", lambda below: next(drawn))
+    assert [backend.allocate_spi(A, B) for _ in range(2)] == [0x105, 0x106]
+    backend.release_spi(0x105, A, B)
+    backend.release_spi(0x105, A, B)
+    assert backend.allocate_spi(A, B) == 0x105
+
+
 def test_a_pair_is_installed_once_and_with_algorithms_that_exist(world: World) -> None:
     of_a, _ = child_pair()
     world.a.install(of_a)

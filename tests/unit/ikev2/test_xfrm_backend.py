@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -157,6 +158,29 @@ def test_deleting_a_child_that_was_never_installed_gives_its_spi_back(
     backend.delete(child)
     assert kernel.everything == ({}, {})
     backend.delete(child)
+
+
+def test_an_spi_that_no_child_sa_came_of_is_given_back(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    """The larval SA goes from the kernel and from the state file; what it has forgotten by itself is no mistake."""
+    first = backend.allocate_spi("192.0.2.1", "192.0.2.2")
+    second = backend.allocate_spi("192.0.2.1", "192.0.2.2")
+    backend.release_spi(first, "192.0.2.1", "192.0.2.2")
+    assert [sa.info.spi for sa in kernel.sas.values()] == [second]
+    kernel.sas.clear()
+    backend.release_spi(second, "192.0.2.1", "192.0.2.2")
+    backend.release_spi(second, "192.0.2.1", "192.0.2.2")
+    assert kernel.everything == ({}, {})
+
+
+def test_an_installed_child_is_not_taken_for_an_spi_that_was_not_used(
+    backend: XfrmBackend, kernel: FakeKernel
+) -> None:
+    child = replace(child_pair()[0], spi_in=backend.allocate_spi("192.0.2.1", "192.0.2.2"))
+    backend.install(child)
+    before = kernel.everything
+    backend.release_spi(child.spi_in, child.local, child.remote)
+    backend.release_spi(0x12345, child.local, child.remote)
+    assert kernel.everything == before
 
 
 def test_a_failed_install_leaves_nothing_whichever_request_fails(kernel: FakeKernel, backend: XfrmBackend) -> None:
@@ -420,6 +444,17 @@ def test_a_dry_run_says_what_the_kernel_would_get_without_the_keys() -> None:
     gone = "".join(said)
     assert gone.count("policy delete") == text.count("policy add")
     assert gone.count("state delete") == 2
+
+
+def test_a_dry_run_says_that_an_spi_is_given_back() -> None:
+    said: list[str] = []
+    dry = DryRunBackend(said.append)
+    spi = dry.allocate_spi("192.0.2.1", "192.0.2.2")
+    dry.release_spi(spi, "192.0.2.1", "192.0.2.2")
+    assert f"ip xfrm state delete src 192.0.2.2 dst 192.0.2.1 proto esp spi {spi:#010x}" in said[-1]
+    message = next(parse_messages(bytes.fromhex(said[-1].split()[-1])))
+    assert XfrmMsg(message.type) is XfrmMsg.DELSA
+    assert message.body == SaId(ipaddress.ip_address("192.0.2.1"), spi).encode()
 
 
 def test_keys_are_shown_when_asked_for() -> None:
