@@ -34,6 +34,11 @@ class Mapping:
     looked_at: float
     spis: dict[int, int] = field(default_factory=dict)
 
+    def next_timer(self) -> float:
+        """When it is to be reminded, or what ESP has sent to be looked at."""
+        at = self.silent_since + self.interval_s
+        return min(at, self.looked_at + self.interval_s / LOOKS) if self.spis else at
+
 
 class Keepalives:
     """The mappings of one endpoint, sans I/O. Seconds of the driver's clock."""
@@ -47,6 +52,20 @@ class Keepalives:
         if mapping is not None:
             mapping.silent_since = now
 
+    def add(self, sa: IkeSa, now: float) -> float | None:
+        """Take the mapping of one more IKE SA beside those that are there; when `due` is to be called for it."""
+        interval_s = _interval_s(sa)
+        if not interval_s:
+            return None
+        path = (sa.local, sa.remote)
+        mapping = self._mappings.get(path)
+        if mapping is None:
+            mapping = self._mappings[path] = Mapping(interval_s, now, now)
+        mapping.interval_s = min(mapping.interval_s, interval_s)
+        for spi in sa.children:
+            mapping.spis.setdefault(spi, 0)
+        return mapping.next_timer()
+
     def follow(self, sas: Iterable[IkeSa], now: float) -> list[ChildSaParameters]:
         """Take the mappings that these IKE SAs need now; the Child SAs whose packets `due` asks for.
 
@@ -55,8 +74,8 @@ class Keepalives:
         found: dict[Path, Mapping] = {}
         children: list[ChildSaParameters] = []
         for sa in sas:
-            interval_s = sa.connection.keep_alive_s
-            if not interval_s or not sa.nat.local or sa.established_at is None:
+            interval_s = _interval_s(sa)
+            if not interval_s:
                 continue
             path = (sa.local, sa.remote)
             before = self._mappings.get(path)
@@ -86,12 +105,9 @@ class Keepalives:
 
     def next_timer(self) -> float | None:
         """When `follow` and `due` are to be called again, None while there is no mapping to keep."""
-        return min(
-            (
-                min(mapping.silent_since + mapping.interval_s, mapping.looked_at + mapping.interval_s / LOOKS)
-                if mapping.spis
-                else mapping.silent_since + mapping.interval_s
-                for mapping in self._mappings.values()
-            ),
-            default=None,
-        )
+        return min((mapping.next_timer() for mapping in self._mappings.values()), default=None)
+
+
+def _interval_s(sa: IkeSa) -> float:
+    """How long the NAT before us may hear nothing of this SA; 0 where there is none, or it needs no reminder."""
+    return sa.connection.keep_alive_s if sa.nat.local and sa.established_at is not None else 0.0

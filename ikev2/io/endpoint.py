@@ -468,7 +468,7 @@ class Endpoint:
                 return
         match event:
             case IkeSaEstablished(sa) | IkeSaRekeyed(_, sa) if sa.nat_local:
-                self._running().call_soon(self._keep_mappings)
+                self._running().call_soon(self._keep_mapping_of, sa.spi_i, sa.spi_r)
             case _:
                 pass
         text = describe_event(event)
@@ -514,6 +514,18 @@ class Endpoint:
         self._keepalives.sent(datagram.local, datagram.remote, self._now())
         if not sock.send(datagram.data, datagram.local, datagram.remote, path_mtu_wanted=datagram.path_mtu_wanted):
             self.log.log("NET", f"the system refused to send to {datagram.remote}")
+
+    def _keep_mapping_of(self, spi_i: bytes, spi_r: bytes) -> None:
+        """A NAT translates us for a new IKE SA: its mapping is looked after with the others."""
+        sa = self.manager.find(spi_i, spi_r)
+        if self._loop is None or sa is None:
+            return
+        when = self._keepalives.add(sa, self._now())
+        if when is None or (self._keepalive is not None and self._keepalive.when() <= when):
+            return
+        if self._keepalive is not None:
+            self._keepalive.cancel()
+        self._keepalive = self._loop.call_at(when, self._keep_mappings)
 
     def _keep_mappings(self) -> None:
         """One octet 0xFF from where a NAT translates us and we have been silent. RFC 3948 sections 2.3 and 4."""

@@ -92,7 +92,9 @@ class Pair:
     def counters(self) -> ChildCounters:
         """A snapshot."""
         # Each counter is copied in one step, because the packet path may be adding a name to it on its thread.
-        errors = Counter(dict(self.inbound.errors)) + Counter(dict(self.outbound.errors))
+        errors: dict[str, int] = {}
+        if self.inbound.errors or self.outbound.errors:
+            errors = Counter(dict(self.inbound.errors)) + Counter(dict(self.outbound.errors))
         return ChildCounters(
             self.inbound.packets,
             self.inbound.octets,

@@ -78,6 +78,7 @@ class UserspaceBackend(Backend):
         self._routing = HostRouting()
         self._claims = Claims()
         self._sources = SourceCheck()
+        self._checked: set[str] = set()
         self._tun: TunDevice | None = None
         self._plane: DataPlane | None = None
         self._instance = 0
@@ -148,6 +149,7 @@ class UserspaceBackend(Backend):
                 stack.callback(self._plane.stop)
             self._engine.clear()
             self._claims.clear()
+            self._checked.clear()
             self._inner_mtus.clear()
 
     def _close_device(self) -> None:
@@ -261,6 +263,7 @@ class UserspaceBackend(Backend):
     def _settle(self, pair: Pair) -> None:
         """Make MTU, rules and routes what this pair wants, and the others, too, if the host has changed."""
         if self._routing.host_changed():
+            self._checked.clear()
             for other in reversed(self._engine.pairs):
                 if other is not pair:
                     self._claim_again(other)
@@ -294,7 +297,9 @@ class UserspaceBackend(Backend):
     def _inner_mtu(self, pair: Pair) -> int:
         """The largest packet whose ESP packet fits the outer MTU."""
         link = self._routing.outer_link(pair.child.remote)
-        self._sources.relax(link.interface)
+        if link.interface not in self._checked:
+            self._sources.relax(link.interface)
+            self._checked.add(link.interface)
         outside = HEADER_OCTETS + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
         room = inner_octets_that_fit(link.mtu - outside, pair.outbound.cipher)
         if not pair.tunnel:

@@ -39,6 +39,31 @@ def test_after_the_interval_without_a_packet_of_ours_and_then_again() -> None:
     assert keepalives.due({}, 140.0) == [PATH]
 
 
+def test_one_more_sa_is_looked_after_from_now_on_and_leaves_the_others_as_they_are() -> None:
+    (first, there), (second, _) = behind_nat(), behind_nat(keep_alive_s=8.0)
+    second.local = Address(A, 4501)
+    keepalives = Keepalives()
+    assert keepalives.add(first, 100.0) == 105.0
+    assert keepalives.add(there, 100.0) is None  # it is the other end that is behind the NAT
+    assert keepalives.add(second, 110.0) == 112.0
+    assert keepalives.next_timer() == 105.0
+    assert keepalives.due({}, 118.0) == [(second.local, REMOTE)]
+    assert keepalives.due({}, 120.0) == [PATH]
+    keepalives.add(first, 121.0)  # rekeyed, for one: the path is silent since before
+    assert keepalives.due({}, 140.0) == [PATH, (second.local, REMOTE)]
+    assert [child.spi_in for child in keepalives.follow([first], 140.0)] == [spi_of(first)]
+    assert keepalives.due({}, 160.0) == [PATH]
+
+
+def test_sa_that_shares_a_path_shares_its_silence_and_has_the_shorter_interval() -> None:
+    (first, _), (second, _) = behind_nat(), behind_nat(keep_alive_s=10.0)
+    keepalives = Keepalives()
+    keepalives.add(first, 0.0)
+    assert keepalives.add(second, 6.0) == 2.5
+    assert keepalives.due({}, 9.9) == []
+    assert keepalives.due({}, 10.0) == [PATH]
+
+
 def test_what_ike_sends_on_this_path_puts_it_off() -> None:
     sa, _ = behind_nat()
     keepalives = Keepalives()
