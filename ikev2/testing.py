@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ikev2.core.exchange import Ask
     from ikev2.core.ike_sa import IkeSa
     from ikev2.core.impair import Impairment
+    from ikev2.core.keylog import KeyLog
     from ikev2.core.tracer import Tracer
     from ikev2.crypto.entropy import Entropy
     from ikev2.iana import ExchangeType
@@ -64,6 +65,7 @@ class Peer:
         *connections: ConnectionConfig,
         impairments: Sequence[Impairment] = (),
         recorder: Recorder | None = None,
+        keylog: KeyLog | None = None,
         tracer: Tracer | None = None,
         limits: Limits | None = None,
         entropy: Entropy | None = None,
@@ -81,7 +83,7 @@ class Peer:
             limits,
             impairments=impairments,
             tracer=tracer,
-            keylog=recorder,
+            keylog=keylog if recorder is None else recorder,
         )
         self._recorder = recorder
 

@@ -299,11 +299,13 @@ def load(path: Path) -> Configuration:
 
 def parse(document: Mapping[str, Any], path: Path) -> Configuration:
     """Check a configuration that is read already; `path` is where it came from."""
+    faults: list[str] = []
     try:
         host = HostSection.model_validate(document)
     except ValidationError as error:
-        raise ConfigurationFaults(_fault(item, document) for item in error.errors(include_url=False)) from None
-    faults: list[str] = []
+        faults += (_fault(item, document) for item in error.errors(include_url=False))
+        faults += _faults_beside(document, {tuple(item["loc"][:2]) for item in error.errors()}, path)
+        raise ConfigurationFaults(faults) from None
     secrets = _read_secrets(host, path.parent, faults)
     connections = [_connection(name, section, secrets, faults) for name, section in host.connections.items()]
     pools = tuple(_pool(name, section, faults) for name, section in host.pools.items())
@@ -331,6 +333,31 @@ def parse(document: Mapping[str, Any], path: Path) -> Configuration:
     if faults:
         raise ConfigurationFaults(faults)
     return configuration
+
+
+def _faults_beside(document: Mapping[str, Any], faulty: set[tuple[Any, ...]], path: Path) -> list[str]:
+    """What is wrong in the sections that the models accept, when they do not accept the `faulty` ones."""
+    rest = {
+        top: {name: part for name, part in section.items() if (top, name) not in faulty}
+        for top, section in document.items()
+        if (top,) not in faulty and isinstance(section, Mapping)
+    }
+    try:
+        host = HostSection.model_validate(rest)
+    except ValidationError:
+        return []
+    faults: list[str] = []
+    secrets = _read_secrets(host, path.parent, faults)
+    # A secret with a fault may be the one that a connection needs: it serves everybody here.
+    secrets += [_Secret("", SharedKey((), SecretOctets("", b""))) for top, *_ in faulty if top == "secrets"]
+    for name, section in host.connections.items():
+        _connection(name, section, secrets, faults)
+    pools = tuple(_pool(name, section, faults) for name, section in host.pools.items())
+    if not any(top == "pools" for top, *_ in faulty):
+        _check_pools(host, pools, faults)
+    _label(host.measurement, faults)
+    _sa_grace(host.measurement, faults)
+    return faults
 
 
 def connection(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+LOG_INDENT = 19
+"""What goes on below the text of a line of the log, behind its time and subsystem."""
 BACKENDS = ("auto", "xfrm", "userspace", "memory", "dry-run")
 
 
@@ -56,7 +58,17 @@ def _print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _print_folded(lines: Iterable[str]) -> None:
+    """Text for people, at most as wide as the terminal."""
+    from ikev2.cli.show import columns, folded
+
+    width = columns()
+    for line in lines:
+        for part in folded(line, width):
+            click.echo(part)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="ippm-ipsec")
 def main() -> None:
     """IKEv2 (RFC 7296): an endpoint, and the commands that steer a running one."""
@@ -79,7 +91,29 @@ _SOCKET = click.option(
     help="The endpoint's control socket.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-_NAME = click.argument("name")
+
+
+def _complete_name(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Connections and Child SAs of the running endpoint, for the shell; none when it does not answer."""
+    from ikev2.errors import IkeError
+    from ikev2.io.control import call, default_path
+
+    path = context.params.get("socket_path")
+    try:
+        result = call(Path(path) if path else default_path(), "list", timeout_s=1.0)
+    except (IkeError, OSError):
+        return []
+    names = {*result["connections"], *(child["name"] for sa in result["ike_sas"] for child in sa["children"])}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+def _complete_knob(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    from ikev2.cli.impairments import ROWS
+
+    return [f"{row.action}:" for row in ROWS if row.action.startswith(incomplete)]
+
+
+_NAME = click.argument("name", shell_complete=_complete_name)
 
 
 @main.command()
@@ -93,7 +127,8 @@ _NAME = click.argument("name")
               help="Write a pcapng capture of the IKE messages.")  # fmt: skip
 @click.option("--pcap-interface", metavar="NAME", help="Capture this interface into --pcap instead, ESP included.")
 @click.option("--impair", "impairments", multiple=True, metavar="KNOB",
-              help="Spoil messages on purpose, as drop:IKE_AUTH:request:1.")  # fmt: skip
+              shell_complete=_complete_knob,
+              help="Spoil messages, as drop:IKE_AUTH:request:1; `ikev2 impairments` lists them.")  # fmt: skip
 @_SOCKET
 @click.option("-v", "--verbose", is_flag=True, help="The log on stderr, too.")
 @_one_line_errors
@@ -107,7 +142,10 @@ def run(
     socket_path: Path | None,
     verbose: bool,
 ) -> None:
-    """The endpoint in the foreground: answers peers, and starts what has start_action = "start"."""
+    """Run an endpoint in the foreground.
+
+    It answers peers, begins what has start_action = "start", and obeys the other commands over its control socket.
+    """
     import asyncio
 
     from ikev2.cli.config import load
@@ -131,7 +169,7 @@ def run(
 @click.argument("config_path", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @_one_line_errors
 def check_config(config_path: Path) -> None:
-    """Read a configuration and report every error with its full path."""
+    """Check a configuration: every error with its full path."""
     from ikev2.cli.config import load
 
     configuration = load(config_path)
@@ -146,7 +184,7 @@ def check_config(config_path: Path) -> None:
 @_JSON
 @_one_line_errors
 def algorithms(as_json: bool) -> None:
-    """What is implemented, with keywords and the levels of RFC 8247 and RFC 8221."""
+    """The algorithms, their keywords, and the levels of RFC 8247 and 8221."""
     from ikev2.cli.algorithms import rows
 
     if as_json:
@@ -158,34 +196,70 @@ def algorithms(as_json: bool) -> None:
 
 
 @main.command()
+@_JSON
+@_one_line_errors
+def impairments(as_json: bool) -> None:
+    """The knobs of `run --impair`, and what each one does."""
+    from ikev2.cli.impairments import ROWS, SYNTAX
+    from ikev2.cli.show import columns, folded
+
+    if as_json:
+        _print_json([row.to_dict() for row in ROWS])
+        return
+    click.echo(f"--impair {SYNTAX}")
+    click.echo("  EXCHANGE: IKE_AUTH, ..., a number or *; DIRECTION: request, response or *; NUMBER: from 1, or *")
+    click.echo("  PAYLOAD: SA, KE, IDi, AUTH, ..., a number, or N(COOKIE), N(16500)")
+    for acts_on, when in (("datagram", "each time that it goes out"), ("message", "once, before its protection")):
+        click.echo(f"of a {acts_on}, {when}:")
+        for row in ROWS:
+            if row.acts_on == acts_on:
+                for line in folded(f"  {row.knob:34}{row.text}", columns(), 36):
+                    click.echo(line)
+
+
+@main.command()
 @click.argument("pcap_path", metavar="PCAP", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--keys", "keys_path", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
               help="The key log of either end.")  # fmt: skip
 @_JSON
 @_one_line_errors
 def decode(pcap_path: Path, keys_path: Path | None, as_json: bool) -> None:
-    """Messages and payloads of a capture, decrypted when the key log is there."""
-    from ikev2.io.decode import decode_capture
+    """The IKE messages of a capture, decrypted with a key log.
 
-    messages = decode_capture(pcap_path, keys_path)
+    PCAP is a pcap or pcapng file of any program; the key log is that of `ikev2 run --keylog`, or Wireshark's own
+    ikev2_decryption_table in a directory.
+    """
+    from ikev2.io.decode import decode_packets
+
+    messages = decode_packets(pcap_path, keys_path)
     if as_json:
         _print_json([message.to_dict() for message in messages])
         return
-    for message in messages:
-        for line in message.lines():
-            click.echo(line)
+    _print_folded(line for message in messages for line in message.lines())
 
 
 def _endpoint(socket_path: Path | None, command: str, **arguments: object) -> Any:
+    from ikev2.errors import IkeError
     from ikev2.io.control import call, default_path
 
-    return call(socket_path or default_path(), command, **arguments)  # type: ignore[arg-type]
+    path = socket_path or default_path()
+    if not path.exists():
+        raise IkeError(
+            f"no endpoint is running at {path}: start one with `ikev2 run -c FILE`, or name its control_socket with "
+            "--socket or IKEV2_SOCKET"
+        )
+    return call(path, command, **arguments)  # type: ignore[arg-type]
 
 
-def _log_line(record: Mapping[str, Any]) -> str:
+def _print_log(record: Mapping[str, Any], *, err: bool = False) -> None:
+    """A line of the log: folded on a terminal, whole for a program that reads it."""
+    from ikev2.cli.show import columns, folded
     from ikev2.io.log import LogRecord
 
-    return str(LogRecord(**record))
+    line = str(LogRecord(**record))
+    stream = sys.stderr if err else sys.stdout
+    for part in folded(line, columns(), LOG_INDENT) if stream.isatty() else (line,):
+        click.echo(part, err=err)
 
 
 def _operation(name: str, text: str) -> None:
@@ -198,7 +272,7 @@ def _operation(name: str, text: str) -> None:
     @_one_line_errors
     def operation(name: str, socket_path: Path | None, as_json: bool) -> None:
         command = click.get_current_context().info_name or ""
-        show = None if as_json else lambda record: click.echo(_log_line(record), err=True)
+        show = None if as_json else lambda record: _print_log(record, err=True)
         result = _endpoint(socket_path, command, name=name, on_log=show)
         if as_json:
             _print_json(result)
@@ -223,8 +297,7 @@ def list_(socket_path: Path | None, as_json: bool) -> None:
     if as_json:
         _print_json(result)
         return
-    for line in sa_lines(result):
-        click.echo(line)
+    _print_folded(sa_lines(result))
 
 
 @main.command()
@@ -271,8 +344,10 @@ def log(last: int | None, follow: bool, socket_path: Path | None, as_json: bool)
     def show(record: Mapping[str, Any]) -> None:
         if as_json and not follow:
             records.append(record)
+        elif as_json:
+            click.echo(json.dumps(record))
         else:
-            click.echo(json.dumps(record) if as_json else _log_line(record))
+            _print_log(record)
 
     _endpoint(socket_path, "log", on_log=show, last=last, follow=follow)
     if as_json and not follow:

@@ -139,12 +139,12 @@ def datagram_octets(message_octets: int, local: Address, connection: ConnectionC
 
 def seal_request(sa: IkeSa, channel: SecureChannel, plain: Plain) -> tuple[bytes, ...]:
     """The messages in which a request goes out."""
-    return _seal(sa, channel, plain, sa.local, _current_size(sa), always=sa.connection.fragmentation == "force")
+    return _seal(sa, channel, plain, sa.local, current_size(sa), always=sa.connection.fragmentation == "force")
 
 
 def seal_response(sa: IkeSa, channel: SecureChannel, plain: Plain, request: Inbound) -> tuple[bytes, ...]:
     """The messages in which a response goes out: in the form of the request, and no larger than it."""
-    size = _current_size(sa)
+    size = current_size(sa)
     if request.fragment_octets:
         # Section 2.5.1; tiny fragments of a peer do not make us send a great many. rfc7383-s2.4-05
         size = min(size, max(request.fragment_octets, SMALLEST_SIZE))
@@ -155,7 +155,7 @@ def seal_response(sa: IkeSa, channel: SecureChannel, plain: Plain, request: Inbo
 def may_shrink(sa: IkeSa, channel: SecureChannel, plain: Plain) -> bool:
     """True when the message could be sent in smaller datagrams one day: then `plain` is worth keeping."""
     whole = datagram_octets(channel.whole_octets(plain), sa.local, sa.connection)
-    return sa.fragmentation.negotiated and whole > min(SMALLEST_SIZE, _current_size(sa))
+    return sa.fragmentation.negotiated and whole > min(SMALLEST_SIZE, current_size(sa))
 
 
 def smaller(
@@ -200,7 +200,7 @@ def _seal(
     return fragments
 
 
-def _current_size(sa: IkeSa) -> int:
+def current_size(sa: IkeSa) -> int:
     """The largest IP datagram to send to the peer, in octets. RFC 7383 section 2.5.1."""
     known = sa.fragmentation.path_mtu
     wanted = sa.fragmentation.size or sa.connection.fragment_size

@@ -14,6 +14,7 @@ Knobs act in the order in which they are given, each on what the one before made
 
 from __future__ import annotations
 
+import difflib
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -140,17 +141,21 @@ class Knob:
     def parse(cls, text: str) -> Knob:
         """Read a knob; ConfigurationError that says what is wrong with it."""
         action, *parts = text.split(":", 4)
-        usage = f"impairment {text!r}: write {'|'.join(ACTIONS)}:EXCHANGE|*:request|response|*:N|*[:ARGUMENT]"
-        if len(parts) not in (3, 4) or action not in ACTIONS or parts[1] not in DIRECTIONS:
-            raise ConfigurationError(usage)
+        what = f"impairment {text!r}"
+        if action not in ACTIONS:
+            raise ConfigurationError(
+                f"{what}: there is no {action!r}{_meant(action, ACTIONS)}: `ikev2 impairments` lists all"
+            )
+        if len(parts) < 3:
+            raise ConfigurationError(f"{what}: write {action}:EXCHANGE:request:1, a star for any of the last three")
         exchange, direction, number = parts[:3]
-        if exchange != "*" and exchange not in ExchangeType.__members__:
-            raise ConfigurationError(f"impairment {text!r}: there is no exchange {exchange!r}")
+        if direction not in DIRECTIONS:
+            raise ConfigurationError(f"{what}: {direction!r} is not request, response or *")
         if number != "*" and (not number.isdigit() or int(number) < 1):
-            raise ConfigurationError(f"impairment {text!r}: messages are counted from 1, or all (*)")
+            raise ConfigurationError(f"{what}: {number!r} is no number: messages are counted from 1, or all (*)")
         return cls(
             action,
-            None if exchange == "*" else ExchangeType[exchange],
+            None if exchange == "*" else _exchange(what, exchange),
             DIRECTIONS[direction],
             None if number == "*" else int(number),
             _argument(text, action, parts[3] if len(parts) == 4 else None),
@@ -191,6 +196,21 @@ class Knob:
         return self.ordinal in (None, self.seen)
 
 
+def _exchange(what: str, text: str) -> ExchangeType:
+    """An exchange by its name, or by its number."""
+    if text.isdigit() and int(text) <= 0xFF:
+        return ExchangeType(int(text))
+    if text not in ExchangeType.__members__:
+        names = tuple(ExchangeType.__members__)
+        raise ConfigurationError(f"{what}: there is no exchange {text!r}{_meant(text.upper(), names)}")
+    return ExchangeType[text]
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f" (is {close[0]} meant?)" if close else ""
+
+
 def _argument(text: str, action: str, given: str | None) -> object:
     """What follows the fourth colon, or the action's default."""
     read, default, _ = (DATAGRAMS | REWRITES)[action]
@@ -200,7 +220,7 @@ def _argument(text: str, action: str, given: str | None) -> object:
         return None
     wanted = default if given is None else given
     if wanted is None:
-        raise ConfigurationError(f"impairment {text!r}: {action} needs an argument")
+        raise ConfigurationError(f"impairment {text!r}: {action} needs an argument: see `ikev2 impairments`")
     if wanted == "" and given is None:
         return None
     try:
@@ -208,7 +228,8 @@ def _argument(text: str, action: str, given: str | None) -> object:
     except ConfigurationError as error:
         raise ConfigurationError(f"impairment {text!r}: {error}") from None
     except ValueError:
-        raise ConfigurationError(f"impairment {text!r}: {wanted!r} is not what {action} takes") from None
+        example = f", such as {default}" if default else ": see `ikev2 impairments`"
+        raise ConfigurationError(f"impairment {text!r}: {wanted!r} is not what {action} takes{example}") from None
 
 
 # --- where they act ----------------------------------------------------------------------------------------------

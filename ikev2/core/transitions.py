@@ -31,7 +31,7 @@ from ikev2.wire.payloads import Payload
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
 
-__all__ = ["TRANSITIONS", "Handler", "Key", "State", "Transition"]
+__all__ = ["LOCAL", "TRANSITIONS", "Handler", "Key", "State", "Transition"]
 
 Handler = Callable[["IkeSa", Inbound], "tuple[Payload, ...]"]
 """Gives the payloads of the response (empty ones for a response that came in)."""
@@ -165,3 +165,13 @@ TRANSITIONS: dict[Key, Transition] = {
         (State.CLOSED,),
     ),
 }
+
+LOCAL: dict[tuple[State, State], str] = {
+    (State.IDLE, State.INIT_SENT): "initiate",
+    (State.IDLE, State.ESTABLISHED): "come in the place of another by rekeying",
+    (State.ESTABLISHED, State.REKEYING): "rekey",
+    (State.ESTABLISHED, State.DELETING): "delete",
+    (State.REKEYED, State.DELETING): "delete",
+    (State.AUTH_SENT, State.DELETING): "refuse a peer that is not who it should be",
+}
+"""Changes of state that no message of the peer brings about; and every state leads to CLOSED when its time is over."""

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ikev2.core.impair import Knob
+from ikev2.core.info import child_sa_info
+from ikev2.core.progress import child_sa_progress, ike_sa_progress
 from ikev2.errors import BackendError, ConfigurationError, IkeError
 from ikev2.io.configuration import Configuration, EndpointConfig
 from ikev2.io.control import ControlServer
@@ -26,6 +28,7 @@ from ikev2.io.unix_socket import JsonObject
 from ikev2.ipsec.probe import choose_backend
 
 if TYPE_CHECKING:
+    from ikev2.core.ike_sa import IkeSa
     from ikev2.ipsec.backend import Backend
 
 RETRY_FIRST_S = 1.0
@@ -125,6 +128,7 @@ class Daemon:
         await agent.start()
         stack.push_async_callback(agent.stop)
         stack.push_async_callback(self._cancel_tasks)
+        self._say_where(control.path)
         self._autostart(self.configuration.endpoint)
 
     # --- the control socket's commands ---------------------------------------------------------------------------
@@ -147,18 +151,10 @@ class Daemon:
     def list_sas(self) -> JsonObject:
         """Every IKE SA with its Child SAs and their counters, and the connections that are configured."""
         endpoint = self.endpoint
-        sas = []
-        for info in endpoint.sa_infos():
-            described = info.to_dict(endpoint.now())
-            children = []
-            for child in info.children:
-                with contextlib.suppress(IkeError):
-                    children.append({**child.to_dict(endpoint.now()), **self._counted(child.spi_in)})
-            sas.append({**described, "children": children})
         return {
             "backend": endpoint.backend.name,
             "connections": [connection.name for connection in endpoint.config.connections],
-            "ike_sas": sas,
+            "ike_sas": [self._listed(sa) for sa in endpoint.manager.sas],
             "pools": self._pools(),
         }
 
@@ -231,6 +227,16 @@ class Daemon:
             )
         return pools
 
+    def _listed(self, sa: IkeSa) -> JsonObject:
+        now = self.endpoint.now()
+        children = []
+        for spi_in, child in sa.children.items():
+            listed = {**child_sa_info(child).to_dict(now), **child_sa_progress(child, now).to_dict()}
+            with contextlib.suppress(IkeError):  # a backend without this pair has no counters
+                listed |= self._counted(spi_in)
+            children.append(listed)
+        return {**sa.info().to_dict(now), **ike_sa_progress(sa, now).to_dict(), "children": children}
+
     def _counted(self, spi_in: int) -> JsonObject:
         counters = self.endpoint.child_counters(spi_in)
         return {
@@ -269,6 +275,13 @@ class Daemon:
         if not self.options.verbose:
             print(f"ikev2: {text}", file=sys.stderr, flush=True)  # noqa: T201
         self.log.log("LIB", text)
+
+    def _say_where(self, control_socket: Path) -> None:
+        """To the log, and to whoever started it on a terminal."""
+        text = f"listening on {', '.join(map(str, self.endpoint.addresses()))}; control socket {control_socket}"
+        self.log.log("NET", text)
+        if sys.stderr.isatty() and not self.options.verbose:
+            print(f"ikev2: {text}; Ctrl-C stops", file=sys.stderr, flush=True)  # noqa: T201
 
     def _autostart(self, config: EndpointConfig) -> None:
         for connection in config.connections:

@@ -18,10 +18,14 @@ from ikev2.crypto.protect import SkCipher
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import IkeError, ProtocolError
 from ikev2.iana import ExchangeType, PayloadType
-from ikev2.io.frames import find_udp
+from ikev2.io.decode_text import message_lines
+from ikev2.io.frames import UdpDatagram, find_udp
 from ikev2.io.keylog import LoggedIkeSa, read_ike_table
 from ikev2.io.pcap import read_capture
 from ikev2.ipsec.backend import NON_ESP_MARKER
+from ikev2.ipsec.fragments import Reassembler
+from ikev2.ipsec.ipv4 import HEADER_OCTETS as IPV4_HEADER_OCTETS
+from ikev2.ipsec.ipv4 import MalformedPacket
 from ikev2.wire.header import HEADER_OCTETS, Header
 from ikev2.wire.message import Message, describe, parse_payloads, received_prefix
 from ikev2.wire.payloads import Encrypted, EncryptedFragment, IdI, IdR, Payload
@@ -63,14 +67,8 @@ class DecodedMessage:
         return f"{self.header.exchange_type} {kind} {self.header.message_id} [ ? ]"
 
     def lines(self) -> Iterator[str]:
-        """The message in one line as the log has it, then each payload."""
-        seconds, rest = divmod(self.time_ns, 10**9)
-        yield f"{seconds}.{rest:09d} {self.source} -> {self.destination} {self.summary}"
-        if self.problem is not None:
-            yield f"    {self.problem}"
-        for payload in self.payloads:
-            fields = ", ".join(f"{key}={value}" for key, value in _fields(payload).items())
-            yield f"    {payload.payload_type.name}: {fields}"
+        """The message as text: who to whom, the line of the log, each payload."""
+        return message_lines(self)
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -99,18 +97,33 @@ def decode_capture(path: Path, keys: Path | None = None) -> list[DecodedMessage]
     Raises ConfigurationError for a file that cannot be read; a message that does not parse is in the list with the
     reason.
     """
+    return list(decode_packets(path, keys))
+
+
+def decode_packets(path: Path, keys: Path | None = None) -> Iterator[DecodedMessage]:
+    """The same one after the other: of a capture that is cut off, what comes before the error."""
     decoder = Decoder(read_ike_table(keys) if keys is not None else ())
-    messages = []
+    reassembler = Reassembler()
     for packet in read_capture(path):
         ip_packet = packet.ip_packet()
-        datagram = find_udp(ip_packet) if ip_packet is not None else None
+        datagram = None if ip_packet is None else _udp(ip_packet, reassembler)
         if datagram is None:
             continue
         source = Address(datagram.source, datagram.source_port)
         destination = Address(datagram.destination, datagram.destination_port)
         if (message := decoder.decode(packet.time_ns, source, destination, datagram.payload)) is not None:
-            messages.append(message)
-    return messages
+            yield message
+
+
+def _udp(packet: bytes, reassembler: Reassembler) -> UdpDatagram | None:
+    """The UDP datagram in an IP packet, or the one that this fragment of IPv4 completes."""
+    if len(packet) < IPV4_HEADER_OCTETS or packet[0] >> 4 != 4 or not int.from_bytes(packet[6:8], "big") & 0x3FFF:
+        return find_udp(packet)
+    try:
+        whole = reassembler.add(packet)
+    except MalformedPacket:
+        return None
+    return None if whole is None else find_udp(whole)
 
 
 class Decoder:

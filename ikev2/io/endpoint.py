@@ -328,6 +328,10 @@ class Endpoint:
 
     # --- what there is -------------------------------------------------------------------------------------------
 
+    def addresses(self) -> list[Address]:
+        """Where it listens."""
+        return sorted(sock.local for sock in self._sockets.all())
+
     def sa_infos(self) -> list[IkeSaInfo]:
         """Snapshots of all IKE SAs that are not closed."""
         return [sa.info() for sa in self.manager.sas if sa.state is not State.CLOSED]

@@ -27,6 +27,7 @@ LINKTYPE_ETHERNET = 1
 LINKTYPE_RAW = 101
 LINKTYPE_LINUX_SLL = 113
 LINKTYPE_IPV4 = 228
+LINKTYPE_LINUX_SLL2 = 276
 LINKTYPE_IPV6 = 229
 
 _SECTION_HEADER = 0x0A0D0D0A
@@ -69,6 +70,8 @@ class CapturedPacket:
             return self.data[offset:] if ether_type in (b"\x08\x00", b"\x86\xdd") else None
         if self.link_type == LINKTYPE_LINUX_SLL:
             return self.data[16:] if self.data[14:16] in (b"\x08\x00", b"\x86\xdd") else None
+        if self.link_type == LINKTYPE_LINUX_SLL2:  # what `tcpdump -i any` writes
+            return self.data[20:] if self.data[:2] in (b"\x08\x00", b"\x86\xdd") else None
         return None
 
 

@@ -54,7 +54,7 @@ def test_our_own_decoder_puts_fragments_together(tmp_path: Path) -> None:
     summaries = [str(message.to_dict()["summary"]) for message in messages]
     assert summaries[2] == "IKE_AUTH request 1 [ EF(1/3) ]"
     assert summaries[4].startswith("IKE_AUTH request 1 [ IDi ")
-    assert "IDi: identity=a.example, id_type=ID_FQDN" in "\n".join(messages[4].lines())
+    assert "IDi     ID_FQDN a.example" in "\n".join(messages[4].lines())
     assert summaries[-1] == "INFORMATIONAL response 2 [ ]"
     assert json.dumps([message.to_dict() for message in messages])
     assert all(message.inner is None for message in decode_capture(path))

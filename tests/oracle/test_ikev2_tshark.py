@@ -149,6 +149,6 @@ def test_our_own_decoder_sees_what_tshark_sees(tmp_path: Path, ike: str) -> None
         "INFORMATIONAL response 2",
     ]
     assert all(message.inner is not None for message in messages[2:])
-    assert "IDi: identity=a.example, id_type=ID_FQDN" in "\n".join(messages[2].lines())
+    assert "IDi     ID_FQDN a.example" in "\n".join(messages[2].lines())
     assert json.dumps([message.to_dict() for message in messages])
     assert all(message.inner is None for message in decode_capture(path))

@@ -429,3 +429,24 @@ def test_an_example_never_holds_a_secret() -> None:
     for path in EXAMPLES.glob("*.toml"):
         for section in tomllib.loads(path.read_text()).get("secrets", {}).values():
             assert set(section) <= {"id", "file"}
+
+
+def test_faults_of_one_section_do_not_hide_those_of_another(directory: Path) -> None:
+    faults = faults_of(
+        directory,
+        "foo = 1\n[connections.lab]\nversion = 1\n"
+        "[connections.two]\nnat_port = 500\nlocal = { id = 'two' }\n[connections.three]\nlocal = { id = 'three' }\n"
+        "[secrets.lab]\nfile = 'nothere'\nid = 'two'\n[measurement]\nlabel = ''\n",
+    )
+    assert faults == (
+        "connections.lab.version: 1 is not one of 2",
+        "foo: unknown key",
+        f"secrets.lab.file: {directory}/nothere: No such file or directory",
+        "connections.two.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each",
+        "connections.three: no secret serves it: add a [secrets.three] with a file and an id list that names three",
+        "measurement.label: must be 1 to 16 ASCII characters",
+    )
+    # A secret that is wrong may be the one that is missed: that is not a fault of the connection.
+    assert faults_of(directory, "[connections.two]\n[secrets.lab]\nfile = 3\n") == (
+        "secrets.lab.file: must be the name of a file",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,11 +16,31 @@ from click.testing import CliRunner, Result
 from ikev2_pair import free_ports
 
 import ikev2.embedding
+from ikev2 import Peer, connection, roundtrip
+from ikev2.cli.impairments import ROWS
 from ikev2.cli.main import main
-from ikev2.cli.show import sa_lines, stats_lines
+from ikev2.cli.show import duration, folded, sa_lines, stats_lines
+from ikev2.core.ike_sa import IkeSa
+from ikev2.core.impair import ACTIONS, DATAGRAMS
+from ikev2.core.info import child_sa_info
+from ikev2.core.progress import child_sa_progress, ike_sa_progress
+from ikev2.iana import ExchangeType
 from ikev2.io.pcap import PcapWriter
 
-COMMANDS = ("run", "up", "down", "rekey", "list", "stats", "reload", "log", "check-config", "algorithms", "decode")
+COMMANDS = (
+    "run",
+    "up",
+    "down",
+    "rekey",
+    "list",
+    "stats",
+    "reload",
+    "log",
+    "check-config",
+    "algorithms",
+    "impairments",
+    "decode",
+)
 
 
 def invoke(*arguments: str | Path) -> Result:
@@ -136,7 +157,7 @@ def test_without_an_endpoint_there_is_one_line(tmp_path: Path, command: tuple[st
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("--impair", "explode:now"), 2, "impairment 'explode:now': write drop|duplicate"),
+        (("--impair", "explode:now"), 2, "impairment 'explode:now': there is no 'explode'"),
         (("--pcap-interface", "lo"), 2, "--pcap-interface needs --pcap FILE"),
         (("--backend", "magic"), 2, "'magic' is not one of"),
         (("--pcap", "/nowhere/at/all"), 2, "cannot write a capture there"),
@@ -169,7 +190,7 @@ def test_run_serves_until_it_is_told_to_stop(config: Path) -> None:
             control = directory / "control"
             listed = json.loads(invoke("list", "--json", "--socket", control).output)
             assert listed == {"backend": "memory", "connections": ["lab"], "ike_sas": [], "pools": {}}
-            assert invoke("list", "--socket", control).output == "no IKE SA\n"
+            assert invoke("list", "--socket", control).output == "no IKE SA; connections: lab\n"
             assert "backend: memory" in invoke("stats", "--socket", control).output
             assert "backend memory" in invoke("log", "--socket", control).output
             assert isinstance(json.loads(invoke("log", "--json", "-n", "1", "--socket", control).output), list)
@@ -194,29 +215,137 @@ def test_run_serves_until_it_is_told_to_stop(config: Path) -> None:
     assert not (directory / "keys").exists()
 
 
-def test_the_texts_of_list_and_stats() -> None:
-    child = {
-        "name": "net", "suite": "aes256gcm16", "mode": "tunnel", "spi_in": "00001001", "spi_out": "00002002",
-        "ts_local": ["192.0.2.1/32"], "ts_remote": ["192.0.2.2/32"], "encap": True, "age_s": 3,
-        "packets_in": 1, "octets_in": 84, "packets_out": 2, "octets_out": 168,
-    }  # fmt: skip
-    sa = {
-        "name": "lab", "state": "ESTABLISHED", "role": "responder", "spi_i": "01" * 8, "spi_r": "02" * 8,
-        "suite": "aes256gcm16-prfsha384-curve25519", "local": "192.0.2.1:4500", "remote": "192.0.2.2:4500",
-        "local_id": "a", "remote_id": "b", "nat_local": True, "nat_remote": False, "age_s": 4, "children": [child],
-        "local_vips": ["10.9.0.1", "2001:db8::1"], "remote_vips": ["10.8.0.1"], "dns": ["10.2.0.53"],
-    }  # fmt: skip
+def listed(sa: IkeSa, now: float) -> dict[str, object]:
+    """An entry of the reply of `list`, as the daemon makes it, for backends that count."""
+    counted = {"packets_in": 1, "octets_in": 84, "packets_out": 2, "octets_out": 168}
+    children = [
+        {**child_sa_info(child).to_dict(now), **child_sa_progress(child, now).to_dict(), **counted}
+        for child in sa.children.values()
+    ]
+    return {**sa.info().to_dict(now), **ike_sa_progress(sa, now).to_dict(), "children": children}
+
+
+def reply(*sas: dict[str, object], **more: object) -> dict[str, object]:
+    return {"connections": ["lab"], "ike_sas": list(sas), "pools": {}, **more}
+
+
+def peers(**words: object) -> tuple[Peer, Peer]:
+    a, b = "192.0.2.1", "192.0.2.2"
+    ends = [
+        connection("lab", psk="x", local_addrs=local, remote_addrs=remote, local_id=name, **words)
+        for local, remote, name in ((a, b, "a.example"), (b, a, "b.example"))
+    ]
+    return Peer(ends[0]), Peer(ends[1])
+
+
+def test_the_text_of_list() -> None:
+    a, b = peers(rand_time=0, reauth_time="1d", encap=True, children={"net": {"rand_time": 0}})
+    a.initiate()
+    roundtrip(a, b)
+    a.advance(200)
+    sa = a.sa
+    (spi_in,) = sa.children
+    assert list(sa_lines(reply(listed(sa, a.now)))) == [
+        f"lab: ESTABLISHED, initiator, {sa.spi_i.hex()}_i* {sa.spi_r.hex()}_r",
+        "  local  'a.example' @ 192.0.2.1:4500 (behind NAT)",
+        "  remote 'b.example' @ 192.0.2.2:4500 (behind NAT)",
+        "  aes256gcm16-prfsha384-curve25519, authentication by psk",
+        "  established 3m 20s ago, rekeying in 3h 56m, reauthentication in 21h 32m, expires in 6h 20m,"
+        " authentication expires in 1d 2h",
+        "  fragmentation of datagrams above 576 octets",
+        "  net: INSTALLED, TUNNEL, ESP-in-UDP:aes256gcm16",
+        "    installed 3m 20s ago, rekeying in 56m 40s, expires in 1h 2m",
+        f"    in  {spi_in:08x},     84 octets,     1 packets",
+        f"    out {sa.children[spi_in].params.spi_out:08x},    168 octets,     2 packets",
+        "    local  192.0.2.1/32",
+        "    remote 192.0.2.2/32",
+    ]
+
+
+def test_list_tells_what_is_going_on_and_what_waits() -> None:
+    a, b = peers(fragmentation="no")
+    half = a.initiate()
+    assert "  begun 0s ago" in list(sa_lines(reply(listed(half, 0.0))))
+    roundtrip(a, b)
+    (child,) = a.sa.children.values()
+    a.manager.rekey_child(child.params, a.now)
+    a.ask(ExchangeType.INFORMATIONAL)
+    a.advance(3)
+    shown = listed(a.sa, a.now)
+    assert shown["active_tasks"] == [
+        f"CREATE_CHILD_SA 2: rekey the Child SA {child.params.spi_in:08x}, sent 2 times"
+    ]
+    assert shown["queued_tasks"] == ["ask INFORMATIONAL"]
+    assert (shown["next_request_id"], shown["expected_request_id"], shown["fragmentation"]) == (3, 0, False)
+    lines = list(sa_lines(reply(shown)))
+    assert "  queued: ask INFORMATIONAL" in lines
+    assert "  net: REKEYING, TUNNEL, ESP:aes256gcm16" in lines
+    roundtrip(a, b)
+    a.manager.delete(a.sa, a.now)
+    assert listed(a.sa, a.now)["active_tasks"] == ["INFORMATIONAL 5: delete the IKE SA (deleted here)"]
+    assert list(sa_lines(reply())) == ["no IKE SA; connections: lab"]
+
+
+def test_list_shows_virtual_addresses_and_pools() -> None:
+    a, b = peers()
+    a.initiate()
+    roundtrip(a, b)
+    virtual = {"local_vips": ["10.9.0.1", "2001:db8::1"], "remote_vips": ["10.8.0.1"], "dns": ["10.2.0.53"]}
     leases = [
         {"address": "10.8.0.1", "identity": "b", "online": True, "ike_sas": 1},
         {"address": "10.8.0.2", "identity": "c", "online": False, "ike_sas": 0},
     ]
     pools = {"road": {"size": 254, "online": 1, "leases": leases}}
-    text = "\n".join(sa_lines({"ike_sas": [sa], "pools": pools}))
+    text = "\n".join(sa_lines(reply({**listed(a.sa, a.now), **virtual}, pools=pools)))
     assert "our virtual addresses 10.9.0.1 2001:db8::1, DNS 10.2.0.53" in text
     assert "the peer's virtual addresses 10.8.0.1" in text
     assert "pool road: 254 addresses, 1 in use\n  10.8.0.1 online 'b'\n  10.8.0.2 offline 'c'" in text
-    assert f"{'01' * 8}_i {'02' * 8}_r*" in text
-    assert "'a' @ 192.0.2.1:4500 (behind NAT)" in text
-    assert "net: TUNNEL, ESP-in-UDP:aes256gcm16" in text
-    assert "in  00001001,     84 octets,     1 packets" in text
+
+
+def test_the_text_of_stats() -> None:
     assert list(stats_lines({"a": 1, "b": {"c": 2}, "d": {}})) == ["a: 1", "b:", "  c: 2"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (59, "59s"), (60, "1m"), (200, "3m 20s"), (3600, "1h"), (93784, "1d 2h")]
+)
+def test_durations(seconds: int, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_long_lines_are_folded_between_words() -> None:
+    line = "  remote " + " ".join(f"10.{number}.0.0/16" for number in range(12))
+    parts = folded(line, 60)
+    assert max(map(len, parts)) <= 60
+    assert " ".join(part.strip() for part in parts) == line.strip()
+    assert [len(part) - len(part.lstrip()) for part in parts] == [2, 6, 6]
+    assert folded("", 60) == [""]
+    assert folded("x" * 80, 60) == ["x" * 80]
+
+
+def test_the_impairments_are_listed_as_the_documentation_has_them() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "impairments.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|$", page, re.M)
+    assert documented == [(row.knob, row.text) for row in ROWS]
+    assert {row.action for row in ROWS} == set(ACTIONS)
+    assert {row.action for row in ROWS if row.acts_on == "datagram"} == set(DATAGRAMS)
+    lines = invoke("impairments").output.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "  unprotected                       the payloads go without an Encrypted payload around them" in lines
+    assert [row["action"] for row in json.loads(invoke("impairments", "--json").output)] == [r.action for r in ROWS]
+
+
+def test_the_shell_completes_names_and_knobs(config: Path) -> None:
+    """As bash asks: names come from the running endpoint, and there are none without one."""
+
+    def completed(*words: str) -> list[str]:
+        line, last = " ".join(("ikev2", *words)), str(len(words))
+        environment = {**os.environ, "_IKEV2_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": last}
+        command = [sys.executable, "-c", "from ikev2.cli.main import main; main(prog_name='ikev2')"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
+        return [line.split(",")[1] for line in done.stdout.split()]
+
+    assert "impairments" in completed("imp")
+    assert completed("run", "--impair", "dup") == ["duplicate:"]
+    assert completed("up", "--socket", str(config.parent / "nobody"), "") == []
