@@ -8,11 +8,46 @@ cd "$(dirname "$0")/.."
 DEMO_PACKAGES="iproute2 python3-venv"
 TEST_PACKAGES="$DEMO_PACKAGES iputils-ping procps tshark user-mode-linux kmod charon-systemd strongswan-swanctl \
 libcharon-extra-plugins libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extauth-plugins \
-netbase gcc libc6-dev"
+netbase gcc libc6-dev openiked"
+POLICY=/usr/sbin/policy-rc.d
 
 missing() {
     for package in "$@"; do
         dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q "ok installed" || printf '%s ' "$package"
+    done
+}
+
+# The daemons are for the tests, which start them in namespaces: none starts now, or with the machine.
+without_daemons() {
+    if [ -e "$POLICY" ]; then
+        "$@"
+    else
+        printf '#!/bin/sh\nexit 101\n' > "$POLICY"
+        chmod 755 "$POLICY"
+        trap 'rm -f "$POLICY"' EXIT
+        status=0
+        "$@" || status=$?
+        rm -f "$POLICY"
+        trap - EXIT
+        return $status
+    fi
+}
+
+not_with_the_machine() {
+    for one in "$@"; do
+        case $one in
+            charon-systemd) systemctl disable strongswan.service >/dev/null 2>&1 || true ;;
+            openiked) systemctl disable openiked.service >/dev/null 2>&1 || true ;;
+        esac
+    done
+}
+
+# One by one where the set as a whole cannot be had: user-mode-linux is not in every release.
+install() {
+    apt-get -q -y install --no-install-recommends "$@" >/dev/null 2>&1 && return 0
+    for package in "$@"; do
+        apt-get -q -y install --no-install-recommends "$package" >/dev/null 2>&1 \
+            || echo "setup: $package cannot be installed here; the tests that need it are skipped and say so"
     done
 }
 
@@ -31,12 +66,8 @@ packages() {
     echo "setup: installing Debian packages:" $wanted
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q update >/dev/null || echo "setup: apt-get update failed; trying with the lists that are here"
-    # One by one where the set as a whole cannot be had: user-mode-linux is not in every release.
-    apt-get -q -y install --no-install-recommends $wanted >/dev/null 2>&1 && return 0
-    for package in $wanted; do
-        apt-get -q -y install --no-install-recommends "$package" >/dev/null 2>&1 \
-            || echo "setup: $package cannot be installed here; the tests that need it are skipped and say so"
-    done
+    without_daemons install $wanted
+    not_with_the_machine $wanted
 }
 
 venv() {
