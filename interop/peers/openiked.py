@@ -67,7 +67,10 @@ def transforms(proposal: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One `ikev2` policy. `active`: it is begun by `OpenIked.active`. `lifetime` of Child SAs in iked's words."""
+    """One `ikev2` policy; proposals are in our words. `active`: it is begun by `OpenIked.active`.
+
+    `lifetime` is that of Child SAs, `ikelifetime` that of IKE SAs, in iked's words; empty: its own.
+    """
 
     name: str
     local: str
@@ -79,6 +82,7 @@ class Policy:
     esp: str
     active: bool = False
     lifetime: str = ""
+    ikelifetime: str = ""
     source: str = ""
     destination: str = ""
 
@@ -96,6 +100,7 @@ class Policy:
             f"ikesa {ike}",
             f"childsa {esp}" + ("" if "esn" in esp else " noesn"),
             f"srcid {self.srcid} dstid {self.dstid}",
+            *([f"ikelifetime {self.ikelifetime}"] if self.ikelifetime else []),
             *([f"lifetime {self.lifetime}"] if self.lifetime else []),
             f'psk "{psk}"',
         ]
@@ -129,10 +134,11 @@ class OpenIked:
         self._conf.touch(mode=0o600)
         lines = [f"set {word}\n" for word in self._settings]
         self._conf.write_text("".join([*lines, *(policy.render(self._psk) for policy in self._policies)]))
-        argv = [find("iked"), "-d", "-v", "-S", "-f", str(self._conf), "-s", str(self._socket)]
+        argv = [find("iked"), "-d", "-vv", "-S", "-f", str(self._conf), "-s", str(self._socket)]
         with self.log_path.open("ab") as log:
             self._process = self.namespace.popen(argv, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        wait_until(self._ready, bool, READY_S, f"iked: {self.log()[-1000:]}")
+        # The last of what its IKE process is told; before that it answers with half a configuration, or late.
+        wait_until(self._ready, bool, READY_S, "iked's configuration")
 
     def stop(self) -> None:
         """End iked: it takes its SAs and policies out of the kernel."""
@@ -160,6 +166,10 @@ class OpenIked:
         """Begin nothing any more."""
         self.ikectl("passive")
 
+    def established(self) -> set[str]:
+        """The policies of which there has been an IKE SA, by its log."""
+        return set(re.findall(r": established peer .* policy '(\S+)' as ", self.log()))
+
     def reset(self, identity: str) -> None:
         """Delete the IKE SAs with the peer of this identity."""
         self.ikectl("reset", "id", identity)
@@ -183,8 +193,4 @@ class OpenIked:
     def _ready(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
             raise PeerError(f"iked has ended: {self.log()[-1000:]}")
-        try:
-            self.show()
-        except PeerError:
-            return False
-        return True
+        return "config_getmode: mode active -> passive" in self.log()

@@ -258,7 +258,8 @@ class Endpoint:
 
 def child_of(ours: Ours, case: Case) -> dict[str, Any]:
     """The one Child SA of a case as our endpoint lists it."""
-    (sa,) = (sa for sa in ours.sas() if sa["name"] == case.connection)
+    # An IKE SA that was rekeyed, and is not deleted yet, has none.
+    (sa,) = (sa for sa in ours.sas() if sa["name"] == case.connection and sa["children"])
     (child,) = sa["children"]
     return dict(child)
 
