@@ -12,6 +12,7 @@ import click
 
 from ippm.cli.client import connection_of, document_head, loss_exceeded, run_client
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors, provider_of
+from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
 from ippm.cli.serve import serve
 
@@ -185,6 +186,7 @@ def _exceeded(result: RunResult, max_loss: float | None, max_delay: float | None
 
 
 cli.add_command(serve)
+cli.add_command(light)
 cli.add_command(owping)
 cli.add_command(fetch)
 cli.add_command(stats)

@@ -39,7 +39,9 @@ class ReflectorPlan:
     without it they are answered to where they came from (a NAT between). `hmac_counter` is the name under which
     failed HMACs are counted: a configuration that is not signalled can put its guess there. `dscp` is for replies.
     `reflected_octets` of the padding come back as they came, with Reflect Octets; `tw_auth_pad` are the MBZ octets of
-    Symmetrical Size in a keyed mode; `utc_offset_s` is TAI less UTC, for PTP stamps.
+    Symmetrical Size in a keyed mode; `utc_offset_s` is TAI less UTC, for PTP stamps. `stateless` is TWAMP Light: there
+    is no session whose replies could be numbered, so each has the number of its packet. A `refwait_ns` of 0 is no
+    REFWAIT. `allow`, where given, says of the address that a packet comes from whether it is answered.
     """
 
     sid: bytes
@@ -56,6 +58,8 @@ class ReflectorPlan:
     reflected_octets: int = 0
     tw_auth_pad: int = 64
     utc_offset_s: int = DEFAULT_UTC_OFFSET_S
+    stateless: bool = False
+    allow: Callable[[tuple[str, int]], bool] | None = None
 
     @property
     def layout(self) -> PacketLayout:
@@ -100,6 +104,7 @@ class SessionReflector:
         self._reflected_octets = layout.reflected_octets
         self._ptp = layout.ptp
         self._monitored = layout.monitored
+        self._stateless = plan.stateless
         self._peer_host, self._peer_port = canonical_host(plan.remote[0]), plan.remote[1]
         self._reuse_padding = plan.padding is PaddingRule.REUSE
         self._sequence = 0
@@ -136,7 +141,7 @@ class SessionReflector:
         """When `handle_timer` wants to be called."""
         if self.state is ReflectorState.STOPPING:
             return self._deadline
-        if self.state is ReflectorState.STARTED:
+        if self.state is ReflectorState.STARTED and self.plan.refwait_ns:
             return self._active_at + self.plan.refwait_ns
         return None
 
@@ -144,7 +149,7 @@ class SessionReflector:
         """Closes the session when Timeout after Stop-Sessions has passed, or REFWAIT without a packet."""
         if self.state is ReflectorState.STOPPING and self._deadline is not None and now >= self._deadline:
             self.state = ReflectorState.CLOSED  # rfc5357-s4.2-07
-        elif self.state is ReflectorState.STARTED:
+        elif self.state is ReflectorState.STARTED and self.plan.refwait_ns:
             if self.counters["reflected"] != self._active_count:
                 self._active_count = self.counters["reflected"]
                 self._active_at = now
@@ -184,6 +189,9 @@ class SessionReflector:
         if self.plan.check_peer and (address[1] != self._peer_port or address[0] != self._peer_host):
             self._count("other_address")
             return None
+        if self.plan.allow is not None and not self.plan.allow(address):
+            self._count("not_allowed")
+            return None
         try:
             sender = self._protection.unpack_sender(packet)
         except IntegrityError:
@@ -202,7 +210,7 @@ class SessionReflector:
             receive_timestamp = ptp_from_ntp(receive_timestamp, self.plan.utc_offset_s)
         self._protection.pack_reflector_into(
             self._reply,
-            self._sequence,
+            sender[0] if self._stateless else self._sequence,  # rfc5357-sI-01
             # rfc5357-s4.2-06: the last thing before the packet is closed
             ptp_from_ntp(self._clock(), self.plan.utc_offset_s) if self._ptp else self._clock(),
             self.error_estimate | PTP_FLAG if self._ptp else self.error_estimate,
@@ -217,7 +225,8 @@ class SessionReflector:
 
     def prepare(self) -> None:
         """Does beforehand what can be done for the next reply: call it when the last one is on its way."""
-        self._protection.prepare(self._sequence)
+        if not self._stateless:
+            self._protection.prepare(self._sequence)
 
     def _lay_out_padding(self, packet: Octets, octets: int) -> None:
         if octets > len(self._reply):

@@ -33,7 +33,7 @@ class SenderPlan:
     all zeros. A reply that takes longer than `timeout_ns` counts as lost. `dscp` is the six bits. With Reflect Octets
     the first `reflected_octets` of the padding are to come back as they are, and begin with `server_octets` unless
     these are zero. `tw_auth_pad` are the MBZ octets of Symmetrical Size in a keyed mode; `utc_offset_s` is TAI less
-    UTC, for PTP stamps.
+    UTC, for PTP stamps. Without `numbered_replies` the reflector has no numbers of its own (TWAMP Light).
     """
 
     sid: bytes
@@ -52,6 +52,7 @@ class SenderPlan:
     server_octets: int = 0
     tw_auth_pad: int = 64
     utc_offset_s: int = DEFAULT_UTC_OFFSET_S
+    numbered_replies: bool = True
 
     @property
     def layout(self) -> PacketLayout:

@@ -18,18 +18,20 @@ class TwoWayMetrics:
     `lost`: sent and not answered within Timeout (RFC 7680 section 2, RFC 6673). `lost_backward_at_least`: replies that
     the reflector is known to have sent (its numbers tell) and that did not come; the rest was lost on the way there or
     is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw them; `reordered_backward`:
-    of its replies. `peer_clock` is the worst state that the reflector claimed in its packets.
+    of its replies. What only the reflector's own numbers could tell is None where it has none (TWAMP Light).
+    `peer_clock` is the worst state that the reflector claimed in its packets.
     """
 
     sent: int
     received: int
     lost: int
-    lost_backward_at_least: int
-    send_duplicates: int
-    reflect_duplicates: int
+    lost_backward_at_least: int | None
+    duplicates: int
+    send_duplicates: int | None
+    reflect_duplicates: int | None
     reordered: int
-    reordered_forward: int
-    reordered_backward: int
+    reordered_forward: int | None
+    reordered_backward: int | None
     round_trip: DelayStatistics | None
     round_trip_total: DelayStatistics | None
     forward: DelayStatistics | None
@@ -41,14 +43,9 @@ class TwoWayMetrics:
     hops_backward: tuple[int, int] | None
     peer_clock: ClockState | None
 
-    @property
-    def duplicates(self) -> int:
-        """Replies beyond the first for a packet, made on either way."""
-        return self.send_duplicates + self.reflect_duplicates
 
-
-def two_way_metrics(records: SenderRecords) -> TwoWayMetrics:
-    """The metrics of a session that has ended."""
+def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayMetrics:
+    """The metrics of a session that has ended; `numbered`: the reflector numbered its replies."""
     sent, received = records.sent, records.received
     forward, backward = delay.forward(records), delay.backward(records)
     numbers = records.arrival_reflector_sequence
@@ -59,12 +56,13 @@ def two_way_metrics(records: SenderRecords) -> TwoWayMetrics:
         sent=sent,
         received=received,
         lost=sent - received,
-        lost_backward_at_least=min(sent - received, highest + 1 - len(distinct)),
-        send_duplicates=records.send_duplicates,
-        reflect_duplicates=records.reflect_duplicates,
+        lost_backward_at_least=min(sent - received, highest + 1 - len(distinct)) if numbered else None,
+        duplicates=records.duplicates,
+        send_duplicates=records.send_duplicates if numbered else None,
+        reflect_duplicates=records.reflect_duplicates if numbered else None,
         reordered=reordering.reordered(records.arrivals),
-        reordered_forward=reordering.reordered(reordering.arrival_order(pairs)),
-        reordered_backward=reordering.reordered(numbers),
+        reordered_forward=reordering.reordered(reordering.arrival_order(pairs)) if numbered else None,
+        reordered_backward=reordering.reordered(numbers) if numbered else None,
         round_trip=DelayStatistics.of(delay.round_trip(records)),
         round_trip_total=DelayStatistics.of(delay.round_trip_total(records)),
         forward=DelayStatistics.of(forward),

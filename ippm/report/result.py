@@ -71,7 +71,7 @@ class RunResult:
         mode: str | None = None,
     ) -> Self:
         """The result of a session that has ended. `mode` overrides the word (mixed mode has open packets)."""
-        metrics = two_way_metrics(records)
+        metrics = two_way_metrics(records, numbered=plan.numbered_replies)
         packet_mode = PacketMode.of(plan.mode)
         stamps = [t1 for t1 in records.t1 if t1]
         layout = plan.layout

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from ippm.metrics.marking import Marking
 from ippm.metrics.statistics import DelayStatistics
+from ippm.metrics.two_way import TwoWayMetrics
 from ippm.report.result import RunResult
 from ippm.timestamps import ClockState
 
@@ -22,8 +23,7 @@ def format_result(result: RunResult) -> str:
         + (f", path: {result.path}" if result.path else ""),
         f"first: {time_words(result.first_sent_unix_ns)}",
         f"last:  {time_words(result.last_sent_unix_ns)}",
-        f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.send_duplicates} send duplicates, "
-        f"{metrics.reflect_duplicates} reflect duplicates, {metrics.reordered} reordered",
+        f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {_duplicates(metrics)}, {metrics.reordered} reordered",
         delay_words("round-trip time", metrics.round_trip),
         delay_words("send time", metrics.forward),
         delay_words("reflect time", metrics.backward),
@@ -43,6 +43,12 @@ def format_result(result: RunResult) -> str:
     lines += [f"{value} is {name}" for value, name in result.registry_names.items()]
     lines += [f"note: {note}" for note in result.notes]
     return "\n".join(lines) + "\n"
+
+
+def _duplicates(metrics: TwoWayMetrics) -> str:
+    if metrics.send_duplicates is None:
+        return f"{metrics.duplicates} duplicates"
+    return f"{metrics.send_duplicates} send duplicates, {metrics.reflect_duplicates} reflect duplicates"
 
 
 def milliseconds(nanoseconds: int) -> str:

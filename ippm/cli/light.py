@@ -1,0 +1,245 @@
+"""`ippm light`: TWAMP Light, both ends. RFC 5357 appendix I."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ippm.cli.client import loss_exceeded
+from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
+
+if TYPE_CHECKING:
+    from ippm.io.light import LightAgreement
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group()
+def light() -> None:
+    """TWAMP Light (RFC 5357 appendix I): no Control connection; both ends are given the same options."""
+
+
+def _agreed(command: F) -> F:
+    """The options that both ends must have alike."""
+    for option in (
+        click.option(
+            "--reflect",
+            "reflected_octets",
+            type=click.IntRange(0, 65535),
+            default=0,
+            metavar="N",
+            help="So many octets of padding come back unchanged (implies the feature reflect-octets).",
+        ),
+        click.option(
+            "--feature",
+            "features",
+            multiple=True,
+            metavar="NAME",
+            help="More than once for several: reflect-octets, symmetrical-size, dscp-ecn, ptp-timestamps.",
+        ),
+        click.option("-k", "key_file", metavar="FILE", help="Passphrases: lines of `identity hex`, mode 0600."),
+        click.option("-u", "user", metavar="NAME", help="The identity in the file whose passphrase is taken."),
+        click.option(
+            "-A", "mode", metavar="MODE", default="O", show_default=True, help="O, A or E; A and E with -u and -k."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _agreement(
+    mode: str, user: str | None, key_file: str | None, features: tuple[str, ...], reflected_octets: int
+) -> LightAgreement:
+    from ippm.cli.common import modes_of
+    from ippm.cli.keyfile import read_key_file
+    from ippm.errors import ConfigurationError
+    from ippm.io.light import LightAgreement, light_keys
+    from ippm.io.options import feature_bits
+
+    keys = None
+    security = modes_of(mode)
+    if security.keyed:
+        if user is None or key_file is None:
+            raise ConfigurationError(f"-A {mode}: needs a passphrase: -u NAME -k FILE")
+        passphrases = read_key_file(key_file)
+        if user not in passphrases:
+            raise ConfigurationError(f"{key_file}: no passphrase for {user}")
+        keys = light_keys(user, passphrases[user])
+    words = (*features, *(["reflect-octets"] if reflected_octets else []))
+    return LightAgreement(security | feature_bits(words), keys, reflected_octets)
+
+
+@light.command()
+@_agreed
+@click.option(
+    "--listen",
+    metavar="ADDR[:PORT]",
+    default="0.0.0.0:862",
+    show_default=True,
+    help="Where to receive; [::] for IPv6 and, where the system does so, IPv4.",
+)
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="NETWORK",
+    help="Answer packets from here only, more than once for several. Without it anybody who can send here is answered.",
+)
+@click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of replies.")
+@click.option("-Z", "zero_padding", is_flag=True, help="Pad replies with zeros instead of the sender's padding.")
+@click.option("-B", "interface", metavar="INTERFACE", help="Receive and send through this interface.")
+@one_line_errors
+def reflect(
+    listen: str,
+    allow: tuple[str, ...],
+    dscp: int,
+    zero_padding: bool,
+    interface: str | None,
+    **agreed: Any,
+) -> None:
+    """The reflector, in the foreground until Ctrl-C or SIGTERM; then it says what it counted."""
+    import signal
+
+    from ippm.core.session_reflector import PaddingRule
+    from ippm.io.light import LightReflector
+
+    address, port = _listen(listen)
+    networks = tuple(_network(text) for text in allow)
+    padding = PaddingRule.ZERO if zero_padding else PaddingRule.REUSE
+    signals = {signal.SIGINT, signal.SIGTERM}
+    # Blocked before the reflector's thread is there, so that `sigwait` gets them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with LightReflector(
+        address, port, _agreement(**agreed), allow=networks, dscp=dscp, padding=padding, interface=interface
+    ) as reflector:
+        click.echo(f"TWAMP Light reflector on {address} port {reflector.port}")
+        sys.stdout.flush()
+        signal.sigwait(signals)
+        counters = reflector.counters
+    click.echo(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counters.items()))
+
+
+def _listen(text: str) -> tuple[str, int]:
+    from ippm.cli.settings import parse_host
+    from ippm.errors import ConfigurationError
+    from ippm.iana import TWAMP_PORT
+
+    if text.endswith(":0") and text.count(":") == 1:
+        address, port = text[:-2], 0
+    elif text.startswith("[") and text.endswith("]:0"):
+        address, port = text[1:-3], 0
+    else:
+        address, port = parse_host(text, TWAMP_PORT)
+    from ipaddress import ip_address
+
+    try:
+        ip_address(address.partition("%")[0])
+    except ValueError:
+        raise ConfigurationError(f"--listen {text}: an address of this host is wanted") from None
+    return address, port
+
+
+def _network(text: str) -> Any:
+    from ipaddress import ip_network
+
+    from ippm.errors import ConfigurationError
+
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ConfigurationError(f"--allow {text}: an address or a network is wanted: {error}") from None
+
+
+@light.command()
+@_agreed
+@click.option("-c", "count", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
+@click.option(
+    "-i",
+    "interval",
+    default="0.1",
+    show_default=True,
+    metavar="SECONDS[e|f]",
+    help="Time between packets: exponential with this mean (e, the default), or fixed (f).",
+)
+@click.option("-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets.")
+@click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets.")
+@click.option(
+    "-L",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="Seconds until a packet counts as lost.",
+)
+@click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of test packets.")
+@click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports to send from.")
+@click.option("-4", "ipv4", is_flag=True, help="IPv4 only.")
+@click.option("-6", "ipv6", is_flag=True, help="IPv6 only.")
+@click.option("-B", "interface", metavar="INTERFACE", help="Send through this interface.")
+@click.option("-S", "local_address", metavar="ADDR", help="Local address.")
+@click.option(
+    "--numbered", is_flag=True, help="The reflector numbers its replies itself: tell losses of the two ways apart."
+)
+@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@click.option("-Q", "quiet", is_flag=True, help="Print no result.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("host", metavar="HOST[:PORT]")
+@one_line_errors
+def send(
+    host: str,
+    interval: str,
+    test_ports: str | None,
+    ipv4: bool,
+    ipv6: bool,
+    max_loss: float | None,
+    quiet: bool,
+    as_json: bool,
+    mode: str,
+    user: str | None,
+    key_file: str | None,
+    features: tuple[str, ...],
+    reflected_octets: int,
+    **rest: Any,
+) -> None:
+    """The sender: measures to a reflector that is there already."""
+    import socket
+
+    from ippm.cli.client import run_client
+    from ippm.cli.settings import parse_host, parse_interval, parse_ports
+    from ippm.errors import ConfigurationError
+    from ippm.iana import TWAMP_PORT
+    from ippm.io.light import LightSender, run_light_sender
+
+    if ipv4 and ipv6:
+        raise ConfigurationError("-4 and -6 exclude each other")
+    name, port = parse_host(host, TWAMP_PORT)
+    interval_s, exponential = parse_interval(interval)
+    options = LightSender(
+        name,
+        port,
+        _agreement(mode, user, key_file, features, reflected_octets),
+        interval_s=interval_s,
+        exponential=exponential,
+        test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
+        family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
+        **rest,
+    )
+
+    async def run(stop: Any) -> Any:
+        import asyncio
+
+        return await asyncio.to_thread(run_light_sender, options, stop)
+
+    result = run_client(run, as_json=as_json)
+    if as_json:
+        head = {"ok": True, "host": name, "port": port, "mode": result.mode, "protocol": "twamp-light"}
+        click.echo(json.dumps({**head, "result": result.to_dict()}, indent=2))
+    elif not quiet:
+        from ippm.report.text import format_result
+
+        click.echo(format_result(result), nl=False)
+    if (reason := loss_exceeded(result, max_loss)) is not None:
+        end(reason, EXIT_THRESHOLD)

@@ -1,0 +1,213 @@
+"""TWAMP Light over loopback: the reflector without state, the sender without Control. RFC 5357 appendix I."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from decoder.twamp_decoder import decode_test
+
+from ippm.crypto_packet import seal_sender
+from ippm.errors import ConfigurationError, IppmError
+from ippm.iana import Mode
+from ippm.io.light import LightAgreement, LightReflector, LightSender, light_keys, run_light_sender
+from ippm.metrics.marking import Marking
+from ippm.wire.test_packet import SenderPacket
+
+KEYS = light_keys("alice", b"correct horse")
+PACKET_KEYS = (KEYS.aes, KEYS.hmac)
+STAMP = 0xE0000000_10000000
+COMMAND = [sys.executable, "-m", "ippm", "light"]
+
+
+def exchange(sock: socket.socket, packet: bytes, port: int) -> bytes | None:
+    sock.sendto(packet, ("127.0.0.1", port))
+    try:
+        return sock.recv(65536)
+    except TimeoutError:
+        return None
+
+
+@contextmanager
+def peer(wait_s: float = 5.0, port: int = 0) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(wait_s)
+        sock.bind(("127.0.0.1", port))
+        yield sock
+
+
+def test_the_keys_of_a_passphrase_are_those_that_the_documentation_says() -> None:
+    import hashlib
+
+    octets = hashlib.pbkdf2_hmac("sha1", b"correct horse", b"TWAMP-Lightalice", 32768, 48)
+    assert (KEYS.aes, KEYS.hmac) == (octets[:16], octets[16:])
+    assert light_keys("bob", b"correct horse").aes != KEYS.aes
+
+
+@pytest.mark.req("rfc5357-sI-01", "rfc5357-sI-06", "rfc5357-sI-05")
+@pytest.mark.parametrize("mode", [Mode.OPEN, Mode.AUTHENTICATED, Mode.ENCRYPTED])
+def test_a_reply_has_the_number_of_its_packet_whoever_sends(mode: Mode) -> None:
+    keys = KEYS if mode.keyed else None
+    with LightReflector("127.0.0.1", 0, LightAgreement(mode, keys)) as reflector, peer() as one, peer() as other:
+        for sequence, sock in ((7, one), (7, other), (3, one), (0xFFFFFFFF, other)):
+            reply = exchange(sock, seal_sender(SenderPacket(sequence, STAMP, 0x8A01), mode, keys), reflector.port)
+            assert reply is not None
+            fields = decode_test(reply, PACKET_KEYS if keys else None, "reflector", int(mode))
+            assert fields["sequence_number"] == fields["sender_sequence_number"] == sequence
+            assert fields["sender_timestamp"] == STAMP
+            assert fields["timestamp"] > fields["receive_timestamp"]
+        assert reflector.counters == {"received": 4, "reflected": 4}
+
+
+@pytest.mark.req("rfc5357-sI-05")
+def test_a_packet_under_other_keys_is_dropped() -> None:
+    with (
+        LightReflector("127.0.0.1", 0, LightAgreement(Mode.ENCRYPTED, KEYS)) as reflector,
+        peer(0.1) as sock,
+    ):
+        other = light_keys("alice", b"wrong horse")
+        assert exchange(sock, seal_sender(SenderPacket(0, STAMP, 0x8A01), 4, other), reflector.port) is None
+        assert exchange(sock, seal_sender(SenderPacket(0, STAMP, 0x8A01), 1, None), reflector.port) is None
+        assert reflector.counters == {"received": 2, "reflected": 0, "hmac_mismatch": 1, "too_short": 1}
+
+
+def test_two_reflectors_do_not_answer_each_other() -> None:
+    """Somebody sends the one a packet in the name of the other."""
+    with LightReflector("127.0.0.1", 0) as reflector:
+        with LightReflector("127.0.0.2", reflector.port) as other, peer(0.1) as sock:
+            assert other.port == reflector.port
+            packet = seal_sender(SenderPacket(0, STAMP, 0x8A01), 1, None)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as forged:
+                forged.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                forged.bind(("127.0.0.3", reflector.port))
+                forged.settimeout(0.1)
+                forged.sendto(packet, ("127.0.0.1", reflector.port))
+                with pytest.raises(TimeoutError):
+                    forged.recv(100)
+            assert exchange(sock, packet, reflector.port) is not None
+        assert reflector.counters == {"received": 2, "reflected": 1, "not_allowed": 1}
+
+
+def test_only_networks_that_are_allowed_are_answered() -> None:
+    with (
+        LightReflector(
+            "127.0.0.1", 0, allow=(ip_network("127.0.0.1/32"), ip_network("2001:db8::/32"))
+        ) as reflector,
+        peer() as inside,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outside,
+    ):
+        outside.bind(("127.0.0.9", 0))
+        outside.settimeout(0.1)
+        packet = seal_sender(SenderPacket(0, STAMP, 0x8A01), 1, None)
+        assert exchange(outside, packet, reflector.port) is None
+        assert exchange(inside, packet, reflector.port) is not None
+        assert reflector.counters["not_allowed"] == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("mode", [Mode.OPEN, Mode.AUTHENTICATED, Mode.ENCRYPTED])
+def test_a_measurement(mode: Mode, host: str) -> None:
+    features = Mode.DSCP_ECN_MONITORING | Mode.SYMMETRICAL_SIZE | Mode.REFLECT_OCTETS | Mode.PTP_TIMESTAMPS
+    agreement = LightAgreement(mode | features, KEYS if mode.keyed else None, reflected_octets=8)
+    with LightReflector(host, 0, agreement, dscp=12) as reflector:
+        options = LightSender(host, reflector.port, agreement, count=5, interval_s=0.001, padding=20, dscp=46)
+        result = run_light_sender(options)
+    assert (result.sent, result.lost, result.duplicates, result.rejected) == (5, 0, 0, {})
+    assert result.marked_forward == (Marking(46, 0, 5),)
+    assert result.marked_backward == (Marking(12, 0, 5),)
+    # Replies without numbers of their own do not tell one way from the other.
+    document = result.to_dict()
+    for name in ("lost_backward_at_least", "send_duplicates", "reordered_forward", "reordered_backward"):
+        assert document[name] is None
+
+
+def test_what_cannot_be_agreed_on() -> None:
+    for wrong in (
+        {"mode": Mode.MIXED},
+        {"mode": Mode.OPEN | Mode.AUTHENTICATED},
+        {"mode": Mode.AUTHENTICATED},
+        {"mode": Mode.OPEN | Mode.INDIVIDUAL_SESSION_CONTROL},
+        {"reflected_octets": 3},
+    ):
+        with pytest.raises(ConfigurationError):
+            LightAgreement(**wrong)  # type: ignore[arg-type]
+    short = LightAgreement(Mode.OPEN | Mode.REFLECT_OCTETS, reflected_octets=3)
+    with pytest.raises(ConfigurationError, match="padding = 29: at least 30"):
+        run_light_sender(LightSender("127.0.0.1", 9, short, padding=29))
+    with LightReflector("127.0.0.1", 0) as reflector, pytest.raises(IppmError, match="port"):
+        LightReflector("127.0.0.1", reflector.port)
+
+
+def test_a_port_where_nobody_is_is_loss() -> None:
+    with peer() as sock:
+        port = sock.getsockname()[1]
+    result = run_light_sender(LightSender("127.0.0.1", port, count=3, interval_s=0.001, timeout_s=0.05))
+    assert (result.sent + result.send_failed + result.skipped, result.lost) == (3, result.sent)
+
+
+@contextmanager
+def reflecting(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    command = [*COMMAND, "reflect", "--listen", "127.0.0.1:0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        match = re.fullmatch(r"TWAMP Light reflector on 127\.0\.0\.1 port (\d+)\n", process.stdout.readline())
+        assert match
+        try:
+            yield match[1], process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(20)
+
+
+def send(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, "send", "-c", "3", "-i", "0.001f", "-L", "0.3", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_on_the_command_line(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.pfs"
+    keys.write_text("alice 636f7272656374\n")
+    keys.chmod(0o600)
+    agreed = ["-A", "E", "-u", "alice", "-k", str(keys), "--feature", "dscp-ecn"]
+    with reflecting(*agreed) as (port, process):
+        done = send(*agreed, "-D", "10", f"127.0.0.1:{port}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "mode:  encrypted, with dscp-ecn\n" in done.stdout
+        assert "3 sent, 0 lost (0.000%), 0 duplicates, 0 reordered" in done.stdout
+        document = json.loads(send(*agreed, "--json", f"127.0.0.1:{port}").stdout)
+        assert (document["protocol"], document["result"]["lost"]) == ("twamp-light", 0)
+        lossy = send("--max-loss", "50", f"127.0.0.1:{port}")
+        assert (lossy.returncode, lossy.stderr) == (3, "ippm: 3 of 3 packets lost: more than 50 %\n")
+        process.send_signal(signal.SIGTERM)
+        said, errors = process.communicate(timeout=20)
+        assert (process.returncode, said, errors) == (0, "received 9, reflected 6, too short 3\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("reflect", "--listen", "host.example"), "--listen host.example: an address of this host is wanted"),
+        (("reflect", "--listen", "127.0.0.1:0", "--allow", "x"), "--allow x: an address or a network is wanted: "),
+        (("send", "-A", "A", "127.0.0.1"), "-A A: needs a passphrase: -u NAME -k FILE"),
+        (("send", "-A", "M", "127.0.0.1"), "-A M: needs a passphrase"),
+        (
+            ("send", "--feature", "session-control", "127.0.0.1"),
+            "feature: session-control needs a Control connection",
+        ),
+        (("send", "-4", "-6", "127.0.0.1"), "-4 and -6 exclude each other"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: tuple[str, ...], error: str) -> None:
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"ippm: {error}")
+    assert done.stderr.count("\n") == 1
