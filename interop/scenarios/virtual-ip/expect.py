@@ -6,6 +6,7 @@ HDR, SK {IDi, AUTH, CP(CFG_REQUEST), SA, TSi, TSr}  -->
                                                <--  HDR, SK {IDr, AUTH, N(FAILED_CP_REQUIRED)}          not-asked
 """
 
+from interop.peers.strongswan import WAIT_S, wait_until
 from interop.scenarios.run import Run
 
 REFUSALS = {
@@ -60,7 +61,8 @@ def _up(run: Run, address: str) -> None:
 
 def _addresses(run: Run, address: str) -> None:
     """Both ends list it, as theirs or the other's, and the selectors are made of it."""
-    (ours,), (theirs,) = run.ours.sas(), run.peer.list_sas()
+    (ours,) = wait_until(run.ours.sas, lambda sas: len(sas) == 1, WAIT_S)
+    (theirs,) = run.peer.list_sas()
     if run.case.we_initiate:
         mine, other, selectors = ours["local_vips"], theirs.remote_vips, theirs.children[0].remote_ts
     else:
