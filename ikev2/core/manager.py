@@ -320,8 +320,8 @@ class SaManager:
         """
         for listener in self.listeners:
             listener.sa_established(sa, now)
-        others = self._table.authenticated(sa)
-        for other in others if initial_contact else ():
+        self._table.authenticated(sa)
+        for other in self._table.others_between(sa) if initial_contact else ():
             if other.established_at is not None and other.established_at < sa.created_at:
                 other.close("the peer has started anew (INITIAL_CONTACT)", now)  # rfc7296-s2.4-04
                 self._collect(other, now)

@@ -61,12 +61,14 @@ class SaTable:
         if alike.pop(spi, None) is not None and not alike:
             del self._of_identities[sa.local_id, sa.peer_id]
 
-    def authenticated(self, sa: IkeSa) -> list[IkeSa]:
-        """Note between whom an established SA is; the others between the same two, oldest first."""
-        alike = self._of_identities.setdefault((sa.local_id, sa.peer_id), {})
-        others = [other for other in alike.values() if other is not sa]
-        alike[own_spi(sa)] = sa
-        return others
+    def authenticated(self, sa: IkeSa) -> None:
+        """Note between whom an established SA is."""
+        self._of_identities.setdefault((sa.local_id, sa.peer_id), {})[own_spi(sa)] = sa
+
+    def others_between(self, sa: IkeSa) -> list[IkeSa]:
+        """The other established SAs between the same two identities, oldest first."""
+        alike = self._of_identities.get((sa.local_id, sa.peer_id), {})
+        return [other for other in alike.values() if other is not sa]
 
     # --- looking up ----------------------------------------------------------------------------------------------
 

@@ -19,9 +19,9 @@ import os
 import socket
 from collections.abc import Collection, Hashable
 from ipaddress import IPv4Address, IPv4Network
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
-from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+from ikev2.core.child_sa import ChildCounters, ChildSaParameters, UdpEncap
 from ikev2.errors import BackendError
 from ikev2.ipsec.backend import (
     IKE_PORT,
@@ -52,7 +52,7 @@ from ikev2.ipsec.routing import (
     Wanted,
 )
 from ikev2.ipsec.sad import Engine, Pair
-from ikev2.ipsec.spd import Selector
+from ikev2.ipsec.spd import Policy, Selector
 from ikev2.ipsec.tun import SourceCheck, TunDevice
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,10 @@ _EVERYWHERE = IPv4Network("0.0.0.0/0")
 _OLDEST_KERNEL = (4, 17)  # rules by protocol and port
 
 
+_Alike: TypeAlias = tuple[Policy, bool, str, str, UdpEncap | None]
+"""By what the rules and routes of a pair are told from those of another: see `_alike`."""
+
+
 class UserspaceBackend(Backend):
     """RFC 4303 in a thread of this process."""
 
@@ -77,6 +81,8 @@ class UserspaceBackend(Backend):
         self._engine = Engine()
         self._routing = HostRouting()
         self._claims = Claims()
+        self._sharing: dict[_Alike, dict[int, Pair]] = {}
+        self._alike_of: dict[int, _Alike] = {}
         self._sources = SourceCheck()
         self._checked: set[str] = set()
         self._tun: TunDevice | None = None
@@ -149,6 +155,8 @@ class UserspaceBackend(Backend):
                 stack.callback(self._plane.stop)
             self._engine.clear()
             self._claims.clear()
+            self._sharing.clear()
+            self._alike_of.clear()
             self._checked.clear()
             self._inner_mtus.clear()
 
@@ -194,7 +202,7 @@ class UserspaceBackend(Backend):
         if self._engine.delete(child) is not None and self._tun is not None:
             del self._inner_mtus[child.spi_in]
             self._set_mtu()
-            self._claim(child.spi_in, ())
+            self._unshare(child.spi_in)
 
     def delete_outbound(self, child: ChildSaParameters) -> None:
         self._engine.delete_outbound(child)
@@ -264,17 +272,39 @@ class UserspaceBackend(Backend):
         """Make MTU, rules and routes what this pair wants, and the others, too, if the host has changed."""
         if self._routing.host_changed():
             self._checked.clear()
-            for other in reversed(self._engine.pairs):
-                if other is not pair:
-                    self._claim_again(other)
+            for alike, sharing in self._sharing.items():
+                self._claim_again(alike, next(iter(sharing.values())))
         self._inner_mtus[pair.inbound.spi] = self._inner_mtu(pair)
         self._set_mtu()
-        self._claim(pair.inbound.spi, self._wanted(pair))
+        self._share(pair)
 
-    def _claim_again(self, pair: Pair) -> None:
+    def _share(self, pair: Pair) -> None:
+        """Claim the rules and routes of a pair, unless another that wants the same has them already."""
+        spi, alike = pair.inbound.spi, _alike(pair)
+        before = self._alike_of.get(spi)
+        if before == alike:
+            return
+        if alike not in self._sharing:
+            self._claim(alike, self._wanted(pair))
+        self._sharing.setdefault(alike, {})[spi] = pair
+        if before is not None:
+            self._unshare(spi)
+        self._alike_of[spi] = alike
+
+    def _unshare(self, spi: int) -> None:
+        """A pair no longer wants the rules and routes that it had."""
+        alike = self._alike_of.pop(spi, None)
+        if alike is None:
+            return
+        del self._sharing[alike][spi]
+        if not self._sharing[alike]:
+            del self._sharing[alike]
+            self._claim(alike, ())
+
+    def _claim_again(self, alike: _Alike, pair: Pair) -> None:
         """The addresses of the host are others than when the pair was installed; what it has stays where that fails."""
         try:
-            self._claim(pair.inbound.spi, self._wanted(pair))
+            self._claim(alike, self._wanted(pair))
         except BackendError as error:
             log.warning("the routes of Child SA %s stay as they were: %s", pair.child.label, error)
 
@@ -380,6 +410,11 @@ class UserspaceBackend(Backend):
                 for source in sources
             }
         return rules
+
+
+def _alike(pair: Pair) -> _Alike:
+    child = pair.child
+    return pair.policy, pair.tunnel, child.local, child.remote, child.encap
 
 
 def _preferred(outer: str, selector: Selector, own: list[IPv4Address]) -> str | None:

@@ -556,7 +556,7 @@ def test_initial_contact_clears_what_came_of_a_rekeying_too_and_no_sa_of_another
         b.manager.delete(sa, network.now)
     network.run()
     assert b.manager.remembered == 0
-    assert b.manager._table.authenticated(new) == []  # nothing is left of those that are gone
+    assert b.manager._table.others_between(new) == []  # nothing is left of those that are gone
 
 
 def test_initial_contact_is_not_said_when_there_is_another_sa_and_not_when_switched_off() -> None:
