@@ -223,7 +223,7 @@ async def _measure(
         log.error("no IKE SA with %s: measuring in open mode, without keys (no_sa = fallback)", options.host)
         options = replace(options, mode="open", require_ikev2=False)
     if request.path == "tunnel":
-        _check_tunnel(side, sa)
+        _check_tunnel(side, sa)  # rfc7717-s5.4-01
     provider = None
     if options.security.keyed:
         provider = IkeKeyProvider(

@@ -273,9 +273,10 @@ class Driver:
                 assert manager.find(sa.spi_i, sa.spi_r) is sa
             children += sa.children
             assert len(sa.children) <= 2 * SMALL.child_sas
-            assert len(sa._tasks) <= 40, "tasks pile up"
-            for queue in (sa.fragmentation.request, sa.fragmentation.response):
-                assert queue is None or queue.octets <= SMALL.reassembly_octets
+            assert len(sa.tasks) <= 40, "tasks pile up"
+            for queue in (*sa.fragmentation.requests.values(), *sa.fragmentation.responses.values()):
+                assert queue.octets <= SMALL.reassembly_octets
+            assert len(sa.responses.kept) <= max(1, sa.responses.window)
         assert sorted(children) == sorted(self.host.installed), "installed is not what the IKE SAs have"
         assert manager.remembered <= SMALL.ike_sa_limit
         assert manager.half_open_count <= SMALL.half_open_limit
@@ -390,6 +391,14 @@ def _relative(base: int, octet: int) -> int:
     return (base + (octet if octet < 128 else octet - 256)) % 2**32
 
 
+def _expected(sa: IkeSa, *, response: bool) -> int:
+    """The message id that goes on: of the oldest request of ours without a response, or of the peer's next request."""
+    waiting = sa.requests.in_flight
+    if not response:
+        return sa.responses.expected_id
+    return sa.requests.next_id if waiting is None else waiting.message_id
+
+
 def _message(driver: Driver, reader: _Reader) -> None:
     control, number, exchange = reader.octet(), reader.octet(), _exchange(reader.octet())
     first, content = PayloadType(reader.octet()), reader.some()
@@ -401,7 +410,7 @@ def _message(driver: Driver, reader: _Reader) -> None:
     if channel is None:
         return
     response = bool(control & RESPONSE)
-    base = sa.requests.next_id if response else sa.responses.expected_id
+    base = _expected(sa, response=response)
     initiator = (sa.role is Role.RESPONDER) is not bool(control & WRONG_END)
     header = Header.to_send(
         sa.spi_i, sa.spi_r, exchange, _relative(base, number), is_initiator=initiator, is_response=response
@@ -425,7 +434,7 @@ def _in_clear(driver: Driver, reader: _Reader) -> None:
     if sas and (response or control & TWICE):
         sa = sas[min(control & 3, len(sas) - 1)]
         spi_i, spi_r = sa.spi_i, sa.spi_r if any(sa.spi_r) else bytes([0x22]) * 8
-        base = sa.requests.next_id if response else sa.responses.expected_id
+        base = _expected(sa, response=response)
         initiator = (sa.role is Role.RESPONDER) is not bool(control & WRONG_END)
     header = Header.to_send(
         spi_i, spi_r, exchange, _relative(base, number), is_initiator=initiator, is_response=response

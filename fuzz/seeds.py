@@ -80,7 +80,7 @@ def step(target: sim.Host, data: bytes, channels: Channels) -> bytes:
     control = (endpoint.RESPONSE if header.is_response else 0) | min(at, 3)
     base = 0
     if sas:
-        base = sas[at].requests.next_id if header.is_response else sas[at].responses.expected_id
+        base = endpoint._expected(sas[at], response=header.is_response)
     number = (header.message_id - base) % 256
     exchange = endpoint.EXCHANGES.index(header.exchange_type)
     if sealed is None:

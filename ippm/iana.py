@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from enum import IntEnum, IntFlag
 from typing import Self
 
-OWAMP_PORT = 861
+OWAMP_PORT = 861  # rfc4656-s2-01
 """The well-known TCP port of OWAMP-Control. RFC 4656 section 3.1."""
 
 TWAMP_PORT = 862

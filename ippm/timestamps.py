@@ -102,7 +102,7 @@ class ErrorEstimate:
     synchronized: bool
     scale: int
     multiplier: int
-    z: bool = False
+    z: bool = False  # rfc4656-s4.1.2-04
 
     def __post_init__(self) -> None:
         if not 0 <= self.scale <= 63:

@@ -77,6 +77,7 @@ class Hooks:
 
     port: int = 18760
     refusal: RefuseSession | None = None
+    wished: list[OwampSession] = field(default_factory=list)
     opened: list[OwampSession] = field(default_factory=list)
     store: dict[bytes, Stored] = field(default_factory=dict)
     ntp: int = NTP_NOW
@@ -88,6 +89,7 @@ class Hooks:
         if self.refusal is not None:
             raise self.refusal
         self.port += 1
+        self.wished.append(session)
         opened = with_port(session, self.port)
         self.opened.append(opened)
         if not session.server_sends:

@@ -33,7 +33,7 @@ def read_secret(path: Path, name: str) -> SecretOctets:
         raise ConfigurationError(f"{path}: {error.strerror}") from None
     except ValueError:  # a NUL octet
         raise ConfigurationError(f"{str(path)!r} is not the name of a file") from None
-    line = octets.split(b"\n", 1)[0].removesuffix(b"\r")
+    line = octets.split(b"\n", 1)[0].removesuffix(b"\r")  # rfc7296-s2.15-01
     if len(octets) > MAX_SECRET_OCTETS:
         raise ConfigurationError(f"{path} is longer than {MAX_SECRET_OCTETS} octets")
     secret = _decoded(path, line)
@@ -45,7 +45,7 @@ def read_secret(path: Path, name: str) -> SecretOctets:
 def _decoded(path: Path, line: bytes) -> bytes:
     if line.startswith(b"0x"):
         try:
-            return bytes.fromhex(line[2:].decode("ascii").strip())
+            return bytes.fromhex(line[2:].decode("ascii").strip())  # rfc7296-s2.15-03
         except (ValueError, UnicodeDecodeError):
             raise ConfigurationError(f"{path}: what follows 0x is not hex octets") from None
     if line.startswith(b"0s"):

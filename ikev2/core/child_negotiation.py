@@ -314,6 +314,7 @@ def _answer(sa: IkeSa, inbound: Inbound, nonces: Nonces, replaces: ChildSa | Non
         originals,
         None if replaces is None else replaces.params.reqid,
     )
+    # rfc7296-s2.7-02
     answer_proposal = Proposal(chosen.number, chosen.protocol, spi_in.to_bytes(4, "big"), chosen.transforms)
     payloads: list[Payload] = []
     if config.mode is Mode.TRANSPORT:
@@ -373,6 +374,7 @@ def _choose_config(
         asked_i, asked_r = tsi, tsr
         try:
             if transport:
+                # rfc7296-s2.23-15
                 originals = _Originals(narrowing.single_address(tsr), narrowing.single_address(tsi))
                 asked_r, asked_i = _substituted(sa, local=tsr, remote=tsi)
             narrowed = _narrow(sa, config, asked_i, asked_r)
@@ -494,6 +496,7 @@ def _make(
     """
     ike_suite, ike_keys = sa.need_keys()
     nonces, shared = secrets
+    # rfc7296-s2.17-01
     keymat = child_keymat(ike_suite.prf, ike_keys.sk_d, nonces.i, nonces.r, suite.keymat_octets, shared)
     keys = suite.split_keymat(keymat)
     ours, theirs = (keys.encr_i, keys.integ_i), (keys.encr_r, keys.integ_r)
@@ -531,4 +534,4 @@ def _encapsulation(sa: IkeSa) -> UdpEncap | None:
     plain_port = sa.connection.ike_port
     if not sa.nat.between or (sa.local.port == plain_port and plain_port != sa.connection.nat_port):
         return None
-    return UdpEncap(sa.local.port, sa.remote.port)
+    return UdpEncap(sa.local.port, sa.remote.port)  # rfc7296-s2.23-07

@@ -250,5 +250,5 @@ class Limits:
     busy_limit_s: float = 180.0
     internal_addresses: int = 8
     address_retry_s: float = 300.0
-    reassembly_octets: int = 65536
+    reassembly_octets: int = 65536  # rfc7383-s5-03
     reassembly_fragments: int = 512

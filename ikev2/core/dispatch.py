@@ -48,8 +48,8 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     _check_header(sa, header)
     kept = sa.responses.repeated(header.message_id, inbound.data) or fragmentation.repeated(sa, inbound)
     if kept is not None:
-        # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
         fragmentation.shrink_response(sa, kept, inbound)
+        # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
         transmission.send_back(sa, kept.data, inbound)
         return
     if not sa.responses.is_new(header.message_id):
@@ -62,7 +62,7 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     if sa.state is not State.HALF_OPEN and sa.state not in WITH_PEER:
         raise Ignored(f"no {header.exchange_type} request in state {sa.state}")
     if sa.state is State.HALF_OPEN and row is None:
-        raise Ignored(f"{header.exchange_type} before IKE_AUTH")  # rfc7296-s1-02, rfc7296-s1.4-01
+        raise Ignored(f"{header.exchange_type} before IKE_AUTH")  # rfc7296-s1-02, rfc7296-s1.4-01, rfc7296-s1-01
     if inbound.message.encrypted is None:
         raise Ignored("an unprotected request")
     if sa.channel is None:
@@ -102,7 +102,7 @@ def _reassemble(sa: IkeSa, inbound: Inbound) -> Inbound | None:
         whole = fragmentation.collect(sa, inbound)
     except fragmentation.ReassemblyOverflow as error:
         if sa.state is State.ESTABLISHED:
-            sa.delete(inbound.now, str(error))
+            sa.delete(inbound.now, str(error))  # rfc7383-s5-02
         else:
             sa.close(str(error), inbound.now)
         raise
@@ -130,6 +130,7 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
         tracing.received(sa, inbound)
         _authentic(sa, inbound)
         if row is None:
+            # rfc7296-s3.10.1-04
             raise InvalidSyntax(f"{header.exchange_type} has no place in state {sa.state}")
         _check_rules(row, inbound.message, inbound.payloads)
         if sa.predecessor is not None:
@@ -147,7 +148,7 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
     kept = plain if fragmentation.may_shrink(sa, channel, plain) else None
     sa.responses.remember(header.message_id, inbound.data, response, kept)
     sa.fragmentation.requests.pop(header.message_id, None)
-    transmission.send_back(sa, response, inbound)
+    transmission.send_back(sa, response, inbound)  # rfc7296-s1.4-04, rfc7296-s2.21.3-01, rfc7296-s4-05
     if sa.close_after is not None:
         reason, notify_type = sa.close_after
         sa.close(reason, inbound.now, notify_type, linger=True)
@@ -160,7 +161,7 @@ def _error_payloads(sa: IkeSa, error: ProtocolError) -> tuple[Payload, ...]:
     sa.tracer.note(f"{sa.name}: {error}")
     notify_type = error.notify_type or NotifyType.INVALID_SYNTAX
     if sa.state is State.HALF_OPEN or isinstance(error, InvalidSyntax):
-        sa.close_after_response(str(error), notify_type)
+        sa.close_after_response(str(error), notify_type)  # rfc7296-s2.21.2-03
     return (Notify(notify_type, error.notify_data),)
 
 
@@ -259,7 +260,7 @@ def follow(sa: IkeSa, local: Address, remote: Address) -> None:
     if not moved or sa.state in (State.HALF_OPEN, State.CLOSED) or not sa.nat.remote or sa.nat.local:
         return  # rfc7296-s2.23-19
     sa.tracer.note(f"{sa.name}: the peer is at {remote} now, no longer at {sa.remote}")
-    sa.local, sa.remote = local, remote  # rfc7296-s2.23-16, rfc7296-s2.23-17
+    sa.local, sa.remote = local, remote  # rfc7296-s2.23-16, rfc7296-s2.23-17, rfc7296-s2.23-18
     for child in sa.children.values():
         old = child.params
         encap = None if old.encap is None else UdpEncap(local.port, remote.port)

@@ -103,6 +103,7 @@ class Fragmentation:
     def expire(self, now: float) -> None:
         """Forget what did not become complete in time (rfc7383-s2.6-05)."""
         for queues in (self.requests, self.responses):
+            # rfc7383-s2.6-05
             for number in [number for number, queue in queues.items() if queue.expires_at <= now]:
                 del queues[number]
 
@@ -116,6 +117,7 @@ class Fragmentation:
 
 def offer(connection: ConnectionConfig) -> tuple[Payload, ...]:
     """What an IKE_SA_INIT request says of it. RFC 7383 section 2.3."""
+    # rfc7383-s2.3-03
     return () if connection.fragmentation == "no" else (Notify(NotifyType.IKEV2_FRAGMENTATION_SUPPORTED),)
 
 
@@ -132,7 +134,7 @@ def negotiate(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
 
 def datagram_octets(message_octets: int, local: Address, connection: ConnectionConfig) -> int:
     """The length of the IP datagram that carries a message of this length from `local`."""
-    ip_udp = IPV6_UDP_OCTETS if ":" in local.host else IPV4_UDP_OCTETS
+    ip_udp = IPV6_UDP_OCTETS if ":" in local.host else IPV4_UDP_OCTETS  # rfc7383-s2.5.1-03
     marker = NON_ESP_MARKER_OCTETS if local.port != connection.ike_port else 0
     return message_octets + ip_udp + marker
 
@@ -165,7 +167,7 @@ def smaller(
 
     The count of fragments always grows (rfc7383-s2.5.2-07).
     """
-    for size in PROBE_SIZES:
+    for size in PROBE_SIZES:  # rfc7383-s2.5.2-02
         cut = fitting(sa, plain, sent, local, size)
         if cut is not None:
             return cut
@@ -229,7 +231,7 @@ def shrink_response(sa: IkeSa, kept: Response, repeated: Inbound) -> None:
     elif kept.repeated < PROBE_RETRANSMISSIONS and not (fragmented and len(repeated.data) < largest):
         return
     else:
-        cut = smaller(sa, kept.plain, kept.data, repeated.local)
+        cut = smaller(sa, kept.plain, kept.data, repeated.local)  # rfc7383-s2.4-02
     if cut is not None:
         kept.data, kept.repeated = cut[1], 0
 
@@ -238,7 +240,7 @@ def answered(sa: IkeSa, request: RequestInFlight) -> None:
     """The response to our request is here: the size that got through is the size from now on. Section 2.5.2."""
     sa.fragmentation.responses.pop(request.message_id, None)
     if request.probe_size:
-        sa.fragmentation.size = request.probe_size
+        sa.fragmentation.size = request.probe_size  # rfc7383-s2.4-03
 
 
 # --- receiving ---------------------------------------------------------------------------------------------------
@@ -266,7 +268,7 @@ def collect(sa: IkeSa, inbound: Inbound) -> Inbound | None:
         expires_at = inbound.now + sa.connection.retransmission.total_s
         queue = Reassembly(header.message_id, header.exchange_type, sealed.total_fragments, expires_at)
     _store(queue, sealed, content, inbound, sa.connection)
-    overflow = queue.octets > sa.limits.reassembly_octets
+    overflow = queue.octets > sa.limits.reassembly_octets  # rfc7383-s5-01
     complete = len(queue.contents) == queue.total
     if complete or overflow:
         queues.pop(header.message_id, None)
@@ -281,7 +283,7 @@ def _check_fragment(sealed: EncryptedFragment, inbound: Inbound, queue: Reassemb
     """What is discarded in silence, before the ICV is looked at (rfc7383-s2.6-01)."""
     number, total = sealed.fragment_number, sealed.total_fragments
     if total > limits.reassembly_fragments:
-        raise Ignored(f"fragment {number} of {total}, which are too many")
+        raise Ignored(f"fragment {number} of {total}, which are too many")  # rfc7383-s2.6-01
     if number > 1 and inbound.message.clear_payloads:
         raise Ignored(f"fragment {number} has unprotected payloads")  # section 2.5.3
     if queue is None:

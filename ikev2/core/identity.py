@@ -37,7 +37,7 @@ _GENERAL_NAME_TAGS = (0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88)
 
 _PREFIXES = {
     "ipv4": IdType.ID_IPV4_ADDR,
-    "ipv6": IdType.ID_IPV6_ADDR,
+    "ipv6": IdType.ID_IPV6_ADDR,  # rfc7296-s3.5-08
     "rfc822": IdType.ID_RFC822_ADDR,
     "email": IdType.ID_RFC822_ADDR,
     "userfqdn": IdType.ID_RFC822_ADDR,
@@ -46,7 +46,7 @@ _PREFIXES = {
     "asn1dn": IdType.ID_DER_ASN1_DN,
     "asn1gn": IdType.ID_DER_ASN1_GN,
     "xmppaddr": IdType.ID_DER_ASN1_GN,
-    "keyid": IdType.ID_KEY_ID,
+    "keyid": IdType.ID_KEY_ID,  # rfc7296-s3.5-05, rfc7296-s3.5-06, rfc7296-s3.5-07, rfc7296-s4-10b
 }
 _RANGE_PREFIXES = {"ipv4net": 4, "ipv4range": 4, "ipv6net": 6, "ipv6range": 6}
 _PREFIX = re.compile(r"(?P<word>[a-z0-9]+|\{\d{1,3}\}):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)

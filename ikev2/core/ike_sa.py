@@ -293,9 +293,9 @@ class IkeSa:
         if found is None:
             return
         if found.rekey_failed:
-            self.expire(now, f"{reason}, and it could not be rekeyed")
+            self.expire(now, f"{reason}, and it could not be rekeyed")  # rfc7296-s2.8-02
             return
-        self.remove_child(found, reason)
+        self.remove_child(found, reason)  # rfc7296-s2.8-01
         if not found.closing:
             self.delete_unwanted(child.spi_in, reason)
         self._pump(now)

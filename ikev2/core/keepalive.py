@@ -99,7 +99,7 @@ class Keepalives:
                 mapping.silent_since = max(mapping.silent_since, mapping.looked_at)
             mapping.spis, mapping.looked_at = counted, now
             if now - mapping.silent_since >= mapping.interval_s:
-                silent.append(path)
+                silent.append(path)  # rfc7296-s2.23-11
                 mapping.silent_since = now
         return silent
 

@@ -43,7 +43,7 @@ def draw(lifetime: Lifetime, entropy: Entropy, now: float) -> tuple[float | None
     """When to rekey an SA that begins now, and when it ends; a share of the first is random."""
     if not lifetime.rekey_s:
         return None, None
-    early = lifetime.rand_s * _share(entropy) if lifetime.rand_s else 0.0
+    early = lifetime.rand_s * _share(entropy) if lifetime.rand_s else 0.0  # rfc7296-s2.8.1-01
     return now + max(0.0, lifetime.rekey_s - early), now + lifetime.rekey_s + lifetime.over_s
 
 
@@ -75,6 +75,7 @@ def retry_later(sa: IkeSa, task: Task, now: float) -> None:
     if sa.busy_since is None:
         sa.busy_since = now
     elif now - sa.busy_since >= sa.limits.busy_limit_s:
+        # rfc7296-s2.25-04
         sa.queue_first(CloseIkeSa("the peer is busy for too long: both ends' states differ"))
         return
     postpone(sa, task, now)

@@ -55,7 +55,7 @@ class Strangers:
     def has_cookie(self, message: Message, remote: Address, now: float) -> bool:
         """True when the request brings a cookie of ours, baked for it."""
         nonce = nonce_of(message)
-        return any(
+        return any(  # rfc7296-s2.6-05
             self.cookies.holds(payload.data, nonce, remote.host, message.header.initiator_spi, now)
             for payload in message.payloads
             if isinstance(payload, Notify) and payload.notify_type == NotifyType.COOKIE

@@ -68,7 +68,7 @@ TRANSITIONS: dict[Key, Transition] = {
         (State.AUTH_SENT, State.INIT_SENT),
         protected=False,
     ),
-    (State.HALF_OPEN, ExchangeType.IKE_AUTH, Role.RESPONDER): Transition(
+    (State.HALF_OPEN, ExchangeType.IKE_AUTH, Role.RESPONDER): Transition(  # rfc7296-s4-04
         "the initiator proves who it is: verify, prove who we are, make the Child SA",
         ("normal", "childless", "eap-first"),
         ike_auth.answer,

@@ -118,6 +118,6 @@ def _send_cut(sa: IkeSa, request: RequestInFlight, cut: tuple[int, tuple[bytes, 
     if cut is None:
         return False  # rfc7383-s2.5.2-04
     size, data = cut
-    sa.requests.restart(request, data, size, now)
+    sa.requests.restart(request, data, size, now)  # rfc7383-s2.5.2-01
     sa.post(data, sa.local, sa.remote, now)
     return True

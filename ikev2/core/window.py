@@ -94,7 +94,7 @@ class Requests:
     def restart(self, request: RequestInFlight, data: tuple[bytes, ...], probe_size: int, now: float) -> None:
         """The same request goes out now in smaller fragments: its timer starts over (rfc7383-s2.5.2-03)."""
         request.data, request.probe_size = data, probe_size
-        request.sent, request.again_at = 1, now + self._delay(1)
+        request.sent, request.again_at = 1, now + self._delay(1)  # rfc7383-s2.5.2-03
 
     def answered(self, message_id: int) -> object:
         """The response has come: what the request was for."""
@@ -106,7 +106,7 @@ class Requests:
             return None
         request.sent += 1
         request.again_at = now + self._delay(request.sent)
-        return request.data
+        return request.data  # rfc7296-s2.1-03, rfc7296-s2.3-06
 
     def next_timer(self) -> float | None:
         """When the next request is to be sent again."""
@@ -170,6 +170,7 @@ class Responses:
     def repeated(self, message_id: int, data: bytes) -> Response | None:
         """The response when this is a request again, octet for octet. RFC 7296 section 2.1."""
         found = self.kept.get(message_id)
+        # rfc7296-s2.1-04, rfc7296-s2.3-07
         return found if found is not None and request_digest(data) == found.digest else None
 
     def remember(

@@ -140,6 +140,7 @@ def _match(
         if integ is not None:
             picked = {transform.type: transform for transform in (*chosen, *ke, *integ, ciphers[key])}
             # In the order of the offer's types, and the very transforms of the offer: rfc7296-s3.3.6-04.
+            # rfc7296-s2.7-04, rfc7296-s2.7-05
             return tuple(picked[transform_type] for transform_type in offered if transform_type in picked)
     return None
 

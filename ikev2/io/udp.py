@@ -26,7 +26,7 @@ from ikev2.ipsec.backend import NON_ESP_MARKER
 from ikev2.ipsec.icmp import OnPathMtu, ask_for_errors, read_errors
 
 NAT_KEEPALIVE = b"\xff"
-MAX_DATAGRAM_OCTETS = 65535
+MAX_DATAGRAM_OCTETS = 65535  # rfc7296-s2-01, rfc7296-s2-02
 # More than one of these in a row lets the loop do something else in between.
 DATAGRAMS_PER_WAKEUP = 64
 
@@ -121,6 +121,7 @@ class IkeSocket:
         `path_mtu_wanted`: no router shall cut it, but say what fits (DF). RFC 7296 section 2, RFC 1191.
         """
         # rfc7296-s2-03: IKE on the port that ESP shares begins with four zero octets.
+        # rfc7296-s2.23-05
         octets = NON_ESP_MARKER + message if self.nat_traversal else message
         if path_mtu_wanted or len(octets) <= _UNCUT_OCTETS or self.sock.family != socket.AF_INET:
             return self.send_raw(octets, local, remote)

@@ -110,7 +110,7 @@ class Header:
                 self.initiator_spi,
                 self.responder_spi,
                 next_payload,
-                self.major_version << 4 | MINOR_VERSION,  # rfc7296-s3.1-08
+                self.major_version << 4 | MINOR_VERSION,  # rfc7296-s3.1-08, rfc7296-s2.5-05
                 self.exchange_type,
                 self.flags,
                 self.message_id,

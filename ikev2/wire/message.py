@@ -97,7 +97,7 @@ def encode_payloads(payloads: Sequence[Payload], *, response: bool = False) -> t
         if isinstance(payload, _SEALED):
             # rfc7296-s3.14-01, rfc7383-s2.5-01
             if index != len(payloads) - 1:
-                raise LocalProtocolError(f"{payload.payload_type} is not the last payload")
+                raise LocalProtocolError(f"{payload.payload_type} is not the last payload")  # rfc7296-s3.1-01
             next_payload = payload.first_payload
         chunks.append(encode_payload(payload, next_payload))
     return types[0] if types else PayloadType.NO_NEXT_PAYLOAD, b"".join(chunks)
@@ -122,6 +122,7 @@ def generic_header(payload: Payload, next_payload: PayloadType, body_octets: int
         raise LocalProtocolError(f"{payload.payload_type}: a payload of {length} octets")
     # rfc7296-s3.2-02, rfc7296-s3.2-04, rfc7296-s3.2-06, rfc7296-s3.12-02: RESERVED is zero, and so is the critical
     # bit of every type that the RFC defines, even where a received payload is sent again
+    # rfc7296-s2.5-07, rfc7296-s3.2-01
     bits = CRITICAL_BIT if payload.critical and isinstance(payload, Unknown) else 0
     return GENERIC_HEADER.pack(next_payload, bits, length)
 

@@ -180,7 +180,7 @@ RULES: Final[dict[tuple[ExchangeType, Direction, str], Rules]] = {
     (ExchangeType.IKE_FOLLOWUP_KE, "response", "error"): _error(),
 }
 
-EVERYWHERE: Final = (PayloadType.N, PayloadType.V)
+EVERYWHERE: Final = (PayloadType.N, PayloadType.V)  # rfc7296-s3.10.1-03, rfc7296-s3.12-01, rfc7296-s3.12-03
 """The types that any message may hold."""
 
 
@@ -188,6 +188,7 @@ def check_unknown(payloads: Iterable[Payload]) -> None:
     """Raise UnsupportedCriticalPayload for the first payload of an unknown type whose critical bit is set."""
     for payload in payloads:
         # rfc7296-s2.5-10, rfc7296-s2.5-12: refuse the critical one, pass over the others
+        # rfc7296-s2.5-11, rfc7296-s2.21.2-02, rfc7296-s3.2-03, rfc7296-s3.2-05, rfc7296-s4-03
         if isinstance(payload, Unknown) and payload.critical:
             raise UnsupportedCriticalPayload(payload.payload_type)
 
@@ -214,6 +215,7 @@ def check(payloads: Sequence[Payload], rules: Rules, *, encrypted: bool | None =
             raise InvalidSyntax(f"{count} {rule}, at most {rule.maximum}")
     strangers = set(types).difference(EVERYWHERE, [rule.payload_type for rule in rules])
     for payload in payloads if strangers else ():
+        # rfc7296-s2.5-09, rfc7296-s4-02
         if payload.payload_type in strangers and not isinstance(payload, Unknown):
             raise InvalidSyntax("a payload out of place", payload=payload.payload_type)
 

@@ -68,7 +68,7 @@ class OneWaySender:
     def prepare(self) -> None:
         """Does the work for the next packet that can be done before its time: padding, and what the mode allows."""
         sequence = self.next_seqno
-        if self._pool is not None:  # rfc4656-s4.1.2-07, -08, -09
+        if self._pool is not None:  # rfc4656-s4.1.2-07, -09
             start = (sequence * 61) % POOL_OCTETS
             self._view[self._fixed :] = self._pool[start : start + self.plan.padding_octets]
         self._protection.prepare(sequence)

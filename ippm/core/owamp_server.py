@@ -218,7 +218,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         self.state = ServerState.ACTIVE
         self._deadline = None
         self._events.append(SessionsStarted(tuple(self._started)))
-        self._reply(StartAck(Accept.OK).encode())  # rfc4656-s3.7-01, rfc4656-s3.7-02
+        self._reply(StartAck(Accept.OK).encode())  # rfc4656-s3.7-01
 
     def _stop_sessions(self, parts: list[bytes], now: float) -> None:
         stop = StopSessionsWithDescriptions.parse(parts[0])

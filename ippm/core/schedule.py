@@ -33,7 +33,7 @@ __all__ = [
     "uniform_numbers",
 ]
 
-Q = (
+Q = (  # rfc4656-s5.1-01, rfc4656-s5.2-01, rfc4656-sA-01, rfc4656-sA-02
     0,
     0xB17217F8,
     0xEEF193F7,
@@ -117,7 +117,7 @@ def uniform_numbers(seed: bytes) -> Iterator[int]:
     """
     counter = 0
     while True:
-        octets = aes_counter_blocks(seed, counter, _BLOCKS_AT_ONCE, 4)
+        octets = aes_counter_blocks(seed, counter, _BLOCKS_AT_ONCE, 4)  # rfc4656-s6.4-01
         yield from memoryview_of_words(octets)
         counter += 4 * _BLOCKS_AT_ONCE
 
@@ -148,4 +148,5 @@ def exponential_deviates(sid: bytes) -> Iterator[int]:
             continue
         k = next((k for k in range(2, len(Q)) if u < Q[k]), len(Q))  # S3
         v = min(islice(uniform, k))
+        # rfc4656-s5.2-02, rfc4656-sB-01, rfc4656-sB-02
         yield (((j << 32) + v) * _LN2) >> 32  # S4

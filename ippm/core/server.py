@@ -173,7 +173,7 @@ class ControlServer(ServerConnection[ServerEvent]):
         self.state = ServerState.ACTIVE
         self._deadline = None  # rfc5357-s3.1-02
         self._events.append(SessionsStarted(tuple(self._started)))
-        self._reply(StartAck(Accept.OK).encode())  # rfc4656-s3.7-01
+        self._reply(StartAck(Accept.OK).encode())  # rfc4656-s3.7-01, rfc4656-s3.7-02
 
     def _start_while_active(self, body: bytes, now: float) -> None:
         self._reply(StartAck(Accept.NOT_SUPPORTED).encode())
@@ -189,6 +189,7 @@ class ControlServer(ServerConnection[ServerEvent]):
         self.state = ServerState.READY
         self._deadline = now + self.config.servwait_s  # rfc5357-s3.1-03
         if stopped:
+            # rfc5357-s3.8-02
             self._events.append(SessionsStopped(stopped, int(stop.accept), valid=stop.accept == Accept.OK))
 
     # Commands of Individual Session Control.
@@ -262,7 +263,7 @@ def _host(address: Address | None, own: Endpoint) -> str:
 
 
 TRANSITIONS: dict[tuple[ServerState, Command], Transition[Callable[[ControlServer, bytes, float], None]]] = {
-    (ServerState.READY, Command.REQUEST_TW_SESSION): Transition(
+    (ServerState.READY, Command.REQUEST_TW_SESSION): Transition(  # rfc5357-s3.5-01
         "the client asks for a session and gets a port, or a refusal",
         ControlServer._request_tw_session,
         (ServerState.READY,),

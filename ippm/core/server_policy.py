@@ -31,7 +31,7 @@ class ControlServerConfig:
     """
 
     modes: Mode = SECURITY_BITS
-    count: int = 4096
+    count: int = 4096  # rfc4656-s3.1-06
     servwait_s: float = 900.0  # rfc5357-s3.1-06
     setup_wait_s: float = 60.0
     start_time: int = 0

@@ -83,7 +83,7 @@ class SessionReceiver:
         try:
             sequence, sent, send_error = self._unpack(data)
         except IntegrityError:
-            return self._discard("hmac_mismatch")  # rfc4656-s4.2-01, rfc4656-s4.2-07c
+            return self._discard("hmac_mismatch")  # rfc4656-s4.2-01, rfc4656-s4.2-07c, rfc4656-s4.2-07
         except InvalidMessage as error:
             return self._discard("too_short" if len(data) < self._protection.sender_octets else _name(error))
         if sequence >= self._count:

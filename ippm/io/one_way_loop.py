@@ -182,7 +182,7 @@ class OneWayLoop:
             stream.sock.connect(resolved(stream.sock.family, *plan.remote))
         except OSError as error:
             stream.error = f"no way to {plan.remote[0]}: {error.strerror}"
-        stream.start = time.monotonic_ns() + ntp_difference_ns(plan.start_time, now_ntp())
+        stream.start = time.monotonic_ns() + ntp_difference_ns(plan.start_time, now_ntp())  # rfc4656-s3.7-04
         stream.session.prepare()
         self._push(stream)
 
@@ -232,7 +232,7 @@ class OneWayLoop:
             if session.plan.measure:
                 late_ns = time.monotonic_ns() - due
             try:
-                stream.sock.send(session.pack(now_ntp(), self._clock.error_estimate))
+                stream.sock.send(session.pack(now_ntp(), self._clock.error_estimate))  # rfc4656-s4.1.1-06
             except ConnectionRefusedError:
                 # An ICMP error that an earlier packet caused; this one has not been sent yet.
                 continue

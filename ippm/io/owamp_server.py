@@ -226,6 +226,7 @@ class OwampServer(ControlTcpServer):
         if session.server_sends:
             self._senders.stop(sid)
         else:
+            # rfc4656-s3.8-03
             self._receivers.finish(sid, stop.descriptions.get(sid) if stop.accept == Accept.OK else _INVALID)
 
     def break_session(self, sid: bytes, *, invalid: bool) -> None:

@@ -68,6 +68,7 @@ def run_sender(
     `plan.remote` and stays open. `io` is a way of `ippm.io.batch`. OSError only for what makes sending impossible (a
     message too long, no route).
     """
+    # rfc4656-s4.1.2-08, rfc5357-s4.2.1-06
     padding = b"" if plan.zero_padding or not plan.padding_octets else os.urandom(plan.padding_octets + 4096)
     loop = _SenderLoop(SessionSender(plan, padding), sock, stop, clock or SystemClock(), io)
     lasts_ns = plan.schedule.offset_ns(plan.count - 1) if plan.count else 0
@@ -110,17 +111,18 @@ class _SenderLoop:
             if time.monotonic_ns() - due > self._plan.timeout_ns:
                 self.session.skip(sequence)  # rfc4656-s4.1.1-02
             else:
-                self._send(sequence)
+                self._send(sequence)  # rfc4656-s4.1.1-04
         self._wait_for_replies(time.monotonic_ns() + self._plan.timeout_ns)
 
     def _start_ns(self) -> int:
         now = time.monotonic_ns()
         if not self._plan.start_time:
             return now + LEAD_NS
-        return now + ntp_difference_ns(self._plan.start_time, now_ntp())
+        return now + ntp_difference_ns(self._plan.start_time, now_ntp())  # rfc4656-s3.7-05
 
     def _send(self, sequence: int) -> None:
         session = self.session
+        # rfc4656-s4.1.1-06, rfc5357-s4.1.1-01
         datagram = session.pack(sequence, now_ntp(), self._clock.error_estimate)
         try:
             self._sock.send(datagram)

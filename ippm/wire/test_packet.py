@@ -55,7 +55,7 @@ class PacketMode(IntEnum):
             return cls(cls.ENCRYPTED)
         if mode & cls.AUTHENTICATED:
             return cls(cls.AUTHENTICATED)
-        return cls(cls.OPEN)
+        return cls(cls.OPEN)  # rfc5618-s3.1-04, rfc5618-s4.1.2-02, rfc5618-s4.2-02
 
     @property
     def sender_octets(self) -> int:
@@ -151,6 +151,7 @@ class SenderPacket:
 
     def encode_open(self) -> bytes:
         """The octets of unauthenticated mode."""
+        # rfc5357-s4.2.1-12
         return SENDER_OPEN.pack(self.sequence_number, self.timestamp, self.error_estimate) + self.padding
 
     def encode_secured(self) -> bytes:

@@ -101,16 +101,8 @@ def _of_statement(node: ast.stmt, text: _Text, line: int) -> Iterator[tuple[str,
     ):
         if node.lineno == line or not isinstance(node, ast.Expr):
             yield f"without {_short(ast.unparse(node))}", text.replace(node, "pass")
-    elif isinstance(node, ast.Return) or (
-        isinstance(node, ast.Assign | ast.AugAssign)
-        and node.lineno == line
-        and not _is_name(node.targets[0] if isinstance(node, ast.Assign) else node.target)
-    ):
+    elif isinstance(node, ast.Return) or (isinstance(node, ast.Assign | ast.AugAssign) and node.lineno == line):
         yield f"without {_short(ast.unparse(node))}", text.replace(node, "pass")
-
-
-def _is_name(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name | ast.Tuple)
 
 
 def _roots(node: ast.stmt) -> list[ast.expr]:
@@ -213,6 +205,11 @@ def _changes(node: ast.expr, parent: ast.AST | None) -> Iterator[Change]:
             yield "the next member", ast.parse(f"type({text})({text} + 1)", mode="eval").body, line
         case ast.Name() if node.id.lstrip("_").isupper() and len(node.id) > 2:
             yield "one more", ast.BinOp(node, ast.Add(), ast.Constant(1)), line
+            yield (
+                "another last octet",
+                ast.parse(f"{node.id}[:-1] + bytes([{node.id}[-1] ^ 1])", mode="eval").body,
+                line,
+            )
         case ast.Subscript(slice=ast.Slice()):
             yield "the whole", node.value, line
         case ast.Tuple() | ast.List() | ast.Set() if node.elts:
@@ -256,6 +253,12 @@ def _of_constant(node: ast.Constant, parent: ast.AST | None) -> Iterator[Change]
             yield "another text", ast.Constant(value + "x"), node.lineno
 
 
+def _is_plain(value: ast.expr) -> bool:
+    """A variable or an attribute, not a constant's name or a type's."""
+    name = value.id if isinstance(value, ast.Name) else value.attr if isinstance(value, ast.Attribute) else ""
+    return name.islower()
+
+
 def _of_call(node: ast.Call) -> Iterator[Change]:
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
@@ -263,6 +266,8 @@ def _of_call(node: ast.Call) -> Iterator[Change]:
         for argument in node.args:
             if not isinstance(argument, ast.Starred | ast.GeneratorExp):
                 yield f"only `{ast.unparse(argument)}`", argument, node.lineno
+    if name == "len":
+        yield "one more", ast.BinOp(node, ast.Add(), ast.Constant(1)), node.lineno
     if method in _METHODS and isinstance(node.func, ast.Attribute):
         yield f"without {method}", node.func.value, node.lineno
     if method in _DRAWS and len(node.args) == 1:
@@ -274,6 +279,15 @@ def _of_call(node: ast.Call) -> Iterator[Change]:
             yield f"always {value}", ast.Constant(value), node.lineno
     if not node.args and not node.keywords:
         yield "0", ast.Constant(0), node.lineno
+    for i, argument in enumerate(node.args):
+        if _is_plain(argument):
+            changed = ast.Call(node.func, [*node.args[:i], ast.Constant(0), *node.args[i + 1 :]], node.keywords)
+            yield f"0 for `{ast.unparse(argument)}`", changed, argument.lineno
+    for i, keyword in enumerate(node.keywords):
+        if _is_plain(keyword.value):
+            zero = ast.keyword(keyword.arg, ast.Constant(0))
+            changed = ast.Call(node.func, node.args, [*node.keywords[:i], zero, *node.keywords[i + 1 :]])
+            yield f"0 for {keyword.arg or '**'}", changed, keyword.value.lineno
     for i, keyword in enumerate(node.keywords):
         if keyword.arg is not None:
             changed = ast.Call(node.func, node.args, [other for j, other in enumerate(node.keywords) if j != i])

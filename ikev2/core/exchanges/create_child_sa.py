@@ -52,7 +52,7 @@ def begin(sa: IkeSa, task: MakeChildSa | RekeyChildSa, now: float) -> None:
             sa.postpone(task, now)  # the peer may not have it yet
             return
     config = task.config if isinstance(task, MakeChildSa) else old.config  # type: ignore[union-attr]
-    nonce = sa.entropy.octets(NONCE_OCTETS)
+    nonce = sa.entropy.octets(NONCE_OCTETS)  # rfc7296-s2.10-01, rfc7296-s3.9-02
     keying: list[Payload] = [Nonce(nonce)]
     pair: KePair | None = None
     group = _group(task, old, ke_groups(config.esp_proposals))
@@ -210,7 +210,8 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         if old is None and sa.child_requests():
             # It may be the one that the peer has made for us, and of which we are going to hear.
             raise TemporaryFailure("a Child SA is being made")
-        if old is None:  # rfc7296-s2.25-05, rfc7296-s2.25.1-04
+        if old is None:
+            # rfc7296-s2.25-05, rfc7296-s2.25.1-04
             return (Notify(NotifyType.CHILD_SA_NOT_FOUND, protocol=rekey.protocol, spi=rekey.spi),)
         if sa.is_closing_child(old):  # rfc7296-s2.25.1-01
             raise TemporaryFailure("the Child SA to rekey is being closed")
@@ -239,4 +240,4 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
 
 def answer_closing(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     """Refuse for the time that the IKE SA is being closed, or replaced (rfc7296-s2.25.2-03, rfc7296-s2.8.2-03)."""
-    raise TemporaryFailure("the IKE SA is being closed")
+    raise TemporaryFailure("the IKE SA is being closed")  # rfc7296-s2.8.2-03, rfc7296-s2.25.2-03

@@ -72,6 +72,7 @@ def _peer_octets(sa: IkeSa, id_body: bytes) -> bytes:
 
 def _heeds_initial_contact(sa: IkeSa, inbound: Inbound) -> bool:
     """Whether the peer has started anew; never for an identity that several hosts share. RFC 7296 section 2.4."""
+    # rfc7296-s2.4-01
     return sa.connection.send_initial_contact and inbound.notify(NotifyType.INITIAL_CONTACT) is not None
 
 
@@ -89,7 +90,7 @@ def begin(sa: IkeSa, now: float) -> None:
     sa.local_id = _own_identity(connection, sa.local)
     id_i = IdI(sa.local_id.id_type, sa.local_id.data)
     payloads: list[Payload] = [id_i]
-    if connection.send_initial_contact and sa.observer.is_only_sa(sa):
+    if connection.send_initial_contact and sa.observer.is_only_sa(sa):  # rfc7296-s2.4-01
         payloads.append(Notify(NotifyType.INITIAL_CONTACT))  # rfc7296-s2.4-02
     if isinstance(connection.remote_id, Identity):
         payloads.append(IdR(connection.remote_id.id_type, connection.remote_id.data))

@@ -89,11 +89,11 @@ def begin(sa: IkeSa, now: float) -> None:
         raise LocalProtocolError(
             f"connection {sa.connection.name} proposes no key exchange group that is implemented"
         )
-    group = KE_GROUPS[groups[0]]
+    group = KE_GROUPS[groups[0]]  # rfc7296-s3.3.6-09, rfc7296-s3.4-03
     sa.handshake = Handshake(
         group=group,
         pair=group.generate(sa.entropy),
-        nonce_i=sa.entropy.octets(NONCE_OCTETS),
+        nonce_i=sa.entropy.octets(NONCE_OCTETS),  # rfc7296-s2.10-01, rfc7296-s3.9-02
         proposals=proposals,
         groups=[group.id],
     )
@@ -150,7 +150,7 @@ def _take_notify(sa: IkeSa, inbound: Inbound) -> None:
             raise Ignored(f"the group wanted, {group}, was not proposed")
         if group == handshake.group.id or len(handshake.groups) >= GROUPS_TAKEN:
             raise Ignored(f"{group} was tried already")
-        handshake.group = KE_GROUPS[group]  # rfc7296-s1.2-04
+        handshake.group = KE_GROUPS[group]  # rfc7296-s1.2-04, rfc7296-s3.3.6-10
         handshake.pair = handshake.group.generate(sa.entropy)
         handshake.groups.append(group)
     else:
@@ -220,6 +220,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     # The group of the KE payload has no say: who forged an INVALID_KE_PAYLOAD must gain nothing by it. Section 1.2.
     connection, chosen, suite = _choose(sa, offered)
     if ke.group != suite.ke.id:
+        # rfc7296-s3.4-05
         raise InvalidKePayload(suite.ke.id)  # rfc7296-s1.3-03 in its form for IKE_SA_INIT, section 1.2
     # rfc6989-s2.5-01, rfc6989-s2.5-02: no IKE SA is begun with it. The exchange itself waits for IKE_AUTH.
     suite.ke.check(ke.data)
@@ -275,7 +276,7 @@ def clear_reply(request: Header, payloads: tuple[Payload, ...]) -> bytes:
         request.initiator_spi,
         request.responder_spi,
         request.exchange_type,
-        request.message_id,
+        request.message_id,  # rfc7296-s2.21.4-02
         is_initiator=not request.is_initiator,
         is_response=True,
     )

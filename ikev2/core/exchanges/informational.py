@@ -55,7 +55,7 @@ def begin(sa: IkeSa, task: Task, now: float) -> None:
             elif spi_in not in sa.unwanted_spis:
                 return
             sa.unwanted_spis.discard(spi_in)
-            payloads = (Delete.esp(spi_in.to_bytes(4, "big")),)  # rfc7296-s2.4-08
+            payloads = (Delete.esp(spi_in.to_bytes(4, "big")),)  # rfc7296-s2.4-08, rfc7296-s1.4.1-02
         case AskForAddresses(children):
             request = cp.request(sa)
             if request is None:
@@ -66,7 +66,7 @@ def begin(sa: IkeSa, task: Task, now: float) -> None:
             payloads = (notify,)  # rfc7296-s2.21.4-08, rfc7296-s2.21.4-09
         case _:
             payloads = ()
-    sa.send_request(ExchangeType.INFORMATIONAL, payloads, task, now)
+    sa.send_request(ExchangeType.INFORMATIONAL, payloads, task, now)  # rfc7296-s1.4-02, rfc7296-s1.4-03
 
 
 def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
@@ -85,7 +85,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     deletes = [payload for payload in inbound.payloads if isinstance(payload, Delete)]
     if any(delete.protocol == ProtocolId.IKE for delete in deletes):
         # rfc7296-s2.25.2-05: also when we are closing it: our own request is forgotten.
-        sa.close_after_response("the peer deleted the IKE SA")
+        sa.close_after_response("the peer deleted the IKE SA")  # rfc7296-s2.25.2-04
         return ()
     answered = [
         spi_in
@@ -115,12 +115,12 @@ def _delete_child(sa: IkeSa, spi_out: int) -> bytes | None:
         for request in sa.child_requests():
             request.deleted.add(spi_out)
         return None  # rfc7296-s2.25.1-07
-    if child.closing:
+    if child.closing:  # rfc7296-s2.25.1-05
         # rfc7296-s1.4.1-04, rfc7296-s1.4.1-05: both delete at once.
         sa.add_event(ChildSaHalfClosed(child.params))
         return None
     sa.remove_child(child, "the peer deleted it")  # rfc7296-s1.4.1-03
-    return child.params.spi_in.to_bytes(4, "big")
+    return child.params.spi_in.to_bytes(4, "big")  # rfc7296-s2.25.1-06, rfc7296-s2.25.2-07
 
 
 def _make_missing(sa: IkeSa, children: Iterable[ChildConfig]) -> None:

@@ -71,7 +71,7 @@ def begin(sa: IkeSa, task: RekeyIkeSa, now: float) -> None:
         _failed(sa, "no key exchange group is configured", None)
         return
     pair = KE_GROUPS[group].generate(sa.entropy)  # rfc7296-s2.18-01
-    nonce = sa.entropy.octets(NONCE_OCTETS)
+    nonce = sa.entropy.octets(NONCE_OCTETS)  # rfc7296-s3.9-02
     payloads = (Sa(proposals), Nonce(nonce), Ke(group, pair.public))  # rfc7296-s1.3.2-01
     sa.go(State.REKEYING, "ask for a new IKE SA in the place of this one")
     sa.send_request(ExchangeType.CREATE_CHILD_SA, payloads, IkeRequest(task, proposals, spi, nonce, pair), now)
@@ -185,7 +185,7 @@ def _failed(sa: IkeSa, reason: str, notify_type: NotifyType | None) -> None:
 
 def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     """Make the new IKE SA and hand the Child SAs over: TemporaryFailure, NoProposalChosen, InvalidKePayload."""
-    if sa.is_closing():  # rfc7296-s2.25.2-03
+    if sa.is_closing():
         raise TemporaryFailure("the IKE SA is being closed")
     if sa.is_busy_with_children():  # rfc7296-s2.25.1-08
         raise TemporaryFailure("a Child SA is being made, rekeyed or closed")
@@ -198,7 +198,7 @@ def answer_rekeying(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     """The same while our own request is on its way: it is not known yet which of the new IKE SAs will stay."""
     request = sa.purpose_in_flight
     if not is_wanted(inbound) or not isinstance(request, IkeRequest):
-        raise TemporaryFailure("the IKE SA is being rekeyed")  # rfc7296-s2.25.2-06
+        raise TemporaryFailure("the IKE SA is being rekeyed")  # rfc7296-s2.25.2-06, rfc7296-s2.25-01
     if request.rival is not None or sa.is_closing():
         raise TemporaryFailure("the IKE SA is being rekeyed by both ends, or closed")
     new, payloads, lowest = _answer(sa, inbound)

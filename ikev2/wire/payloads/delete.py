@@ -58,6 +58,6 @@ class Delete(PlainPayload):
             return "SPIs in the deletion of an IKE SA"
         if self.protocol in (ProtocolId.AH, ProtocolId.ESP) and self.spi_octets != CHILD_SPI_OCTETS:
             return f"SPIs of {self.spi_octets} octets for {self.protocol}"
-        if any(len(spi) != self.spi_octets for spi in self.spis):
+        if any(len(spi) != self.spi_octets for spi in self.spis):  # rfc7296-s3.11-01, rfc7296-s3.11-02
             return f"an SPI that is not of {self.spi_octets} octets"
         return None

@@ -196,6 +196,7 @@ class TestClientChoosesTheMode:
         pair = Pair(None, ControlServerConfig(Mode(0)))
         pair.run()
         (closed,) = pair.client_events()
+        assert isinstance(closed.error, ServerRefused)
         assert "no mode" in str(closed.error)
         assert pair.server.closed
 

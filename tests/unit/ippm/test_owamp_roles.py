@@ -360,6 +360,7 @@ class TestRequests:
         (event,) = pair.client_events()
         assert isinstance(event, OwampSessionAccepted)
         assert event.session.receiver.port == 18762
+        assert [wished.receiver.port for wished in pair.hooks.wished] == [0, 0]
 
     def test_a_sid_is_not_used_twice(self) -> None:
         pair = OwampPair().set_up()
