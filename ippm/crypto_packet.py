@@ -210,7 +210,8 @@ class OpenProtection(TestProtection):
 
     def pack_sender_into(self, buffer: Buffer, sequence: int, timestamp: int, error_estimate: int) -> None:
         """Writes 14 octets."""
-        SENDER_OPEN.pack_into(buffer, 0, sequence, timestamp, error_estimate)
+        # rfc5357-s4.2.1-12
+        SENDER_OPEN.pack_into(buffer, 0, sequence, timestamp, error_estimate)  # rfc5357-s4.2.1-12
 
     def unpack_sender(self, data: Octets) -> SenderFields:
         """Reads 14 octets."""
@@ -454,7 +455,7 @@ class EncryptedProtection(_Keyed):
         clear = _REFLECTOR_CLEAR.pack(
             sequence, timestamp, error_estimate, receive_timestamp, *sender, sender_ttl, sender_dscp_ecn
         )
-        buffer[96:112] = self._tag(clear)
+        buffer[96:112] = self._tag(clear)  # rfc5357-s4.2.1-13, rfc5357-s4.2.1-13
         buffer[0:96] = self._cbc.encrypt(clear)
 
     def unpack_reflector(self, data: Octets) -> ReflectorFields:

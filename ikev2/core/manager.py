@@ -377,7 +377,7 @@ class SaManager:
         elif begins(header):
             self._begin(header, data, local, remote, now)
         elif deserves_hint(header, data):
-            notify = Notify(NotifyType.INVALID_IKE_SPI)
+            notify = Notify(NotifyType.INVALID_IKE_SPI)  # rfc7296-s2.21.4-04
             self._reply(header, notify, local, remote, now)
             self._report(notify, remote, now)
         elif suspicion.is_hint(header, data):

@@ -253,6 +253,7 @@ def esp_of(packet: bytes) -> tuple[bytes, bytes] | None:
         return None
     source_port, destination_port, _, _ = _UDP_HEADER.unpack_from(payload)
     payload = payload[_UDP_HEADER.size :]
+    # rfc7296-s2.23-06, rfc7296-s2.23-14
     if NAT_PORT not in (source_port, destination_port) or payload[:4] == NON_ESP_MARKER:
         return None
     return payload, header

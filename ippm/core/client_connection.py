@@ -71,7 +71,7 @@ class ControlClientConfig:
 
     mode: Mode = Mode.OPEN
     require_ikev2: bool = False
-    maximum_count: int = DEFAULT_MAXIMUM_COUNT
+    maximum_count: int = DEFAULT_MAXIMUM_COUNT  # rfc5357-s6-02, rfc5357-s6-02
     response_wait_s: float = 30.0
     features: Mode = NO_FEATURES
     tw_auth_pad: int = 64
@@ -226,11 +226,13 @@ class ClientConnection(ABC, Generic[Event]):
 
     def _bits_of(self, mode: Mode) -> int:
         """The Mode field for what was chosen."""
+        # rfc4656-s3.1-12
         return int(mode & (self.SECURITY | self.FEATURES)) | (self.derived_bit if mode & Mode.IKEV2_DERIVED else 0)
 
     def _respond(self, greeting: ServerGreeting, now: float) -> None:
         # Bits that have no meaning here are ignored.  rfc4656-s3.1-02
         offered = self._offered = self._mode_of(greeting.modes)
+        # rfc5618-s3.1-03, rfc7717-s5.2-m2, rfc5618-s3.1-03, rfc7717-s5.2-m2
         wanted = (offered & self.config.mode).strictest  # one bit: rfc4656-s3.1-09, rfc4656-s3.1-10
         if not greeting.modes:  # rfc4656-s3.1-07
             raise ServerRefused(Accept.FAILURE, "the greeting offers no mode")
@@ -255,7 +257,7 @@ class ClientConnection(ABC, Generic[Event]):
         if secret.ikev2_derived:
             if not offered & Mode.IKEV2_DERIVED:
                 raise ConnectionFailed("the secret is derived from IKEv2, which the server does not offer")
-            self.mode |= Mode.IKEV2_DERIVED  # rfc7717-s5.3-01
+            self.mode |= Mode.IKEV2_DERIVED  # rfc7717-s5.3-01, rfc7717-s5.3-m1, rfc7717-s5.3-m1
         elif self.config.require_ikev2:
             raise ConnectionFailed("there is no IKEv2-derived secret for this server, and it is required")
         self._count = greeting.count
@@ -268,7 +270,7 @@ class ClientConnection(ABC, Generic[Event]):
 
     def _check_count(self, count: int) -> None:
         """Raises UnacceptableCount. RFC 4656 section 3.1, RFC 5357 section 6."""
-        if count > self.config.maximum_count:
+        if count > self.config.maximum_count:  # rfc5357-s6-01, rfc5357-s6-03, rfc5357-s6-01, rfc5357-s6-03
             raise UnacceptableCount(f"the server's Count {count} is above our maximum {self.config.maximum_count}")
         if count < MINIMUM_COUNT or count & (count - 1):
             raise UnacceptableCount(f"the server's Count {count} is no power of two from {MINIMUM_COUNT} up")
@@ -329,6 +331,7 @@ class ClientConnection(ABC, Generic[Event]):
 
     def _test_keys(self, sid: bytes) -> SessionKeys | None:
         """Keys of a Test session; none where Test is unauthenticated. RFC 4656 section 4.1.2, RFC 5618."""
+        # rfc5618-s3.1-01, rfc5618-s3.1-02, rfc5618-s3.1-01, rfc5618-s3.1-02
         if self._keys is None or self._secret is None or self.mode & Mode.MIXED:
             return None
         return self._secret.test_keys(self.PROTOCOL, sid, self._keys) or test_session_keys(self._keys, sid)

@@ -184,7 +184,7 @@ class ControlClient(ClientConnection[ClientEvent]):
             return
         if sids is not None and set(sids) != set(self._started):
             raise LocalProtocolError("single sessions stop only with the feature session-control")
-        # rfc5357-s3.8-01, rfc5357-s3.8-03, rfc5357-s3.8-04
+        # rfc5357-s3.8-03, rfc5357-s3.8-04
         stop = StopSessions(number_of_sessions=len(self._started), accept=accept)
         self._outbox += self._send.seal(stop.encode(), with_hmac=True)
         self._started = []

@@ -152,9 +152,8 @@ class ServerConnection(ABC, Generic[Event]):
     def handle_timer(self, now: float) -> None:
         """Close the connection when what was awaited has not come in time. RFC 5357 section 3.1, SERVWAIT."""
         if self._deadline is not None and now >= self._deadline and self.state is not ServerState.CLOSED:
-            # rfc4656-s3-01, rfc4656-s3-02
             awaited = "Set-Up-Response" if self.state is ServerState.GREETED else "command"
-            self._close(f"no {awaited} came in time")
+            self._close(f"no {awaited} came in time")  # rfc4656-s3-01, rfc4656-s3-02
 
     def next_event(self) -> Event | ConnectionEvent | None:
         """The oldest event that was not taken yet, or None. Take them before sending `data_to_send`."""
@@ -204,9 +203,9 @@ class ServerConnection(ABC, Generic[Event]):
     # Connection setup.
 
     def _greet(self) -> None:
-        modes = int(self.config.modes & self.SECURITY)
+        modes = int(self.config.modes & self.SECURITY)  # rfc4656-s3.1-01
         if self._provider.offers_ikev2 and self.config.modes & self.SECURITY & KEYED_BITS:
-            modes |= self.derived_bit  # rfc7717-s5.2-01
+            modes |= self.derived_bit  # rfc7717-s5.2-01, rfc7717-s5.2-m1, rfc7717-s5.2-m1
         if modes:
             modes |= self.config.features & self.FEATURES
         self._greeting = ServerGreeting(
@@ -294,7 +293,7 @@ class ServerConnection(ABC, Generic[Event]):
 
     def _refuse(self, accept: int, reason: str, now: float) -> None:
         # Start-Time is zero in a refusal, and the message is not encrypted.  rfc4656-s3.1-25
-        self._outbox += ServerStart(Accept(accept)).encode()
+        self._outbox += ServerStart(Accept(accept)).encode()  # rfc4656-s3.1-19
         self._events.append(ClientRefused(accept, reason))
         self._close(f"set-up refused: {reason}")
 
@@ -323,7 +322,7 @@ class ServerConnection(ABC, Generic[Event]):
         if wanted:
             self._body += plain
             return True
-        self._receive.verify(self._body, plain)  # rfc4656-s3.2-02, rfc4656-s6.10-01
+        self._receive.verify(self._body, plain)  # rfc4656-s3.2-02, rfc4656-s6.10-01, rfc4656-s6.10-02
         self._parts.append(self._body)
         self._body = b""
         if len(self._parts) == self._part_count(self._first_block):
@@ -342,6 +341,7 @@ class ServerConnection(ABC, Generic[Event]):
 
     def _test_keys(self, sid: bytes) -> SessionKeys | None:
         """Keys of a Test session; none where Test is unauthenticated. RFC 4656 section 4.1.2, RFC 5618."""
+        # rfc5618-s3.1-01, rfc5618-s3.1-02, rfc5618-s3.1-01, rfc5618-s3.1-02
         if self._keys is None or self._secret is None or self.mode & Mode.MIXED:
             return None
         return self._secret.test_keys(self.PROTOCOL, sid, self._keys) or test_session_keys(self._keys, sid)
@@ -350,6 +350,7 @@ class ServerConnection(ABC, Generic[Event]):
         """Raises RefuseSession when this connection may not have more than the `sessions` that it has."""
         limit = self.config.sessions_per_connection if self.mode.keyed else self.config.open_sessions_per_connection
         if sessions >= limit:  # rfc4656-s6.5-01
+            # rfc4656-s3.3-01
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"a connection may have {limit} sessions")
 
     def _new_sid(self) -> bytes:

@@ -130,8 +130,8 @@ class SessionReflector:
         """Stop-Sessions: packets that are under way are still answered until Timeout has passed."""
         if self.state in (ReflectorState.ACCEPTED, ReflectorState.STARTED):
             started = self.state is ReflectorState.STARTED
-            self.state = ReflectorState.STOPPING if started else ReflectorState.CLOSED
-            self._deadline = now + self.plan.timeout_ns
+            self.state = ReflectorState.STOPPING if started else ReflectorState.CLOSED  # rfc5357-s3.5-10
+            self._deadline = now + self.plan.timeout_ns  # rfc5357-s3.5-09
 
     def close(self) -> None:
         """Ends the session at once."""
@@ -153,7 +153,7 @@ class SessionReflector:
             if self.counters["reflected"] != self._active_count:
                 self._active_count = self.counters["reflected"]
                 self._active_at = now
-            elif now >= self._active_at + self.plan.refwait_ns:
+            elif now >= self._active_at + self.plan.refwait_ns:  # rfc5357-s3.1-05
                 self._count("refwait_expired")
                 self.state = ReflectorState.CLOSED
 
@@ -214,14 +214,14 @@ class SessionReflector:
             # rfc5357-s4.2-06: the last thing before the packet is closed
             ptp_from_ntp(self._clock(), self.plan.utc_offset_s) if self._ptp else self._clock(),
             self.error_estimate | PTP_FLAG if self._ptp else self.error_estimate,
-            receive_timestamp,
+            receive_timestamp,  # rfc5357-s4.2-01
             sender,
             255 if ttl is None else ttl,  # rfc5357-s4.2-03
             (dscp_ecn or 0) if self._monitored else 0,
         )
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         counters["reflected"] += 1
-        return self._reply_view[:octets]
+        return self._reply_view[:octets]  # rfc5357-s4.2.1-01
 
     def prepare(self) -> None:
         """Does beforehand what can be done for the next reply: call it when the last one is on its way."""

@@ -195,7 +195,7 @@ class SessionSender:
         self._protection.prepare(sequence)
 
     def _lay_out_padding(self, sequence: int) -> None:
-        if self._pool is not None:  # rfc4656-s4.1.2-07, -09: pseudo-random, or zeros when asked for
+        if self._pool is not None:  # rfc5357-s4.2.1-05, rfc4656-s4.1.2-07, -09
             start = (sequence * 61) % _POOL_OCTETS
             self._view[self._fixed :] = self._pool[start : start + self.plan.padding_octets]
         if self._server_octets:

@@ -121,7 +121,7 @@ class TwampServer(ControlTcpServer):
         if host != connection.role.local.host and not is_own_address(host):
             # rfc4656-s6.2-02
             raise RefuseSession(Accept.NOT_SUPPORTED, f"the Receiver Address {host} is not the server's")
-        sock = session_socket(
+        sock = session_socket(  # rfc5357-s3.5-12
             self.options,
             session.reflector.host,
             session.reflector.port,
