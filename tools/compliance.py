@@ -1,10 +1,11 @@
-"""Every requirement id of tests/requirements with its standing: covered, superseded, not testable or open.
+"""Every requirement id of tests/requirements with its standing: covered, superseded, not testable, later or open.
 
     python tools/compliance.py [--write docs/compliance.md] [--check] [RFC ...]
 
 Covered means that a collected test carries the id (`@pytest.mark.req`). Superseded and not testable are stated, with
-by what and why, in tests/requirements/dispositions.toml. `--check` fails on an id that no table has, or one that is
-both covered and declared not testable.
+by what and why, in tests/requirements/dispositions.toml; so is later, which is a requirement on something that this
+version does not do, and open is one that nobody has looked at. `--check` fails on an id that no table has, or one that
+is both covered and declared not testable.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ROOT / "tests" / "requirements"
+STANDINGS = ("superseded", "not testable", "later")
+"""What dispositions.toml may say of a requirement."""
 MUTATION = TABLES / "mutation.json"
 
 
@@ -72,20 +75,25 @@ def render(rows: dict[str, dict[str, str]], tests: dict[str, list[str]], stated:
         "",
         "Made by `make compliance` from tests/requirements and the `req` markers of the tests.",
         "",
-        "| RFC | requirements | covered | superseded | not testable | open |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| RFC | requirements | covered | superseded | not testable | later | open |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for rfc, entries in sorted(by_rfc.items()):
         count = Counter(standing for _, standing, _ in entries)
         lines.append(
             f"| {rfc} | {len(entries)} | {count['covered']} | {count['superseded']} | "
-            f"{count['not testable']} | {count['open']} |"
+            f"{count['not testable']} | {count['later']} | {count['open']} |"
         )
     for rfc, entries in sorted(by_rfc.items()):
         if all(standing == "open" for _, standing, _ in entries):
             continue
+        later = [entry for entry in entries if entry[1] == "later"]
+        entries = [entry for entry in entries if entry[1] != "later"]
         lines += ["", f"## {rfc}", "", "| id | level | standing | tests, or why |", "| --- | --- | --- | --- |"]
         lines += [f"| {row['id']} | {row['level']} | {standing} | {why} |" for row, standing, why in entries]
+        if later:
+            lines += ["", f"Of {rfc} this is left out so far:", "", "| id | level | why |", "| --- | --- | --- |"]
+            lines += [f"| {row['id']} | {row['level']} | {why} |" for row, _, why in later]
     lines += proved_by_mutation()
     return "\n".join(lines) + "\n"
 
@@ -132,6 +140,9 @@ def main() -> int:
     tests = collect()
     stated_file = TABLES / "dispositions.toml"
     stated = tomllib.loads(stated_file.read_text()) if stated_file.exists() else {}
+    for identifier, entry in stated.items():
+        if entry.get("standing") not in STANDINGS or not entry.get("why"):
+            raise SystemExit(f"{identifier}: its standing is one of {', '.join(STANDINGS)}, and there is a why")
     unknown = sorted((set(tests) | set(stated)) - set(rows))
     both = sorted(set(tests) & set(stated))
     if arguments.rfc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from esp_support import child_pair, udp_packet  # noqa: E402
 
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
+from ikev2.crypto.secret import SecretOctets  # noqa: E402
 from ikev2.ipsec.memory import esp_of, outer_packet  # noqa: E402
 from ikev2.ipsec.sad import Engine  # noqa: E402
 
@@ -98,3 +100,48 @@ def test_we_open_what_scapy_seals(name: str, mode: Mode, esn: bool, encap: bool)
         assert engine.unprotect(esp, sealed[1], sealed[8], header) == packet
     assert engine.counters(of_b).packets_in == len(SIZES)
     assert engine.counters(of_b).errors == {}
+
+
+@pytest.mark.req("rfc7296-s2.22-04")
+def test_nothing_is_compressed_though_the_peer_would_take_it() -> None:
+    """Both ends have said IPCOMP_SUPPORTED (DEFLATE); scapy finds the packet as it was, and no IPComp header (108)."""
+    from sim.network import A, B, Network, connection, up
+
+    from ikev2.core.impair import Knob
+
+    network = Network()
+    knob = Knob.parse("add:IKE_AUTH:*:*:N(IPCOMP_SUPPORTED)=123402")
+    a = network.add("a", A, [connection(A, B)], impairments=[knob])
+    b = network.add("b", B, [connection(B, A)], impairments=[knob])
+    up(network, a)
+    (child,) = a.installed.values()
+    assert len(b.installed) == 1
+    engine = Engine()
+    engine.install(child)
+    inner = udp_packet(data=bytes(1000))
+    protected = engine.protect(inner)
+    assert protected is not None
+    pair, esp, _ = protected
+    assert len(esp) > len(inner)
+    plain = scapy_sa(child, "aes256gcm16").decrypt(IP(outer_packet(pair, esp, inner)))
+    assert bytes(plain) == inner
+
+
+@pytest.mark.req("rfc7296-s2.13-02")
+@pytest.mark.parametrize("octet", [0x00, 0x01, 0x80, 0xFF])
+@pytest.mark.parametrize("name", ORACLE)
+def test_every_octets_are_a_key_of_every_cipher(name: str, octet: int) -> None:
+    """None of them has weak or malformed keys (as DES has, by parity): what KEYMAT gives is taken as it is."""
+    made, _ = child_pair(name)
+
+    def filled(key: SecretOctets) -> SecretOctets:
+        return SecretOctets("key", bytes([octet]) * len(key.octets))
+
+    integ = None if made.integ_key_out is None else filled(made.integ_key_out)
+    child = replace(made, encr_key_out=filled(made.encr_key_out), integ_key_out=integ)
+    engine = Engine()
+    engine.install(child)
+    packet = udp_packet(data=bytes(100))
+    result = engine.protect(packet)
+    assert result is not None
+    assert bytes(scapy_sa(child, name).decrypt(IP(outer_packet(*result)))) == packet

@@ -19,12 +19,14 @@ from sim.test_ike_auth import AUTH_EXCHANGE, half_open, tampered, ts, without
 
 from ikev2.core.config import Childless, Limits
 from ikev2.core.events import ChildSaFailed, ChildSaRekeyed, IkeSaDeleted, IkeSaFailed, PeerAlive
+from ikev2.core.exchanges.informational import FATAL_NOTIFIES
 from ikev2.core.pools import AddressRange, PoolConfig
 from ikev2.core.state import State
 from ikev2.core.types import Mode
 from ikev2.crypto.keymat import IkeKeys
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import parse_ike_proposal
+from ikev2.errors import ProtocolError
 from ikev2.iana import ExchangeType, NotifyType, PayloadType
 from ikev2.wire.payloads import Encrypted, Notify, Payload, Sa, TsI, TsR
 
@@ -643,6 +645,22 @@ def test_every_type_of_the_section_has_a_case_in_both_directions() -> None:
 def test_the_numbers_are_those_of_the_section() -> None:
     assert {name: NotifyType[name].value for name in SECTION_3_10_1} == SECTION_3_10_1
     assert all(NotifyType[name].is_error is (number < 16384) for name, number in SECTION_3_10_1.items())
+
+
+@pytest.mark.req("rfc7296-s2.21.2-05")
+def test_no_error_is_sent_that_is_not_of_the_section() -> None:
+    """An error that ends IKE_AUTH and is of another document would have to be agreed on first; there is none here."""
+
+    def kinds(kind: type[ProtocolError]) -> list[type[ProtocolError]]:
+        return [kind, *(found for child in kind.__subclasses__() for found in kinds(child))]
+
+    sent = {kind.notify_type.name for kind in kinds(ProtocolError) if kind.notify_type is not None}
+    assert sent <= {name for name, number in SECTION_3_10_1.items() if number < 16384}
+    assert {one.name for one in FATAL_NOTIFIES} == {
+        "UNSUPPORTED_CRITICAL_PAYLOAD",
+        "INVALID_SYNTAX",
+        "AUTHENTICATION_FAILED",
+    }
 
 
 def test_the_decoder_shares_no_code_with_the_project() -> None:

@@ -89,6 +89,21 @@ def test_what_is_asked_for_and_not_done_is_not_answered_and_changes_nothing(what
     assert_nothing_left(a, b)
 
 
+@pytest.mark.req("rfc7296-s2.22-03")
+def test_of_several_ipcomp_algorithms_none_is_accepted() -> None:
+    """RFC 7296 section 2.22: OUI, DEFLATE, LZS and LZJH are offered, each with a CPI of its own."""
+    network = Network()
+    knobs = [Knob.parse(f"add:IKE_AUTH:request:*:N(IPCOMP_SUPPORTED)=12340{number}") for number in (1, 2, 3, 4)]
+    a = network.add("a", A, [connection(A, B)], impairments=knobs)
+    b = network.add("b", B, [connection(B, A)])
+    up(network, a)
+    asked = notify_types(opened(b, network.sent[2].datagram))
+    assert asked.count(NotifyType.IPCOMP_SUPPORTED) == 4
+    assert notify_types(opened(a, network.sent[3].datagram)) == []
+    assert_joined(a, b)
+
+
+@pytest.mark.req("rfc7296-s2.22-02")
 @pytest.mark.parametrize("what", DECLINED)
 def test_what_a_responder_offers_unasked_changes_nothing(what: str) -> None:
     network = Network()

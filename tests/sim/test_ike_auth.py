@@ -30,8 +30,8 @@ from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import parse_esp_proposal
 from ikev2.errors import BackendError
-from ikev2.iana import AuthMethod, ExchangeType, IdType, NotifyType
-from ikev2.wire.payloads import Auth, Delete, IdI, IdR, Notify, Payload, Sa, TrafficSelector, TsI, TsR
+from ikev2.iana import AuthMethod, EapCode, ExchangeType, IdType, NotifyType
+from ikev2.wire.payloads import Auth, Delete, Eap, IdI, IdR, Notify, Payload, Sa, TrafficSelector, TsI, TsR
 
 AUTH_EXCHANGE = ExchangeType.IKE_AUTH
 OTHER_PSK = SecretOctets("PSK", b"not the same secret")
@@ -285,12 +285,35 @@ def test_an_identity_without_a_secret_is_refused_as_one_with_a_wrong_secret_is()
 
 
 def test_eap_is_refused_when_it_is_not_configured() -> None:
+    """RFC 7296 section 2.16: an initiator without AUTH wants EAP. Section 2.21.2: AUTHENTICATION_FAILED, no IKE SA."""
     network, a, b, payloads = half_open()
     give(network, b, sealed(a, AUTH_EXCHANGE, without(payloads, Auth), message_id=1), a.address)
+    assert opened(a, last_sent(network)) == (Notify(NotifyType.AUTHENTICATION_FAILED),)
+    assert b.manager.sas == []
     network.run(network.now + 1)
     (failed,) = b.of(IkeSaFailed)
     assert isinstance(failed, IkeSaFailed)
     assert failed.notify_type == NotifyType.AUTHENTICATION_FAILED
+
+
+@pytest.mark.parametrize("with_auth", [False, True])
+def test_an_initiator_that_is_asked_for_eap_makes_no_ike_sa(
+    net: Callable[..., tuple[Network, Host, Host]], with_auth: bool
+) -> None:
+    """HDR, SK {IDr, [AUTH,] EAP} in the place of the last message: nobody asked for EAP, and none is answered."""
+    network, a, b = net()
+    eap = Eap(EapCode.REQUEST, 1, b"\x01")
+
+    def change(payloads: tuple[Payload, ...]) -> tuple[Payload, ...]:
+        kept = (IdR, Auth) if with_auth else (IdR,)
+        return (*(item for item in payloads if isinstance(item, kept)), eap)
+
+    tampered(network, b, AUTH_EXCHANGE, change)
+    up(network, a, until=10.0)
+    assert len(a.of(IkeSaFailed)) == 1
+    assert a.of(IkeSaEstablished) == a.of(ChildSaReady) == []
+    assert a.manager.sas == []
+    assert [sent.datagram.data[18] for sent in network.sent if sent.sender is a].count(AUTH_EXCHANGE) == 1
 
 
 @pytest.mark.req("rfc7296-s2.21.2-02", "rfc7296-s2.21.2-03", "rfc7296-s2.5-10", "rfc7296-s2.5-11", "rfc7296-s4-03")
@@ -481,6 +504,7 @@ BAD_CHILDREN: dict[str, Callable[[tuple[Payload, ...]], tuple[Payload, ...]]] = 
 }
 
 
+@pytest.mark.req("rfc7296-s3.3.6-06")
 @pytest.mark.parametrize("kind", BAD_CHILDREN)
 def test_child_that_was_not_offered_is_not_installed_and_is_deleted(
     net: Callable[..., tuple[Network, Host, Host]], kind: str

@@ -292,6 +292,64 @@ def test_responders_choice_that_was_not_offered_is_not_taken(change: str) -> Non
     assert_joined(a, b)
 
 
+@pytest.mark.req("rfc7296-s3.3.6-06")
+def test_a_choice_that_was_not_offered_never_becomes_an_ike_sa() -> None:
+    """The exchange ends for want of a response that makes sense: no IKE_AUTH, and the reason is told."""
+    network, a, b = pair()
+
+    def other_choice(sent: Sent) -> Delays:
+        if sent.sender is not b:
+            return (0.01,)
+        message = parse(sent.datagram)
+        other = Sa((replace(proposals("aes128gcm16-prfsha256-curve25519")[0], number=1),))  # type: ignore[type-var]
+        payloads = tuple(other if isinstance(item, Sa) else item for item in message.payloads)
+        network.inject(replace(sent.datagram, data=Message(message.header, payloads).encode()), 0.01)
+        return ()
+
+    network.link = other_choice
+    up(network, a)
+    assert len(a.of(IkeSaFailed)) == 1
+    assert {sent.datagram.data[18] for sent in network.sent if sent.sender is a} == {INIT}
+    assert a.manager.sas == []
+
+
+@pytest.mark.req("rfc7296-s2.5-04")
+def test_version_2_is_the_only_one_that_is_spoken() -> None:
+    """Between the lowest and the highest version here there is no other: of the sixteen, one is answered in kind."""
+    genuine = pair()
+    sa = genuine[1].manager.initiate("lab", None, genuine[1].address, 0.0)
+    (request,) = genuine[1].manager.datagrams_to_send()
+    assert sa.state is not None
+    spoken = []
+    for major in range(16):
+        network, _a, b = pair()
+        data = bytearray(request.data)
+        data[17] = major << 4
+        give(network, b, bytes(data), genuine[1].address)
+        answers = [parse(sent.datagram) for sent in network.sent]
+        if any(isinstance(payload, Sa) for answer in answers for payload in answer.payloads):
+            spoken.append(major)
+        elif major > 2:
+            assert [notify_types(answer.payloads) for answer in answers] == [[NotifyType.INVALID_MAJOR_VERSION]]
+        else:
+            assert answers == []
+    assert spoken == [2]
+
+
+@pytest.mark.req("rfc7296-s3.3.4-08")
+def test_a_suite_that_every_implementation_has_is_refused_where_it_is_not_configured() -> None:
+    """RFC 8247 has AES-CBC with HMAC-SHA2-256 and group 14 as MUST: local policy has the last word."""
+    network, a, b = pair(
+        a={"proposals": proposals("aes128-sha256-modp2048")},
+        b={"proposals": proposals("aes256gcm16-prfsha512-ecp384")},
+    )
+    up(network, a)
+    (failed,) = a.of(IkeSaFailed)
+    assert isinstance(failed, IkeSaFailed)
+    assert failed.notify_type == NotifyType.NO_PROPOSAL_CHOSEN
+    assert b.manager.remembered == 0
+
+
 @pytest.mark.req("rfc7296-s2.5-02", "rfc7296-s2.5-03", "rfc7296-s3.1-07")
 def test_higher_major_version_is_dropped_and_answered_with_ours() -> None:
     network, a, b = pair()

@@ -10,9 +10,10 @@ HDR, SK {D}                  -->
 from __future__ import annotations
 
 import ipaddress
+from dataclasses import replace
 
 import pytest
-from sim.craft import notify_types, opened, parse
+from sim.craft import give, notify_types, opened, parse, sealed
 from sim.network import (
     Delays,
     Host,
@@ -31,10 +32,22 @@ from ikev2.core.config import Limits
 from ikev2.core.events import ChildSaDeleted, ChildSaFailed, ChildSaReady, ChildSaRekeyed
 from ikev2.core.types import Mode
 from ikev2.crypto.keymat import child_keymat
-from ikev2.crypto.suites import parse_esp_proposal
+from ikev2.crypto.suites import numbered, parse_esp_proposal
 from ikev2.errors import LocalProtocolError
-from ikev2.iana import ExchangeType, KeId, NotifyType, PayloadType, ProtocolId
-from ikev2.wire.payloads import Delete, Ke, Nonce, Notify, Sa, TrafficSelector, TsI, TsR
+from ikev2.iana import ExchangeType, IntegId, KeId, NotifyType, PayloadType, ProtocolId, TransformType
+from ikev2.wire.payloads import (
+    Delete,
+    Ke,
+    Nonce,
+    Notify,
+    Payload,
+    Proposal,
+    Sa,
+    TrafficSelector,
+    Transform,
+    TsI,
+    TsR,
+)
 
 CREATE = ExchangeType.CREATE_CHILD_SA
 PFS = "aes256gcm16-curve25519"
@@ -337,3 +350,52 @@ def test_new_pair_that_the_responder_takes_back_at_once_is_not_installed() -> No
     assert_joined(a, b)
     (failed,) = a.of(ChildSaFailed)
     assert "deleted" in failed.reason  # type: ignore[attr-defined]
+
+
+# --- a group of NONE, and AH beside ESP ---
+
+
+def asked_again(network: Network, a: Host, b: Host, offer: Sa, *more: Payload) -> tuple[tuple[Payload, ...], bytes]:
+    """A asks for a further Child SA with this offer; B's answer, and A's nonce."""
+    nonce = Nonce(bytes(range(32)))
+    ts_i, ts_r = network_ts("192.0.2.1/32"), network_ts("192.0.2.2/32")
+    number = b.sa.responses.expected_id
+    give(network, b, sealed(a, CREATE, (offer, nonce, *more, TsI(ts_i), TsR(ts_r)), message_id=number), a.address)
+    return opened(a, network.sent[-1].datagram), nonce.data
+
+
+@pytest.mark.req("rfc7296-s3.3.6-12")
+def test_responder_that_chooses_the_group_none_ignores_the_ke_payload_and_sends_none() -> None:
+    """HDR, SK {SA(curve25519 or NONE), Ni, KEi, TSi, TSr}  -->  <--  HDR, SK {SA(NONE), Nr, TSi, TSr}"""
+    network, a, b = connected()
+    (offer,) = numbered([parse_esp_proposal("aes256gcm16-curve25519-modpnone")], b"\0\0\x12\x34")
+    before = set(b.installed)
+    answer, nonce_i = asked_again(network, a, b, Sa((offer,)), Ke(KeId.CURVE25519, bytes(range(32))))
+    (chosen,) = (item.proposals[0] for item in answer if isinstance(item, Sa))
+    assert [int(item.id) for item in chosen.of_type(TransformType.KE)] == [KeId.NONE]
+    assert not any(isinstance(item, Ke) for item in answer)
+    (nonce_r,) = (item.data for item in answer if isinstance(item, Nonce))
+    (new,) = (child for spi, child in b.installed.items() if spi not in before)
+    suite, keys = b.sa.need_keys()
+    keymat = child_keymat(suite.prf, keys.sk_d, nonce_i, nonce_r, new.suite.keymat_octets)  # without g^ir
+    assert new.encr_key_in.octets == keymat[: len(new.encr_key_in.octets)]
+
+
+@pytest.mark.req("rfc7296-s2.17-01b")
+def test_of_ah_and_esp_one_protocol_is_chosen_and_keymat_is_all_for_it() -> None:
+    """Each proposal has one protocol (section 3.3.1); AH is none of ours, so the second proposal is chosen."""
+    network, a, b = connected()
+    (esp_offer,) = numbered([parse_esp_proposal("aes256gcm16")], b"\0\0\x12\x34")
+    integrity = Transform.of(TransformType.INTEG, IntegId.HMAC_SHA2_256_128)
+    ah = Proposal(1, ProtocolId.AH, b"\0\0\x56\x78", (integrity, Transform.of(TransformType.ESN, 0)))
+    before = set(b.installed)
+    answer, nonce_i = asked_again(network, a, b, Sa((ah, replace(esp_offer, number=2))))
+    (chosen,) = (item.proposals[0] for item in answer if isinstance(item, Sa))
+    assert (chosen.number, chosen.protocol) == (2, ProtocolId.ESP)
+    (nonce_r,) = (item.data for item in answer if isinstance(item, Nonce))
+    (new,) = (child for spi, child in b.installed.items() if spi not in before)
+    suite, keys = b.sa.need_keys()
+    keymat = child_keymat(suite.prf, keys.sk_d, nonce_i, nonce_r, new.suite.keymat_octets)
+    assert new.encr_key_in.octets + new.encr_key_out.octets == keymat
+    alone, _ = asked_again(network, a, b, Sa((ah,)))
+    assert notify_types(alone) == [NotifyType.NO_PROPOSAL_CHOSEN]

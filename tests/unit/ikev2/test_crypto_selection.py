@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ikev2.crypto.encr import ENCRS
+from ikev2.crypto.keywords import KEYWORDS
 from ikev2.crypto.suites import (
     EspSuite,
     IkeSuite,
@@ -19,6 +21,7 @@ from ikev2.crypto.suites import (
     parse_ike_proposal,
     proposal_keyword,
 )
+from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.errors import InvalidSyntax, NoProposalChosen, ProtocolError
 from ikev2.iana import AttributeType, EncrId, EsnId, IntegId, KeId, PrfId, ProtocolId, TransformType
 from ikev2.wire.payloads.sa import Proposal, Transform, TransformAttribute
@@ -507,3 +510,37 @@ def test_the_rfcs_own_example_of_an_esp_offer_gives_one_cipher_and_one_integrity
     assert len(chosen.of_type(ENCR)) == len(chosen.of_type(INTEG)) == 1
     assert chosen.of_type(ENCR)[0] in example.of_type(ENCR)
     assert chosen.of_type(INTEG) == (Transform.of(INTEG, IntegId.HMAC_SHA1_96),)
+
+
+@pytest.mark.req("rfc7296-s3.14-02")
+@pytest.mark.parametrize("protocol", [ProtocolId.IKE, ProtocolId.ESP])
+def test_a_cipher_that_has_no_specification_is_never_negotiated(protocol: ProtocolId) -> None:
+    """Of all numbers that there can be, those of the table, each with its document, and no other."""
+    template = (ike("aes256-sha256-curve25519") if protocol == ProtocolId.IKE else esp("aes256-sha256"))[0]
+    known = {row.id for row in ENCRS.values()}
+    for number in [number for number in range(1, 0x10000) if number < 300 or number % 97 == 0]:
+        if number in known:
+            continue
+        for key_bits in (None, 128):
+            offer = with_transforms(template, Transform.of(ENCR, EncrId(number), key_bits), without=(ENCR,))
+            with pytest.raises(NoProposalChosen):
+                choose_proposal((offer,), (template,))
+            with pytest.raises(UnknownAlgorithm):
+                (IkeSuite if protocol == ProtocolId.IKE else EspSuite).from_proposal(offer)
+
+
+@pytest.mark.req("rfc7296-s3-01")
+def test_what_the_rfc_marks_as_unspecified_is_in_no_proposal() -> None:
+    """RFC 7296 section 3.3.2: ENCR_DES_IV64, ENCR_DES_IV32, AUTH_DES_MAC and AUTH_KPDK_MD5 have no specification."""
+    unspecified = {(ENCR, 1), (ENCR, 9), (INTEG, 3), (INTEG, 4)}
+    assert unspecified.isdisjoint((transform.type, int(transform.id)) for transform in KEYWORDS.values())
+
+
+@pytest.mark.req("rfc7296-s3.3.5-03a")
+@pytest.mark.parametrize("number", [4, 7], ids=["ENCR_RC5", "ENCR_BLOWFISH"])
+def test_ciphers_with_a_default_key_length_are_not_negotiated_with_or_without_one(number: int) -> None:
+    template = esp("aes256-sha256")[0]
+    for key_bits in (None, 128):
+        offer = with_transforms(template, Transform.of(ENCR, EncrId(number), key_bits), without=(ENCR,))
+        with pytest.raises(NoProposalChosen):
+            choose_proposal((offer,), esp("aes256-sha256", "aes128gcm16"))
