@@ -136,11 +136,11 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
         if sa.predecessor is not None:
             succession.used(sa, inbound)
         payloads = row.handler(sa, inbound)
-        window_size.take(sa, inbound)
     except ProtocolError as error:
         if error.notify_type is None:
             raise
         payloads = _error_payloads(sa, error)
+    window_size.take(sa, inbound)  # also with a request that is refused
     payloads = window_size.announced(sa, payloads)
     plain = channel.prepare(header.exchange_type, header.message_id, payloads, is_response=True)
     tracing.sent(sa, header.exchange_type, header.message_id, payloads, is_response=True)

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import pytest
 from sim.craft import give, parse, sealed
+from sim.interleaving import assert_agreed, assert_no_gap, next_time
 from sim.network import Host, Network, assert_nothing_left, child_config, connected, pair, up
-from sim.test_rekey_collisions import assert_agreed, assert_no_gap, next_time
 from sim.test_windows import Reader
 
 from ikev2.core.config import Limits

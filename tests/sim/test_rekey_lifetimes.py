@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 from sim.craft import give, last_sent, opened
+from sim.interleaving import assert_no_gap
 from sim.network import (
     Host,
     Network,
@@ -21,7 +22,6 @@ from sim.network import (
     up,
 )
 from sim.test_rekey_child import network_ts, two_children
-from sim.test_rekey_collisions import assert_no_gap
 
 from ikev2.core.config import Childless, Lifetime
 from ikev2.core.events import (

@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import pytest
 from sim.craft import give, parse, sealed
+from sim.interleaving import assert_agreed
 from sim.network import FAST, Host, Network, Sent, assert_nothing_left, child_config, connected, pair, up
-from sim.test_rekey_collisions import assert_agreed
 
 from ikev2.core.events import ChildSaDeleted, ChildSaFailed, ChildSaReady, IkeSaDeleted, PeerAlive
 from ikev2.core.ike_sa import IkeSa
@@ -129,6 +129,21 @@ def test_window_that_a_peer_states_in_a_response_counts_as_well() -> None:
     notify = Notify(NotifyType.SET_WINDOW_SIZE, b"\0\0\0\5")
     give(network, a, sealed(b, INFO, (notify,), message_id=2, is_response=True), b.address)
     assert a.sa.requests.window == 5
+
+
+def test_window_that_a_peer_states_in_a_request_that_is_refused_counts_as_well() -> None:
+    """The first request on a new IKE SA is the one that says it, and may be answered with TEMPORARY_FAILURE."""
+    network, a, b = wide()
+    a.manager.rekey(a.sa, network.now)
+    network.run(network.now + 1)
+    b.sa.is_closing_child = lambda child: network.now < 8  # type: ignore[method-assign]
+    for child in list(a.installed.values()):
+        a.manager.rekey_child(child, network.now)
+    network.run(network.now + 1)
+    assert parse(network.sent[-1].datagram).header.exchange_type == CREATE
+    assert (a.sa.requests.window, b.sa.requests.window) == (4, 4)
+    network.run()
+    assert_agreed(a, b)
 
 
 # --- how many are under way ---
