@@ -23,12 +23,15 @@ from dataclasses import dataclass
 
 from ikev2.core.types import Address
 from ikev2.errors import BackendError
+from ikev2.ipsec import ip, ipv6
 from ikev2.ipsec.backend import NON_ESP_MARKER, DropReason, OnIke
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.icmp import OnPathMtu, read_errors
-from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, NO_ADDRESS, fragmentation_needed
+from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, fragmentation_needed
+from ikev2.ipsec.outer import outer_packet, udp
 from ikev2.ipsec.routing import SOCKET_MARK
 from ikev2.ipsec.sad import Engine, Pair
+from ikev2.ipsec.tun import has_ipv6
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ SO_MARK = getattr(socket, "SO_MARK", 36)
 _IP_PKTINFO = 8
 _IP_RECVTTL = 12
 _IP_RECVTOS = 13
+_IPV6_RECVHOPLIMIT, _IPV6_HOPLIMIT = 51, 52
+_IPV6_RECVTCLASS, _IPV6_TCLASS = 66, 67
 _IP_MTU = 14
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
@@ -51,6 +56,7 @@ _ANCILLARY_OCTETS = 128
 
 _pack_head = struct.Struct("!BBHHHBBH").pack
 _PKTINFO = struct.Struct("=I4s4s")
+_PKTINFO6 = struct.Struct("=16sI")
 _INT = struct.Struct("=i")
 
 
@@ -74,7 +80,7 @@ class DataPlane:
         self._on_event = on_event
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._senders: dict[bytes, socket.socket] = {}
+        self._senders: dict[tuple[bytes, str], socket.socket] = {}
         self._attached: list[_EncapSocket] = []
         self._encaps: dict[tuple[str, int], _EncapSocket] = {}
         self._came_from: dict[bytes, object] = {}
@@ -90,6 +96,7 @@ class DataPlane:
         except BackendError:
             os.close(self._wake_fd)
             raise
+        self._raw6 = open_esp6_socket() if has_ipv6() else None
 
     # --- the other threads' side ------------------------------------------------------------------------------
 
@@ -98,6 +105,9 @@ class DataPlane:
         self._watch(self._wake_fd, self._woken)
         self._watch(self._tun_fd, self._from_tun)
         self._watch(self._raw.fileno(), self._from_raw)
+        if self._raw6 is not None:
+            raw6 = self._raw6
+            self._watch(raw6.fileno(), lambda: self._from_raw6(raw6))
         self._running = True
         self._thread = threading.Thread(target=self._run, name="ikev2-esp", daemon=True)
         self._thread.start()
@@ -113,6 +123,8 @@ class DataPlane:
             os.close(self._wake_fd)
             self._wake_fd = -1
             self._raw.close()
+            if self._raw6 is not None:
+                self._raw6.close()
             for sender in self._senders.values():
                 sender.close()
             self._senders.clear()
@@ -124,19 +136,19 @@ class DataPlane:
             for option in (_IP_PKTINFO, _IP_RECVTOS, _IP_RECVTTL):
                 sock.setsockopt(socket.IPPROTO_IP, option, 1)
         else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            for option in (socket.IPV6_RECVPKTINFO, _IPV6_RECVHOPLIMIT, _IPV6_RECVTCLASS):
+                sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
         _large_buffers(sock)
         encap = _EncapSocket(sock, on_ike, "" if host in ("0.0.0.0", "::") else host, port, on_path_mtu)
         self._attached.append(encap)
-        if sock.family == socket.AF_INET:
-            self._encaps[encap.host, port] = encap
+        self._encaps[_place(sock.family, encap.host), port] = encap
         self._calls.append(lambda: self._watch(sock.fileno(), lambda: self._from_encap(encap)))
         self._wake()
 
-    @property
-    def can_encapsulate(self) -> bool:
-        """True when there is a UDP socket to send ESP on."""
-        return bool(self._encaps)
+    def can_encapsulate(self, remote: str) -> bool:
+        """True when there is a UDP socket of the family of `remote`."""
+        family = socket.AF_INET6 if ":" in remote else socket.AF_INET
+        return any(encap.sock.family == family for encap in self._attached)
 
     def _wake(self) -> None:
         os.eventfd_write(self._wake_fd, 1)
@@ -195,38 +207,67 @@ class DataPlane:
                 continue
             pair, esp, packet = result
             try:
-                if pair.child.encap is None:
-                    self._send_raw(pair, esp, packet)
+                if len(pair.remote) == 16:
+                    self._send6(pair, esp, packet)
+                elif pair.child.encap is None:
+                    self._send_raw(pair, socket.IPPROTO_ESP, esp, packet)
                 else:
-                    self._send_encapsulated(pair, esp, packet)
+                    self._send_raw(pair, socket.IPPROTO_UDP, udp(pair, esp), packet)
             except OSError as error:
                 self._not_sent(pair, packet, len(esp), error)
 
-    def _send_raw(self, pair: Pair, esp: bytes, inner: bytes) -> None:
-        """Raises OSError; EMSGSIZE only for what must not be fragmented."""
-        sender = self._senders.get(pair.remote) or self._sender(pair.remote)
+    def _send_raw(self, pair: Pair, protocol: int, esp: bytes, inner: bytes) -> None:
+        """Over IPv4, ESP or ESP in UDP. Raises OSError; EMSGSIZE only for what must not be fragmented."""
+        sender = self._senders.get((pair.remote, "")) or self._sender(pair.remote)
+        flags, tos = (inner[6] << 8 & FLAG_DF, inner[1]) if inner[0] >> 4 == 4 else (0, ip.tos(inner))
         if pair.tunnel:
             # DS, ECN and DF come from inside (RFC 4301 section 5.1.2.1); the kernel fills the checksum and, for
             # packets that may be fragmented, the identification.
-            head = _pack_head(
-                0x45,
-                inner[1],
-                HEADER_OCTETS + len(esp),
-                0,
-                inner[6] << 8 & FLAG_DF,
-                _OUTER_TTL,
-                socket.IPPROTO_ESP,
-                0,
-            )
+            head = _pack_head(0x45, tos, HEADER_OCTETS + len(esp), 0, flags, _OUTER_TTL, protocol, 0)
             outer = head + pair.local + pair.remote + esp
         else:
-            outer = b"%b%c%b%b" % (inner[:9], socket.IPPROTO_ESP, inner[10 : (inner[0] & 0x0F) * 4], esp)
+            outer = b"%b%c%b%b" % (inner[:9], protocol, inner[10 : (inner[0] & 0x0F) * 4], esp)
         try:
             sender.send(outer)
         except OSError as error:
-            if error.errno != errno.EMSGSIZE or inner[6] << 8 & FLAG_DF:
+            if error.errno != errno.EMSGSIZE or flags:
                 raise
             self._send_in_fragments(sender, outer)
+
+    def _send6(self, pair: Pair, esp: bytes, inner: bytes) -> None:
+        """Over IPv6, ESP or ESP in UDP: the kernel makes header, UDP checksum and, beyond the path's MTU, fragments.
+
+        Only in transport mode with extension headers the packet is made here. Raises OSError.
+        """
+        host, _, zone = pair.child.remote.partition("%")
+        scope = _scope(zone) if zone else 0
+        if not pair.tunnel and ipv6.has_extensions(inner):
+            sender = self._senders.get((pair.remote, zone)) or self._sender(pair.remote, zone)
+            sender.send(outer_packet(pair, esp, inner))
+            return
+        ancillary = [
+            (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, _PKTINFO6.pack(pair.local, scope)),
+            (socket.IPPROTO_IPV6, _IPV6_TCLASS, _INT.pack(ip.tos(inner))),
+        ]
+        if not pair.tunnel:
+            # The peer makes the hop limit of the packet out of the outer one's.
+            ancillary.append((socket.IPPROTO_IPV6, _IPV6_HOPLIMIT, _INT.pack(inner[7])))
+        if pair.child.encap is None:
+            if self._raw6 is None:
+                raise OSError(errno.EAFNOSUPPORT, "no IPv6 here")
+            self._raw6.sendmsg((esp,), ancillary, socket.MSG_DONTWAIT, (host, 0, 0, scope))
+            return
+        port = pair.child.encap.local_port
+        encap = self._encaps.get((pair.child.local, port)) or self._encaps.get(("::", port))
+        if encap is None:
+            raise OSError(errno.ENOTCONN, "no UDP socket for ESP")
+        to = (host, pair.child.encap.remote_port, 0, scope)
+        try:
+            encap.sock.sendmsg((esp,), ancillary, socket.MSG_DONTWAIT, to)
+        except OSError:
+            # Perhaps the error of an earlier datagram: it is told once, by whatever call comes next.
+            read_errors(encap.sock, encap.on_path_mtu)
+            encap.sock.sendmsg((esp,), ancillary, socket.MSG_DONTWAIT, to)
 
     def _send_in_fragments(self, sender: socket.socket, outer: bytes) -> None:
         """The kernel does not cut packets whose header is made here."""
@@ -243,40 +284,19 @@ class DataPlane:
         for piece in fragments(whole, sender.getsockopt(socket.IPPROTO_IP, _IP_MTU)):
             sender.send(piece)
 
-    def _send_encapsulated(self, pair: Pair, esp: bytes, inner: bytes) -> None:
-        child = pair.child
-        assert child.encap is not None  # noqa: S101 - decided by the caller
-        port = child.encap.local_port
-        encap = self._encaps.get((child.local, port)) or self._encaps.get(("", port))
-        if encap is None:
-            raise OSError(errno.ENOTCONN, "no UDP socket for ESP")
-        to = (child.remote, child.encap.remote_port)
-        ancillary: list[tuple[int, int, bytes]] = []
-        if not encap.host:
-            ancillary.append(
-                (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, pair.local, NO_ADDRESS)),
-            )
-        if inner[1]:
-            ancillary.append((socket.IPPROTO_IP, socket.IP_TOS, _INT.pack(inner[1])))
-        if not pair.tunnel:
-            # The peer makes the TTL of the packet out of the outer one's.
-            ancillary.append((socket.IPPROTO_IP, socket.IP_TTL, _INT.pack(inner[8])))
-        if ancillary:
-            encap.sock.sendmsg((esp,), ancillary, socket.MSG_DONTWAIT, to)
-        else:
-            encap.sock.sendto(esp, socket.MSG_DONTWAIT, to)
-
-    def _sender(self, remote: bytes) -> socket.socket:
-        """A socket that only sends, connected: the route is looked up once, not per packet."""
-        sender = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
+    def _sender(self, remote: bytes, zone: str = "") -> socket.socket:
+        """A socket that only sends whole packets, connected: the route is looked up once, not per packet."""
+        family = socket.AF_INET if len(remote) == 4 else socket.AF_INET6
+        sender = socket.socket(family, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
         try:
             sender.setsockopt(socket.SOL_SOCKET, SO_MARK, SOCKET_MARK)
             _large_buffers(sender)
-            sender.connect((socket.inet_ntoa(remote), 0))
+            host = socket.inet_ntop(family, remote)
+            sender.connect((host, 0) if family == socket.AF_INET else (host, 0, 0, _scope(zone) if zone else 0))
         except OSError:
             sender.close()
             raise
-        self._senders[remote] = sender
+        self._senders[remote, zone] = sender
         return sender
 
     def _not_sent(self, pair: Pair, inner: bytes, octets: int, error: OSError) -> None:
@@ -284,8 +304,8 @@ class DataPlane:
             pair.outbound.errors[DropReason.SEND] += 1
             return
         pair.outbound.errors[DropReason.TOO_BIG] += 1
-        sender = self._senders.get(pair.remote)
-        if sender is not None and inner[6] << 8 & FLAG_DF:
+        sender = self._senders.get((pair.remote, ""))
+        if sender is not None and len(pair.remote) == 4 and inner[0] >> 4 == 4 and inner[6] << 8 & FLAG_DF:
             # The path is narrower than it was: tell the host. RFC 4301 section 8.2.
             mtu = sender.getsockopt(socket.IPPROTO_IP, _IP_MTU) - (HEADER_OCTETS + octets - len(inner))
             os.write(self._tun_fd, fragmentation_needed(inner, mtu & ~3))
@@ -307,6 +327,19 @@ class DataPlane:
             elif self._engine.stray_spi:
                 local, remote = socket.inet_ntoa(view[16:20]), socket.inet_ntoa(view[12:16])
                 self._engine.tell_stray(Address(local, 0), Address(remote, 0))
+
+    def _from_raw6(self, raw: socket.socket) -> None:
+        buffer, view = [self._buffer], self._view
+        for _ in range(_BATCH):
+            try:
+                octets, ancillary, _, remote = raw.recvmsg_into(buffer, _ANCILLARY_OCTETS)
+            except BlockingIOError:
+                return
+            packet = self._engine.unprotect(bytes(view[:octets]), *_tos_and_ttl(ancillary))
+            if packet is not None:
+                os.write(self._tun_fd, packet)
+            elif self._engine.stray_spi:
+                self._engine.tell_stray(Address(_local_host("", ancillary), 0), Address(remote[0], 0))
 
     def _from_encap(self, encap: _EncapSocket) -> None:
         buffer, view, came_from = [self._buffer], self._view, self._came_from
@@ -338,21 +371,20 @@ class DataPlane:
                     came_from[data[:4]] = remote
                 write(fd, packet)
             elif self._engine.stray_spi:
-                local = Address(_local_host(encap, ancillary), encap.port)
+                local = Address(_local_host(encap.host, ancillary), encap.port)
                 self._engine.tell_stray(local, Address(remote[0], remote[1]))
 
     def _to_ike(
         self, encap: _EncapSocket, data: bytes, ancillary: list[tuple[int, int, bytes]], remote: Address
     ) -> None:
         try:
-            encap.on_ike(data, Address(_local_host(encap, ancillary), encap.port), remote)
+            encap.on_ike(data, Address(_local_host(encap.host, ancillary), encap.port), remote)
         except Exception:  # whatever IKE makes of it, ESP goes on
             log.exception("the receiver of IKE datagrams failed")
 
 
-def _local_host(encap: _EncapSocket, ancillary: list[tuple[int, int, bytes]]) -> str:
-    """The address of ours to which a datagram came."""
-    host = encap.host
+def _local_host(host: str, ancillary: list[tuple[int, int, bytes]]) -> str:
+    """The address of ours to which a datagram came: that of the socket, or, where it has none, of the datagram."""
     for level, kind, value in ancillary:
         if host:
             break
@@ -373,6 +405,29 @@ def open_esp_socket() -> socket.socket:
     return sock
 
 
+def open_esp6_socket() -> socket.socket | None:
+    """The same for IPv6, on which ESP is sent, too; None where the system has no IPv6."""
+    try:
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ESP)
+        sock.setsockopt(socket.SOL_SOCKET, SO_MARK, SOCKET_MARK)
+        for option in (socket.IPV6_RECVPKTINFO, _IPV6_RECVHOPLIMIT, _IPV6_RECVTCLASS):
+            sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
+    except OSError:
+        return None
+    _large_buffers(sock)
+    return sock
+
+
+def _place(family: int, host: str) -> str:
+    """Where a socket is found that is bound to `host`, "" for all addresses of its family."""
+    return host or ("::" if family == socket.AF_INET6 else "")
+
+
+def _scope(zone: str) -> int:
+    """The number of the interface that a zone names."""
+    return int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+
+
 def _large_buffers(sock: socket.socket) -> None:
     """Room for the bursts that come while the thread does not run; as much as the system grants."""
     for force, option in ((_SO_RCVBUFFORCE, socket.SO_RCVBUF), (_SO_SNDBUFFORCE, socket.SO_SNDBUF)):
@@ -385,10 +440,14 @@ def _large_buffers(sock: socket.socket) -> None:
 def _tos_and_ttl(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int]:
     tos, ttl = 0, _OUTER_TTL
     for level, kind, value in ancillary:
-        if level != socket.IPPROTO_IP:
-            continue
-        if kind == socket.IP_TOS:
-            tos = value[0]
-        elif kind == socket.IP_TTL:
-            ttl = _INT.unpack_from(value)[0]
+        if level == socket.IPPROTO_IP:
+            if kind == socket.IP_TOS:
+                tos = value[0]
+            elif kind == socket.IP_TTL:
+                ttl = _INT.unpack_from(value)[0]
+        elif level == socket.IPPROTO_IPV6:
+            if kind == _IPV6_TCLASS:
+                tos = _INT.unpack_from(value)[0]
+            elif kind == _IPV6_HOPLIMIT:
+                ttl = _INT.unpack_from(value)[0]
     return tos, ttl

@@ -1,15 +1,16 @@
-"""IPv4 fragments: whole datagrams out of them, and them out of whole packets.
+"""Fragments of IPv4 and IPv6: whole datagrams out of them, and them out of whole packets.
 
 Transport mode protects whole datagrams only, and a selector with ports cannot see a later fragment's, while a TUN
 device hands out what the host has cut to its MTU already. Fragments from the host come complete and together, so
 that there is no timer: the oldest unfinished datagram goes when too many are unfinished.
-RFC 791 section 3.2, RFC 4303 section 3.3.4, RFC 4301 section 7.
+RFC 791 section 3.2, RFC 8200 section 4.5, RFC 4303 section 3.3.4, RFC 4301 section 7.
 """
 
 from __future__ import annotations
 
 import struct
 
+from ikev2.ipsec import ipv6
 from ikev2.ipsec.ipv4 import MalformedPacket, header_octets, ones_complement_sum, total_length
 
 _MORE = 0x2000
@@ -57,20 +58,47 @@ class Reassembler:
 
         Raises MalformedPacket, and forgets the datagram, when fragments overlap or come to too much.
         """
+        if packet[0] >> 4 == 6:
+            return self._add6(packet)
         octets = header_octets(packet)
         field = packet[6] << 8 | packet[7]
         offset = (field & _OFFSET) * _UNIT
         piece = packet[octets : total_length(packet)]
         key = packet[4:6] + packet[9:10] + packet[12:20]
+        found = self._put(key, packet[:octets], piece, offset, more=bool(field & _MORE))
+        if found is None:
+            return None
+        header, payload = found
+        return _header(header, len(payload), field & ~(_MORE | _OFFSET)) + payload
+
+    def _add6(self, packet: bytes) -> bytes | None:
+        """The same for IPv6: the headers before the Fragment header, and what it names, become those of the whole."""
+        chain = ipv6.chain_of(packet)
+        at = chain.fragment_at
+        headers = ipv6.with_payload(packet[:at], chain.fragment_name, packet[at], 0)
+        field = packet[at + 2] << 8 | packet[at + 3]
+        found = self._put(
+            packet[at + 4 : at + 8] + packet[8:40], headers, packet[at + 8 :], field & 0xFFF8, more=bool(field & 1)
+        )
+        if found is None:
+            return None
+        header, payload = found
+        return ipv6.with_payload_octets(header, len(payload)) + payload
+
+    def _put(
+        self, key: bytes, header: bytes, piece: bytes, offset: int, *, more: bool
+    ) -> tuple[bytes, bytes] | None:
+        """Header and payload of the datagram that this piece completes."""
+        octets = len(header)
         datagram = self._datagrams.get(key) or self._begin(key)
         if offset in datagram.pieces or octets + offset + len(piece) > _LONGEST or not piece:
             del self._datagrams[key]
             raise MalformedPacket(f"a fragment of {len(piece)} octets at {offset}")
         datagram.pieces[offset] = piece
-        if not field & _MORE:
+        if not more:
             datagram.end = offset + len(piece)
         if not offset:
-            datagram.header = packet[:octets]
+            datagram.header = header
         try:
             payload = datagram.payload()
         except MalformedPacket:
@@ -79,7 +107,7 @@ class Reassembler:
         if payload is None:
             return None
         del self._datagrams[key]
-        return _header(datagram.header, len(payload), field & ~(_MORE | _OFFSET)) + payload
+        return datagram.header, payload
 
     def _begin(self, key: bytes) -> _Datagram:
         if len(self._datagrams) >= self._limit:

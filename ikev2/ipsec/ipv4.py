@@ -22,6 +22,8 @@ _UDPLITE = 136
 _PORTS = frozenset((socket.IPPROTO_TCP, socket.IPPROTO_UDP, 33, socket.IPPROTO_SCTP, _UDPLITE))
 """The protocols whose header begins with two ports; 33 is DCCP."""
 
+_ICMP = frozenset((socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
+
 NO_PORT = -1
 """The port of a packet that shows none: "OPAQUE" of RFC 4301 section 4.4.1.1."""
 
@@ -42,6 +44,7 @@ class Flow:
     ip_protocol: int
     source_port: int
     destination_port: int
+    version: int = 4
 
 
 def header_octets(packet: bytes | memoryview) -> int:
@@ -82,7 +85,7 @@ def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) ->
     if ip_protocol in _PORTS:
         if len(payload) >= 4:
             source_port, destination_port = struct.unpack_from("!HH", payload)
-    elif ip_protocol == socket.IPPROTO_ICMP and len(payload) >= 2:
+    elif ip_protocol in _ICMP and len(payload) >= 2:
         source_port = destination_port = _U16.unpack_from(payload)[0]
     return Flow(
         int.from_bytes(source, "big"),
@@ -90,6 +93,7 @@ def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) ->
         ip_protocol,
         source_port,
         destination_port,
+        4 if len(source) == 4 else 6,
     )
 
 
@@ -97,10 +101,9 @@ def ones_complement_sum(octets: bytes | bytearray | memoryview) -> int:
     """The 16-bit one's complement sum, an odd octet padded with zero. RFC 1071."""
     if len(octets) & 1:
         octets = bytes(octets) + b"\0"
-    total: int = sum(struct.unpack(f"!{len(octets) // 2}H", octets))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return total
+    # 2**16 is 1 modulo 2**16 - 1, so the whole as one number has the remainder of the sum of its words.
+    total = int.from_bytes(octets, "big")
+    return total % 0xFFFF or (0xFFFF if total else 0)
 
 
 def build_header(
@@ -157,17 +160,17 @@ def readdressed(payload: bytes, ip_protocol: int, old: bytes, new: bytes) -> byt
     For transport mode through a NAT: the checksum was made over the addresses before translation. A UDP checksum
     of zero stays zero. RFC 3948 section 3.1.2, RFC 1624.
     """
-    at = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6, _UDPLITE: 6}.get(ip_protocol)
+    at = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6, _UDPLITE: 6, socket.IPPROTO_ICMPV6: 2}.get(ip_protocol)
     if at is None or len(payload) < at + 2 or old == new:
         return payload
     checksum = _U16.unpack_from(payload, at)[0]
-    if checksum == 0 and ip_protocol != socket.IPPROTO_TCP:
+    if checksum == 0 and ip_protocol == socket.IPPROTO_UDP:
         return payload
     total = (0xFFFF ^ checksum) + (0xFFFF ^ ones_complement_sum(old)) + ones_complement_sum(new)
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     fresh = 0xFFFF ^ total
-    if fresh == 0 and ip_protocol != socket.IPPROTO_TCP:
+    if fresh == 0 and ip_protocol in (socket.IPPROTO_UDP, _UDPLITE):
         fresh = 0xFFFF
     return payload[:at] + _U16.pack(fresh) + payload[at + 2 :]
 

@@ -12,58 +12,26 @@ What is put on the network is delivered before the outermost `send_packet` retur
 from __future__ import annotations
 
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable
 from typing import ClassVar
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.errors import BackendError
+from ikev2.ipsec import ip, ipv4, ipv6
 from ikev2.ipsec.backend import NAT_PORT, NON_ESP_MARKER, Backend, BackendEvent, Bypass, DropReason, ProbeResult
-from ikev2.ipsec.ipv4 import (
-    FLAG_DF,
-    MalformedPacket,
-    build_header,
-    flow_of,
-    header_octets,
-    total_length,
-    with_protocol_and_length,
-)
-from ikev2.ipsec.sad import Engine, Pair
+from ikev2.ipsec.ipv4 import MalformedPacket
+from ikev2.ipsec.outer import UDP_HEADER, outer_packet
+from ikev2.ipsec.sad import Engine
 from ikev2.ipsec.spd import is_ike
-
-_UDP_HEADER = struct.Struct("!HHHH")
-_OUTER_TTL = 64
 
 OnPacket = Callable[[bytes], None]
 Impairment = Callable[[bytes], list[bytes]]
 """What arrives in place of a packet: none, the same, several, others."""
 
 
-def outer_packet(pair: Pair, esp: bytes, inner: bytes) -> bytes:
-    """The whole IPv4 packet that carries `esp`: made of the inner packet's header as the mode says.
-
-    Tunnel mode copies DS, ECN and DF from inside and sets a TTL of its own; transport mode keeps the header.
-    RFC 4301 section 5.1.2.1, RFC 6040 section 4.1, RFC 3948 section 2.1.
-    """
-    protocol = socket.IPPROTO_ESP
-    payload = esp
-    encap = pair.child.encap
-    if encap is not None:
-        # A checksum of zero: the ICV says more (RFC 3948 section 2.1).
-        head = _UDP_HEADER.pack(encap.local_port, encap.remote_port, _UDP_HEADER.size + len(esp), 0)
-        protocol, payload = socket.IPPROTO_UDP, head + esp
-    if not pair.tunnel:
-        return with_protocol_and_length(inner[: (inner[0] & 0x0F) * 4], protocol, len(payload)) + payload
-    flags = (inner[6] << 8) & FLAG_DF
-    header = build_header(
-        pair.local, pair.remote, protocol, len(payload), tos=inner[1], ttl=_OUTER_TTL, flags=flags
-    )
-    return header + payload
-
-
 class MemoryNetwork:
-    """Carries IPv4 packets between the backends that are attached to it under their addresses.
+    """Carries IP packets between the backends that are attached to it under their addresses.
 
     `impairment` may drop, double or change packets on the way; `taps` see every packet as it was sent. A network
     belongs to one thread.
@@ -78,7 +46,7 @@ class MemoryNetwork:
 
     def attach(self, address: str, backend: MemoryBackend) -> None:
         """Deliver packets for `address` to `backend`; more than one backend may share an address."""
-        there = self._attached.setdefault(socket.inet_aton(address), [])
+        there = self._attached.setdefault(ip.packed(address), [])
         if backend not in there:
             there.append(backend)
 
@@ -104,7 +72,7 @@ class MemoryNetwork:
             self._delivering = False
 
     def _deliver(self, packet: bytes, sender: MemoryBackend) -> None:
-        receivers = [backend for backend in self._attached.get(packet[16:20], ()) if backend is not sender]
+        receivers = [backend for backend in self._attached.get(ip.destination(packet), ()) if backend is not sender]
         # Where backends share an address, the one that knows the SPI is meant.
         meant = [backend for backend in receivers if backend.knows(packet)] or receivers
         for backend in meant[:1]:
@@ -115,7 +83,7 @@ _default_network = MemoryNetwork()
 
 
 class MemoryBackend(Backend):
-    """ESP between two backends of one process. `on_packet` gets every IPv4 packet that the host may see."""
+    """ESP between two backends of one process. `on_packet` gets every IP packet that the host may see."""
 
     name: ClassVar[str] = "memory"
 
@@ -196,20 +164,20 @@ class MemoryBackend(Backend):
     def send_packet(self, packet: bytes) -> None:
         """Send as the host would: protected where a policy says so, in clear where a bypass or no policy does.
 
-        Raises BackendError for octets that are no IPv4 packet; drops are counted.
+        Raises BackendError for octets that are no IP packet; drops are counted.
         """
         try:
-            header_octets(packet)
+            packet = ip.checked(packet)
             whole = self._engine.whole_datagram(packet)
             if whole is None:
                 return
             packet = whole
             pair = self._engine.pair_for_flow_of(packet)
-            if pair is None or self._engine.passes_outside(packet) or is_ike(flow_of(packet)):
+            if pair is None or self._engine.passes_outside(packet) or is_ike(ip.flow_of(packet)):
                 self.network.send(packet, self)
                 return
         except MalformedPacket as error:
-            raise BackendError(f"what is to be sent is no IPv4 packet: {error}") from error
+            raise BackendError(f"what is to be sent is no IP packet: {error}") from error
         result = self._engine.protect(packet)
         if result is not None:
             self.network.send(outer_packet(*result), self)
@@ -225,12 +193,13 @@ class MemoryBackend(Backend):
         found = esp_of(packet)
         if found is not None:
             esp, header = found
-            inner = self._engine.unprotect(esp, packet[1], packet[8], header)
+            ttl = packet[8] if packet[0] >> 4 == 4 else packet[7]
+            inner = self._engine.unprotect(esp, ip.tos(packet), ttl, header)
             if inner is not None:
                 self.on_packet(inner)
             return
         try:
-            outside = self._engine.passes_outside(packet) or is_ike(flow_of(packet))
+            outside = self._engine.passes_outside(packet) or is_ike(ip.flow_of(packet))
             if not outside and self._engine.must_be_protected(packet):
                 self._engine.drops[DropReason.CLEAR] += 1
                 return
@@ -241,18 +210,23 @@ class MemoryBackend(Backend):
 
 
 def esp_of(packet: bytes) -> tuple[bytes, bytes] | None:
-    """The ESP packet, raw or in UDP 4500, inside an IPv4 packet, and the IPv4 header; None when it holds none."""
+    """The ESP packet, raw or in UDP 4500, inside an IP packet, and the IPv4 header; None when it holds none."""
     try:
-        octets = header_octets(packet)
+        packet = ip.checked(packet)
+        if packet[0] >> 4 == 6:
+            chain = ipv6.chain_of(packet)
+            protocol, header, payload = chain.upper, b"", packet[chain.offset :]
+        else:
+            octets = ipv4.header_octets(packet)
+            protocol, header, payload = packet[9], packet[:octets], packet[octets:]
     except MalformedPacket:
         return None
-    header, payload = packet[:octets], packet[octets : total_length(packet)]
-    if packet[9] == socket.IPPROTO_ESP:
+    if protocol == socket.IPPROTO_ESP:
         return payload, header
-    if packet[9] != socket.IPPROTO_UDP or len(payload) < _UDP_HEADER.size + 4:
+    if protocol != socket.IPPROTO_UDP or len(payload) < UDP_HEADER.size + 4:
         return None
-    source_port, destination_port, _, _ = _UDP_HEADER.unpack_from(payload)
-    payload = payload[_UDP_HEADER.size :]
+    source_port, destination_port, _, _ = UDP_HEADER.unpack_from(payload)
+    payload = payload[UDP_HEADER.size :]
     # rfc7296-s2.23-06, rfc7296-s2.23-14
     if NAT_PORT not in (source_port, destination_port) or payload[:4] == NON_ESP_MARKER:
         return None

@@ -45,6 +45,7 @@ _TX_QUEUE = 2000
 _REMEMBERED_LINKS = 4096
 
 AF_INET, AF_INET6 = 2, 10
+_LINK_SCOPE = 253
 _NO_DUPLICATE_ADDRESS_DETECTION = 0x02  # IFA_F_NODAD
 
 IpNetwork = IPv4Network | IPv6Network
@@ -54,7 +55,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One `ip rule`; None in a field: any. Ports are first and last."""
+    """One `ip rule`; None in a field: any. Ports are first and last. `from_here`: only what this host sends itself."""
 
     priority: int
     table: int
@@ -64,6 +65,7 @@ class Rule:
     source_ports: Ports | None = None
     destination_ports: Ports | None = None
     mark: int | None = None
+    from_here: bool = False
 
     def attributes(self) -> dict[str, Any]:
         """As pyroute2 takes it."""
@@ -79,6 +81,8 @@ class Rule:
             found["sport_range"] = f"{self.source_ports[0]}:{self.source_ports[1]}"
         if self.destination_ports is not None:
             found["dport_range"] = f"{self.destination_ports[0]}:{self.destination_ports[1]}"
+        if self.from_here:
+            found["iifname"] = "lo"
         if self.mark is not None:
             found |= {"fwmark": self.mark, "fwmask": 0xFFFFFFFF}
         return found
@@ -207,7 +211,10 @@ class HostRouting:
 
     def _ask_outer_link(self, remote: str) -> OuterLink:
         def ask(link: IPRoute) -> OuterLink:
-            route = link.route("get", dst=remote, mark=SOCKET_MARK)[0]
+            host, _, zone = remote.partition("%")
+            family = AF_INET6 if ":" in host else AF_INET
+            through = {"oif": link.link_lookup(ifname=zone)[0]} if zone else {}
+            route = link.route("get", dst=host, family=family, mark=SOCKET_MARK, **through)[0]
             found = link.get_links(route.get_attr("RTA_OIF"))[0]
             metrics = route.get_attr("RTA_METRICS")
             mtu = metrics.get_attr("RTAX_MTU") if metrics else None
@@ -243,12 +250,14 @@ class HostRouting:
         self._own_addresses = None
 
     def own_addresses(self) -> list[str]:
-        """The IPv4 addresses of this host."""
+        """The addresses of this host that mean the same on every link, IPv4 and IPv6."""
         if self._own_addresses is None:
             self._own_addresses = self._with_link(
                 "the addresses of this host cannot be read",
                 lambda link: [
-                    str(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS")) for a in link.get_addr(family=2)
+                    str(a.get_attr("IFA_LOCAL") or a.get_attr("IFA_ADDRESS"))
+                    for a in link.get_addr()
+                    if a["family"] in (AF_INET, AF_INET6) and a["scope"] != _LINK_SCOPE
                 ],
             )
         return self._own_addresses
@@ -383,6 +392,7 @@ def _delete_dumped_rule(link: IPRoute, rule: Any) -> None:
         "FWMARK",
         "FWMASK",
         "PROTOCOL",
+        "IIFNAME",
     ):
         value = rule.get_attr(f"FRA_{name}")
         if value is not None:

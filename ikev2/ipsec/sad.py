@@ -11,7 +11,6 @@ RFC 4301 sections 5.1 and 5.2, RFC 4303 section 3.
 from __future__ import annotations
 
 import secrets
-import socket
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -21,8 +20,9 @@ from ikev2.core.types import Address, Mode
 from ikev2.crypto.esp import EspCipher, esp_cipher
 from ikev2.errors import BackendError, IkeError
 from ikev2.iana import IntegId
+from ikev2.ipsec import ip, ipv6
 from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved, UnknownSpi
-from ikev2.ipsec.esp import NEXT_HEADER_IPV4, EspDrop, InboundEspSa, OutboundEspSa
+from ikev2.ipsec.esp import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, EspDrop, InboundEspSa, OutboundEspSa
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
     HEADER_OCTETS,
@@ -35,7 +35,6 @@ from ikev2.ipsec.ipv4 import (
     readdressed,
     total_length,
     with_protocol_and_length,
-    with_tos,
 )
 from ikev2.ipsec.spd import Policy, bypasses
 
@@ -79,7 +78,7 @@ class Pair:
 
     def move(self, child: ChildSaParameters) -> None:
         """Take other outer addresses and ports; SAs and counters stay."""
-        local, remote = socket.inet_aton(child.local), socket.inet_aton(child.remote)
+        local, remote = ip.packed(child.local), ip.packed(child.remote)
         self.checksum_old = _original(child.nat_original_remote, remote) + _original(
             child.nat_original_local, local
         )
@@ -105,7 +104,7 @@ class Pair:
 
 
 def _original(address: str | None, otherwise: bytes) -> bytes:
-    return socket.inet_aton(address) if address else otherwise
+    return ip.packed(address) if address else otherwise
 
 
 def _cipher(child: ChildSaParameters, *, outbound: bool) -> EspCipher:
@@ -169,10 +168,10 @@ class Engine:
             raise BackendError(f"an SA with SPI {child.spi_in:08x} is installed already")
         try:
             pair = Pair.of(child)
-        except (IkeError, OSError) as error:
+        except (IkeError, ValueError) as error:
             raise BackendError(f"Child SA {child.label} cannot be installed: {error}") from error
         if not pair.policy.local or not pair.policy.remote:
-            raise BackendError(f"Child SA {child.label} has no selectors of IPv4 on one of its sides")
+            raise BackendError(f"Child SA {child.label} has no selectors of IP addresses on one of its sides")
         self._reserved.discard(child.spi_in)
         self._by_spi[child.spi_in] = pair
         self._order((*self._pairs, pair) if standby else (pair, *self._pairs))
@@ -261,10 +260,12 @@ class Engine:
     # --- outbound: RFC 4301 section 5.1 -----------------------------------------------------------------------
 
     def protect(self, packet: bytes) -> tuple[Pair, bytes, bytes] | None:
-        """The pair, the ESP packet and the packet inside, for an IPv4 packet on its way out.
+        """The pair, the ESP packet and the packet inside, for an IP packet on its way out.
 
         None when it is dropped and counted, or when it is a fragment that waits for others.
         """
+        if packet and packet[0] >> 4 == 6:
+            return self._protect6(packet)
         try:
             if len(packet) < HEADER_OCTETS or total_length(packet) != len(packet):
                 header_octets(packet)
@@ -277,7 +278,7 @@ class Engine:
             plain = packet[0] == 0x45 and not packet[6] & 0x3F and not packet[7]
             pair = self._flows.get(packet[9:10] + packet[12:24]) if plain else None
             if pair is None:
-                pair = self._pair_for(packet, plain)
+                pair = self._pair_for(packet, packet[9:10] + packet[12:24] if plain and len(packet) >= 24 else b"")
         except MalformedPacket:
             self.drops[DropReason.MALFORMED] += 1
             return None
@@ -299,20 +300,53 @@ class Engine:
             if outbound.soft_limit_reached and not pair.soft_limit_told:
                 self._tell_soft_limit(pair)
 
+    def _protect6(self, packet: bytes) -> tuple[Pair, bytes, bytes] | None:
+        """`protect` for IPv6. RFC 4303 section 3.1.1 says where ESP goes among the extension headers."""
+        try:
+            whole = self.whole_datagram(ipv6.checked(packet))
+            if whole is None:
+                return None
+            packet = whole
+            key = b"" if ipv6.has_extensions(packet) or len(packet) < 44 else packet[6:7] + packet[8:44]
+            pair = self._flows.get(key) if key else None
+            if pair is None:
+                pair = self._pair_for(packet, key)
+            chain = ipv6.chain_of(packet) if pair is not None and not pair.tunnel else None
+        except MalformedPacket:
+            self.drops[DropReason.MALFORMED] += 1
+            return None
+        if pair is None or pair.half_closed:
+            self.drops[DropReason.NO_SA] += 1
+            return None
+        outbound = pair.outbound
+        try:
+            if chain is None:
+                return pair, outbound.seal(packet, NEXT_HEADER_IPV6), packet
+            if chain.fragment_at:
+                raise EspDrop(DropReason.FRAGMENT, "transport mode takes whole datagrams: RFC 4303 section 3.3.4")
+            return pair, outbound.seal(packet[chain.cut :], chain.cut_protocol), packet
+        except EspDrop as drop:
+            outbound.errors[drop.reason] += 1
+            return None
+        finally:
+            if outbound.soft_limit_reached and not pair.soft_limit_told:
+                self._tell_soft_limit(pair)
+
     def whole_datagram(self, packet: bytes) -> bytes | None:
         """The packet, or the datagram that it completes, where policies need whole ones; None while it waits."""
-        if self._wanting_whole and is_fragment(packet):
+        if self._wanting_whole and ip.is_fragment(packet):
             return self._reassembler.add(packet)
         return packet
 
-    def _pair_for(self, packet: bytes, plain: bool) -> Pair | None:
+    def _pair_for(self, packet: bytes, key: bytes) -> Pair | None:
+        """Look a packet up, and remember the pair under `key` if there is one."""
         # Taken before the look-up: if the tables are swapped meanwhile, the result goes into a cache that is gone.
         cache = self._flows
         found = self.pair_for_flow_of(packet)
-        if found is not None and plain and len(packet) >= 24:
+        if found is not None and key:
             if len(cache) >= _FLOW_CACHE:
                 cache.clear()
-            cache[packet[9:10] + packet[12:24]] = found
+            cache[key] = found
         return found
 
     def pair_for_flow_of(self, packet: bytes) -> Pair | None:
@@ -320,18 +354,18 @@ class Engine:
 
         Raises MalformedPacket.
         """
-        flow = flow_of(packet)
+        flow = ip.flow_of(packet)
         found = [pair for pair in self._pairs if pair.policy.protects(flow)]
         return min(found, key=lambda pair: pair.half_closed, default=None)
 
     def passes_outside(self, packet: bytes) -> bool:
         """Whether a bypass lets the packet, in either direction, pass in clear. Raises MalformedPacket."""
-        flow = flow_of(packet)
+        flow = ip.flow_of(packet)
         return any(bypasses(bypass, flow) for bypass in self._bypasses)
 
     def must_be_protected(self, packet: bytes) -> bool:
         """Whether a packet that came in clear belongs to a policy and so must go. RFC 4301 section 5.2, step 3b."""
-        flow = flow_of(packet)
+        flow = ip.flow_of(packet)
         return any(pair.policy.accepts(flow) for pair in self._pairs)
 
     def _tell_soft_limit(self, pair: Pair) -> None:
@@ -362,10 +396,10 @@ class Engine:
     # --- inbound: RFC 4301 section 5.2 ------------------------------------------------------------------------
 
     def unprotect(self, packet: bytes, tos: int = 0, ttl: int = _TUNNEL_TTL, header: bytes = b"") -> bytes | None:
-        """The IPv4 packet inside an ESP packet (from its SPI on); None when it is dropped and counted.
+        """The IP packet inside an ESP packet (from its SPI on); None when it is dropped and counted.
 
-        `tos` and `ttl` are those of the outer header; `header` is that header where it is known: transport mode
-        makes the packet's header of it, or a new one of tos and ttl between the addresses of the pair.
+        `tos` and `ttl` are those of the outer header; `header` is that header where it is known (IPv4): transport
+        mode makes the packet's header of it, or a new one of tos and ttl between the addresses of the pair.
         """
         pair = self._by_spi.get(int.from_bytes(packet[:4], "big"))
         if pair is None:
@@ -386,8 +420,10 @@ class Engine:
 
 
 def _from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
+    if next_header == NEXT_HEADER_IPV6:
+        return _marked(_ipv6_from_tunnel(pair, inner), tos)
     if next_header != NEXT_HEADER_IPV4:
-        raise EspDrop(DropReason.NEXT_HEADER, f"next header {next_header} in a tunnel of IPv4")
+        raise EspDrop(DropReason.NEXT_HEADER, f"next header {next_header} in a tunnel of IP")
     octets = header_octets(inner)
     total = total_length(inner)
     if total != len(inner):
@@ -400,15 +436,33 @@ def _from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
             raise EspDrop(DropReason.SELECTOR_MISMATCH)
         if plain:
             _remember(accepted, key)
-    if tos & _ECN_MASK == _ECN_CE and inner[1] & _ECN_MASK != _ECN_CE:
-        # RFC 6040 section 4.2: congestion on the way is handed on; what cannot be marked is dropped.
-        if not inner[1] & _ECN_MASK:
-            raise EspDrop(DropReason.ECN, "congestion experienced by a packet that is not ECN-capable")
-        return with_tos(inner, inner[1] | _ECN_CE)
+    return _marked(inner, tos)
+
+
+def _ipv6_from_tunnel(pair: Pair, inner: bytes) -> bytes:
+    inner = ipv6.checked(inner)  # RFC 4303 section 2.7: what follows is traffic flow confidentiality padding
+    key = b"" if ipv6.has_extensions(inner) or len(inner) < 44 else inner[6:7] + inner[8:44]
+    if not key or key not in pair.accepted:
+        if not pair.policy.accepts(ipv6.flow_of(inner)):
+            raise EspDrop(DropReason.SELECTOR_MISMATCH)
+        if key:
+            _remember(pair.accepted, key)
     return inner
 
 
+def _marked(inner: bytes, tos: int) -> bytes:
+    """Hand congestion on the way on; what cannot be marked is dropped. RFC 6040 section 4.2."""
+    if tos & _ECN_MASK != _ECN_CE:
+        return inner
+    own = ip.tos(inner)
+    if not own & _ECN_MASK:
+        raise EspDrop(DropReason.ECN, "congestion experienced by a packet that is not ECN-capable")
+    return inner if own & _ECN_MASK == _ECN_CE else ip.with_tos(inner, own | _ECN_CE)
+
+
 def _from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl: int, header: bytes) -> bytes:
+    if len(pair.local) == 16:
+        return _ipv6_from_transport(pair, payload, next_header, tos, ttl)
     key = bytes((next_header,)) + payload[:4]
     accepted = pair.accepted
     if key not in accepted:
@@ -420,6 +474,19 @@ def _from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl:
     if header:
         return with_protocol_and_length(header, next_header, len(payload)) + payload
     return build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, ttl=ttl) + payload
+
+
+def _ipv6_from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, hop_limit: int) -> bytes:
+    """A header between the addresses of the pair: the kernel has taken the one that came, extensions and all."""
+    if pair.checksum_old != pair.checksum_new:
+        payload = readdressed(payload, next_header, pair.checksum_old, pair.checksum_new)
+    packet = (
+        ipv6.build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, hop_limit=hop_limit)
+        + payload
+    )
+    if not pair.policy.accepts(ipv6.flow_of(packet)):
+        raise EspDrop(DropReason.SELECTOR_MISMATCH)
+    return packet
 
 
 def _remember(accepted: set[bytes], key: bytes) -> None:

@@ -26,7 +26,7 @@ _LAST_PORT = 0xFFFF
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """One traffic selector over IPv4 as integers, both ends included; `ip_protocol` 0 means any.
+    """One traffic selector as integers, both ends included; `ip_protocol` 0 means any.
 
     Ports 0 to 65535 mean any, opaque ones included; 65535 to 0 mean only packets without ports (OPAQUE).
     """
@@ -36,11 +36,13 @@ class Selector:
     last_address: int
     first_port: int
     last_port: int
+    version: int = 4
 
     @classmethod
     def of(cls, selector: TrafficSelector) -> Selector | None:
-        """The selector of a payload's; None for one that is not of IPv4."""
-        if selector.ts_type != TsType.TS_IPV4_ADDR_RANGE:
+        """The selector of a payload's; None for one that is neither of IPv4 nor of IPv6."""
+        version = {TsType.TS_IPV4_ADDR_RANGE: 4, TsType.TS_IPV6_ADDR_RANGE: 6}.get(selector.ts_type)
+        if version is None:
             return None
         return cls(
             selector.ip_protocol,
@@ -48,6 +50,7 @@ class Selector:
             int.from_bytes(selector.end_address, "big"),
             selector.start_port,
             selector.end_port,
+            version,
         )
 
     @property
@@ -72,18 +75,21 @@ class Selector:
             return self.opaque
         return self.first_port <= port <= self.last_port
 
-    def networks(self) -> tuple[ipaddress.IPv4Network, ...]:
+    def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """The address range as prefixes, for routes."""
-        first, last = ipaddress.IPv4Address(self.first_address), ipaddress.IPv4Address(self.last_address)
-        return tuple(ipaddress.summarize_address_range(first, last))
+        if self.version == 6:
+            first, last = ipaddress.IPv6Address(self.first_address), ipaddress.IPv6Address(self.last_address)
+            return tuple(ipaddress.summarize_address_range(first, last))
+        lowest, highest = ipaddress.IPv4Address(self.first_address), ipaddress.IPv4Address(self.last_address)
+        return tuple(ipaddress.summarize_address_range(lowest, highest))
 
-    def holds_address(self, address: int) -> bool:
+    def holds_address(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
         """Whether an address lies inside, whatever the ports."""
-        return self.first_address <= address <= self.last_address
+        return self.version == address.version and self.first_address <= int(address) <= self.last_address
 
 
 def selectors_of(selectors: Iterable[TrafficSelector]) -> tuple[Selector, ...]:
-    """Those of the selectors that are of IPv4."""
+    """Those of the selectors that are of IPv4 or IPv6."""
     found = (Selector.of(selector) for selector in selectors)
     return tuple(selector for selector in found if selector is not None)
 
@@ -115,8 +121,11 @@ class Policy:
 
 
 def _both(source: Sequence[Selector], destination: Sequence[Selector], flow: Flow) -> bool:
-    return any(s.matches(flow.source, flow.ip_protocol, flow.source_port) for s in source) and any(
-        d.matches(flow.destination, flow.ip_protocol, flow.destination_port) for d in destination
+    return any(
+        s.version == flow.version and s.matches(flow.source, flow.ip_protocol, flow.source_port) for s in source
+    ) and any(
+        d.version == flow.version and d.matches(flow.destination, flow.ip_protocol, flow.destination_port)
+        for d in destination
     )
 
 
@@ -124,8 +133,10 @@ def bypasses(bypass: Bypass, flow: Flow) -> bool:
     """Whether a flow, in either direction, passes outside because of a bypass."""
     if flow.ip_protocol != bypass.ip_protocol:
         return False
-    ends = {int(ipaddress.IPv4Address(bypass.local)), int(ipaddress.IPv4Address(bypass.remote))}
-    if {flow.source, flow.destination} != ends:
+    ends = {ipaddress.ip_address(bypass.local), ipaddress.ip_address(bypass.remote)}
+    if {end.version for end in ends} != {flow.version} or {flow.source, flow.destination} != {
+        int(end) for end in ends
+    }:
         return False
     first, last = bypass.ports
     return first <= flow.source_port <= last or first <= flow.destination_port <= last

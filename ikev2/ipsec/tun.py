@@ -59,8 +59,20 @@ class TunDevice:
             os.close(self.fd)
             self.fd = -1
 
+    def with_ipv6(self) -> None:
+        """Let IPv6 packets through, without any address or question of the kernel's own on the device."""
+        # The last one begins it.
+        for name, value in (
+            ("addr_gen_mode", "1"),
+            ("accept_ra", "0"),
+            ("router_solicitations", "0"),
+            ("disable_ipv6", "0"),
+        ):
+            with contextlib.suppress(OSError):
+                (_SYSCTL / f"ipv6/conf/{self.name}/{name}").write_text(value)
+
     def without_ipv6(self) -> None:
-        """Keep the host from soliciting routers on the device."""
+        """Keep the host from soliciting routers on the device, until `with_ipv6`."""
         with contextlib.suppress(OSError):
             (_SYSCTL / f"ipv6/conf/{self.name}/disable_ipv6").write_text("1")
 
@@ -70,6 +82,11 @@ class TunDevice:
         for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0")):
             with contextlib.suppress(OSError):
                 (directory / name).write_text(value)
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel has IPv6 at all."""
+    return (_SYSCTL / "ipv6").exists()
 
 
 class TunBusy(BackendError):

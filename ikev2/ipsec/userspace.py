@@ -18,11 +18,12 @@ import logging
 import os
 import socket
 from collections.abc import Collection, Hashable
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import ClassVar, TypeAlias
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters, UdpEncap
 from ikev2.errors import BackendError
+from ikev2.ipsec import ipv4, ipv6
 from ikev2.ipsec.backend import (
     IKE_PORT,
     NAT_PORT,
@@ -36,7 +37,6 @@ from ikev2.ipsec.claims import Claims
 from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
 from ikev2.ipsec.esp import inner_octets_that_fit
 from ikev2.ipsec.icmp import OnPathMtu
-from ikev2.ipsec.ipv4 import HEADER_OCTETS
 from ikev2.ipsec.routing import (
     INSTANCES,
     MAIN_TABLE,
@@ -46,14 +46,15 @@ from ikev2.ipsec.routing import (
     SOCKET_MARK,
     TABLE,
     HostRouting,
+    IpNetwork,
     Ports,
     Route,
     Rule,
     Wanted,
 )
 from ikev2.ipsec.sad import Engine, Pair
-from ikev2.ipsec.spd import Policy, Selector
-from ikev2.ipsec.tun import SourceCheck, TunDevice
+from ikev2.ipsec.spd import Policy, Selector, selectors_of
+from ikev2.ipsec.tun import SourceCheck, TunDevice, has_ipv6
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,9 @@ _UDP_HEADER_OCTETS = 8
 _LEAST_MTU = 68
 _MOST_MTU = 65535
 _UNSPECIFIED = IPv4Network("0.0.0.0/32")
-_EVERYWHERE = IPv4Network("0.0.0.0/0")
+_EVERYWHERE = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+IpAddress = IPv4Address | IPv6Address
+
 _OLDEST_KERNEL = (4, 17)  # rules by protocol and port
 
 
@@ -137,7 +140,7 @@ class UserspaceBackend(Backend):
             self._sources.relax(self._tun.name)
             self._device_index = self._routing.device_up(self._tun.name)
             self._plane = DataPlane(self._engine, self._tun.fd, self._signal)
-            self._claim("mark", (Rule(PRIORITY_MARK + self._instance, MAIN_TABLE, mark=SOCKET_MARK),))
+            self._claim("mark", [self._marked(network) for network in _EVERYWHERE[: 1 + has_ipv6()]])
             self._plane.start()
         except Exception:
             self.close()
@@ -184,8 +187,9 @@ class UserspaceBackend(Backend):
 
     def _install(self, child: ChildSaParameters, *, standby: bool) -> None:
         plane = self._opened()
-        if child.encap is not None and not plane.can_encapsulate:
+        if child.encap is not None and not plane.can_encapsulate(child.remote):
             raise BackendError(f"Child SA {child.label} wants ESP in UDP, and no UDP {NAT_PORT} socket is attached")
+        self._check_scopes(child)
         pair = self._engine.install(child, standby=standby)
         try:
             self._settle(pair)
@@ -193,6 +197,14 @@ class UserspaceBackend(Backend):
             self._engine.delete(child)
             self._inner_mtus.pop(child.spi_in, None)
             raise
+
+    def _check_scopes(self, child: ChildSaParameters) -> None:
+        """Routes of ours lead a destination into the device, whatever link it is on: link-local ones cannot be told."""
+        for selector in selectors_of((*child.ts_local, *child.ts_remote)):
+            if any(network.is_link_local and network.version == 6 for network in selector.networks()):
+                raise BackendError(
+                    f"Child SA {child.label} protects link-local addresses: routes cannot say on which link"
+                )
 
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
         self._opened()
@@ -228,8 +240,8 @@ class UserspaceBackend(Backend):
 
     def add_address(self, address: str) -> None:
         self._opened()
-        if ":" in address:
-            raise BackendError(f"the {self.name} backend carries IPv4 only: {address} cannot be used")
+        if ":" in address and self._tun is not None:
+            self._tun.with_ipv6()
         self._routing.add_address(self._device_index, address)
 
     def remove_address(self, address: str) -> None:
@@ -276,6 +288,8 @@ class UserspaceBackend(Backend):
                 self._claim_again(alike, next(iter(sharing.values())))
         self._inner_mtus[pair.inbound.spi] = self._inner_mtu(pair)
         self._set_mtu()
+        if _carries_ipv6(pair) and self._tun is not None:
+            self._tun.with_ipv6()
         self._share(pair)
 
     def _share(self, pair: Pair) -> None:
@@ -310,6 +324,8 @@ class UserspaceBackend(Backend):
 
     def _set_mtu(self) -> None:
         mtu = min(self._inner_mtus.values(), default=self._mtu)
+        if any(_carries_ipv6(pair) for pair in self._engine.pairs):
+            mtu = max(mtu, ipv6.LEAST_MTU)  # with less the kernel takes IPv6 off the device
         if mtu != self._mtu:
             self._routing.set_mtu(self._device_index, mtu)
             self._mtu = mtu
@@ -327,20 +343,23 @@ class UserspaceBackend(Backend):
     def _inner_mtu(self, pair: Pair) -> int:
         """The largest packet whose ESP packet fits the outer MTU."""
         link = self._routing.outer_link(pair.child.remote)
-        if link.interface not in self._checked:
+        if link.interface not in self._checked and len(pair.remote) == 4:
             self._sources.relax(link.interface)
             self._checked.add(link.interface)
-        outside = HEADER_OCTETS + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
+        header_octets = ipv6.HEADER_OCTETS if len(pair.remote) == 16 else ipv4.HEADER_OCTETS
+        outside = header_octets + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
         room = inner_octets_that_fit(link.mtu - outside, pair.outbound.cipher)
         if not pair.tunnel:
-            room += HEADER_OCTETS
-        return max(_LEAST_MTU, min(room, _MOST_MTU))
+            room += header_octets
+        # Where less than 1280 is left for IPv6, ESP packets go in fragments. RFC 8200 section 5.
+        least = ipv6.LEAST_MTU if _carries_ipv6(pair) else _LEAST_MTU
+        return max(least, min(room, _MOST_MTU))
 
     def _wanted(self, pair: Pair) -> set[Wanted]:
         """The rules and routes of one pair."""
         wanted: set[Wanted] = set(self._keep_outside(pair))
-        routes: dict[IPv4Network, Route] = {}
-        own = [IPv4Address(address) for address in self._routing.own_addresses()]
+        routes: dict[IpNetwork, Route] = {}
+        own = [ip_address(address) for address in self._routing.own_addresses()]
         for local in pair.policy.local:
             for remote in pair.policy.remote:
                 wanted.update(self._protect(pair, local, remote, own, routes))
@@ -350,7 +369,7 @@ class UserspaceBackend(Backend):
 
     def _outside(self, remote: str, ip_protocol: int, ports: Ports) -> set[Rule]:
         """Both directions of the conversation: our own port lies in the range, or the peer's."""
-        priority, to = PRIORITY_OUTSIDE + self._instance, IPv4Network(remote)
+        priority, to = PRIORITY_OUTSIDE + self._instance, _network(remote)
         return {
             Rule(priority, MAIN_TABLE, destination=to, ip_protocol=ip_protocol, source_ports=ports),
             Rule(priority, MAIN_TABLE, destination=to, ip_protocol=ip_protocol, destination_ports=ports),
@@ -362,7 +381,7 @@ class UserspaceBackend(Backend):
         esp = Rule(
             PRIORITY_OUTSIDE + self._instance,
             MAIN_TABLE,
-            destination=IPv4Network(child.remote),
+            destination=_network(child.remote),
             ip_protocol=socket.IPPROTO_ESP,
         )
         ports = {IKE_PORT, NAT_PORT}
@@ -376,22 +395,25 @@ class UserspaceBackend(Backend):
         pair: Pair,
         local: Selector,
         remote: Selector,
-        own: list[IPv4Address],
-        routes: dict[IPv4Network, Route],
+        own: list[IpAddress],
+        routes: dict[IpNetwork, Route],
     ) -> set[Rule]:
         """The rules of one pair of selectors; the routes that they lead to are added to `routes`.
 
         Where a rule cannot say what the selectors say, it says more: what it catches beyond them has no SA and is
         dropped, never sent in clear.
         """
+        if local.version != remote.version:
+            return set()
         if local.ip_protocol and remote.ip_protocol and local.ip_protocol != remote.ip_protocol:
             return set()
         ip_protocol = local.ip_protocol or remote.ip_protocol or None
         here = _preferred(pair.child.local, local, own)
-        sources: list[IPv4Network | None] = [
-            None if network == _EVERYWHERE else network for network in local.networks()
+        sources: list[IpNetwork | None] = [
+            None if network in _EVERYWHERE else network for network in local.networks()
         ]
-        if here is not None and None not in sources:
+        unbound = here is not None and None not in sources
+        if unbound and local.version == 4:
             # A socket that is not bound is routed before it has an address.
             sources.append(_UNSPECIFIED)
         rules = set()
@@ -409,7 +431,24 @@ class UserspaceBackend(Backend):
                 )
                 for source in sources
             }
+            if unbound and local.version == 6:
+                # No rule of IPv6 with a source matches before there is one: whatever this host sends goes there.
+                rules.add(
+                    Rule(
+                        PRIORITY_PROTECT + self._instance,
+                        TABLE + self._instance,
+                        destination=destination,
+                        ip_protocol=ip_protocol,
+                        source_ports=_rule_ports(local),
+                        destination_ports=_rule_ports(remote),
+                        from_here=True,
+                    )
+                )
         return rules
+
+    def _marked(self, network: IpNetwork) -> Rule:
+        """What our own sockets send goes its usual way, in the family of `network`."""
+        return Rule(PRIORITY_MARK + self._instance, MAIN_TABLE, destination=network, mark=SOCKET_MARK)
 
 
 def _alike(pair: Pair) -> _Alike:
@@ -417,16 +456,25 @@ def _alike(pair: Pair) -> _Alike:
     return pair.policy, pair.tunnel, child.local, child.remote, child.encap
 
 
-def _preferred(outer: str, selector: Selector, own: list[IPv4Address]) -> str | None:
+def _network(host: str) -> IpNetwork:
+    """A host's address, without its zone, as a network."""
+    return ip_network(host.partition("%")[0])
+
+
+def _carries_ipv6(pair: Pair) -> bool:
+    return any(selector.version == 6 for selector in pair.policy.local)
+
+
+def _preferred(outer: str, selector: Selector, own: list[IpAddress]) -> str | None:
     """The address of ours to send from: the outer one if the selector holds it, or any of the host's that it holds."""
     candidates = sorted(own, key=lambda address: str(address) != outer)
-    found = next((a for a in candidates if selector.holds_address(int(a)) and not a.is_loopback), None)
+    found = next((a for a in candidates if selector.holds_address(a) and not a.is_loopback), None)
     return str(found) if found is not None else None
 
 
 def _rule_ports(selector: Selector) -> Ports | None:
     """The ports as a rule of the kernel takes them (1 to 65534), or all."""
-    icmp = selector.ip_protocol == socket.IPPROTO_ICMP
+    icmp = selector.ip_protocol in (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6)
     if icmp or not selector.ip_protocol or selector.any_port or selector.opaque or selector.last_port == 0xFFFF:
         return None
     return max(selector.first_port, 1), max(selector.last_port, 1)

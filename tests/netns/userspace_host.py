@@ -6,7 +6,9 @@ Lines of JSON come in, `{"do": NAME, ...arguments}`, and one line goes out for e
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import json
 import select
 import socket
@@ -30,13 +32,14 @@ from ikev2.ipsec.userspace import UserspaceBackend
 from ikev2.wire.payloads.ts import TrafficSelector
 
 REPLY_TIMEOUT_S = 10.0
-ETH_P_IP = 0x0800
+ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 
 
 class Capture:
-    """What an interface sends and receives of IPv4, until `stop`."""
+    """What an interface sends and receives of IPv4, or of IPv6, until `stop`."""
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, ethertype: int = ETH_P_IP) -> None:
+        self._ethertype = ethertype
         self.packets: list[bytes] = []
         self._sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0003))
         self._sock.bind((interface, 0x0003))
@@ -55,7 +58,7 @@ class Capture:
             data, address = self._sock.recvfrom(65536)
         except TimeoutError:
             return False
-        if address[1] == ETH_P_IP:
+        if address[1] == self._ethertype:
             self.packets.append(data)
         return True
 
@@ -194,7 +197,7 @@ class Host:
 
     def udp_echo(self, host: str, port: int) -> None:
         """A thread that answers datagrams with (address it saw, TTL, data)."""
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind((host, port))
 
         def serve() -> None:
@@ -206,9 +209,13 @@ class Host:
 
     def udp_ask(self, to: str, port: int, octets: int, local_port: int = 0, tos: int = 0) -> list[Any]:
         """Send one datagram, wait for the echo: who answered, how many octets, from which address of ours."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind(("0.0.0.0", local_port))
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+        family = socket.AF_INET6 if ":" in to else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(("::" if family == socket.AF_INET6 else "0.0.0.0", local_port))
+            if family == socket.AF_INET:
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, tos)
+            else:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, tos)
             sock.settimeout(REPLY_TIMEOUT_S)
             sock.connect((to, port))
             sock.send(bytes(octets))
@@ -225,7 +232,7 @@ class Host:
         return ""
 
     def tcp_serve(self, host: str, port: int) -> None:
-        listener = socket.create_server((host, port))
+        listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
 
         def serve() -> None:
             while True:
@@ -269,8 +276,26 @@ class Host:
                 if icmp[0] == 0:
                     return [icmp[0], packet[8]]
 
-    def capture_start(self, interface: str) -> None:
-        self.capture = Capture(interface)
+    def capture_start(self, interface: str, ipv6: bool = False) -> None:
+        self.capture = Capture(interface, ETH_P_IPV6 if ipv6 else ETH_P_IP)
+
+    def real_checksums(self, interface: str) -> None:
+        """Have the kernel make transport checksums itself, so that a capture shows them (ETHTOOL_STXCSUM)."""
+        value = array.array("B", struct.pack("=II", 0x17, 0))
+        request = struct.pack("16sQ8x", interface.encode(), value.buffer_info()[0])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, 0x8946, request)  # SIOCETHTOOL
+
+    def ask_with_options(self, to: str, port: int, octets: int) -> int:
+        """A datagram with a Hop-by-Hop and a Destination Options header (PadN); the octets of the echo."""
+        options = bytes((17, 0, 1, 4, 0, 0, 0, 0))
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(REPLY_TIMEOUT_S)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, options)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, options)
+            sock.connect((to, port))
+            sock.send(bytes(octets))
+            return len(sock.recv(65536))
 
     def capture_stop(self) -> list[str]:
         assert self.capture is not None

@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).with_name("userspace_host.py")
 ANSWER_TIMEOUT_S = 60.0
 
 A, B = "192.0.2.1", "192.0.2.2"
+A6, B6 = "2001:db8::1", "2001:db8::2"
 
 
 class HostError(AssertionError):
@@ -95,7 +96,7 @@ def why_not(*, user_namespace: bool = False) -> str:
 
 @contextmanager
 def two_hosts(*, user_namespace: bool = False, mtu: int = 1500) -> Iterator[tuple[RemoteHost, RemoteHost]]:
-    """Hosts a (192.0.2.1) and b (192.0.2.2) on one link, `v0` on both; in one user namespace if wished."""
+    """Hosts a (192.0.2.1, 2001:db8::1) and b (..2) on one link, `v0` on both; in one user namespace if wished."""
     a = RemoteHost("unshare", *(["-Urn"] if user_namespace else ["-n"]))
     b = None
     try:
@@ -104,9 +105,10 @@ def two_hosts(*, user_namespace: bool = False, mtu: int = 1500) -> Iterator[tupl
         b = RemoteHost(*enter, "unshare", "-n")
         b.run(command="ip link set lo up")
         a.run(command=f"ip link add v0 mtu {mtu} type veth peer name v0 mtu {mtu} netns {b.pid}")
-        for host, address in ((a, A), (b, B)):
+        for host, address, address6 in ((a, A, A6), (b, B, B6)):
             host.run(command=f"ip addr add {address}/24 dev v0")
             host.run(command="ip link set v0 up")
+            host.run(command=f"ip addr add {address6}/64 dev v0 nodad")
         yield a, b
     finally:
         for host in (a, b):

@@ -17,7 +17,8 @@ from esp_support import child_pair, udp_packet  # noqa: E402
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
 from ikev2.crypto.secret import SecretOctets  # noqa: E402
-from ikev2.ipsec.memory import esp_of, outer_packet  # noqa: E402
+from ikev2.ipsec.memory import esp_of  # noqa: E402
+from ikev2.ipsec.outer import outer_packet  # noqa: E402
 from ikev2.ipsec.sad import Engine  # noqa: E402
 
 # Ours: scapy's names of encryption and integrity.

@@ -15,11 +15,13 @@ from ikev2.core.types import Address, Mode
 from ikev2.crypto.esp import esp_cipher
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import BackendError
+from ikev2.iana import TsType
 from ikev2.ipsec.backend import Bypass, DropReason, Expire, UnknownSpi
 from ikev2.ipsec.esp import OutboundEspSa
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
-from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork, esp_of, outer_packet
+from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork, esp_of
+from ikev2.ipsec.outer import outer_packet
 from ikev2.ipsec.sad import STRAY_INTERVAL_S, Engine
 from ikev2.wire.payloads.ts import TrafficSelector
 
@@ -258,7 +260,8 @@ def sealed_by_a(of_a: ChildSaParameters, payload: bytes, next_header: int) -> by
     ("payload", "next_header", "reason"),
     [
         (udp_packet(), 17, DropReason.NEXT_HEADER),
-        (udp_packet(), 41, DropReason.NEXT_HEADER),
+        (udp_packet(), 41, DropReason.MALFORMED),
+        (udp_packet(), 50, DropReason.NEXT_HEADER),
         (udp_packet(), 59, DropReason.DUMMY),
         (b"", 4, DropReason.MALFORMED),
         (udp_packet()[:19], 4, DropReason.MALFORMED),
@@ -428,9 +431,9 @@ def test_a_pair_is_installed_once_and_with_algorithms_that_exist(world: World) -
     short = replace(child_pair(spis=(0x5001, 0x5002))[0], encr_key_out=SecretOctets("encr", bytes(3)))
     with pytest.raises(BackendError, match="octets"):
         world.b.install(short)
-    six = (TrafficSelector.from_network("2001:db8::/64"),)
-    with pytest.raises(BackendError, match="IPv4"):
-        world.b.install(replace(child_pair(spis=(0x6001, 0x6002))[0], ts_remote=six))
+    fibre = (TrafficSelector(TsType.TS_FC_ADDR_RANGE, 0, 0, 0, b"octets", b""),)
+    with pytest.raises(BackendError, match="no selectors of IP"):
+        world.b.install(replace(child_pair(spis=(0x6001, 0x6002))[0], ts_remote=fibre))
     with pytest.raises(BackendError, match="not installed"):
         world.b.query(short)
 

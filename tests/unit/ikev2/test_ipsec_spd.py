@@ -56,8 +56,10 @@ def test_selectors(chosen: Selector, address: int, ip_protocol: int, port: int, 
     assert chosen.matches(address, ip_protocol, port) is expected
 
 
-def test_a_selector_of_ipv6_is_none_of_ours() -> None:
-    assert Selector.of(TrafficSelector.from_network("2001:db8::/64")) is None
+def test_a_selector_of_fibre_channel_is_none_of_ours() -> None:
+    six = Selector.of(TrafficSelector.from_network("2001:db8::/64"))
+    assert six is not None
+    assert (six.version, [str(network) for network in six.networks()]) == (6, ["2001:db8::/64"])
     assert Selector.of(TrafficSelector(TsType.TS_FC_ADDR_RANGE, 0, 0, 0, b"octets", b"")) is None
 
 

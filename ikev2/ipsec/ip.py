@@ -1,0 +1,61 @@
+"""IPv4 and IPv6 packets alike: what the packet path asks of either."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from ikev2.ipsec import ipv4, ipv6
+from ikev2.ipsec.ipv4 import Flow, MalformedPacket
+
+
+def packed(address: str) -> bytes:
+    """The octets of an address in text, its zone (`%eth0`) left away. ValueError when it is none."""
+    return ipaddress.ip_address(address.partition("%")[0]).packed
+
+
+def version(packet: bytes) -> int:
+    """4 or 6; MalformedPacket for anything else."""
+    found = packet[0] >> 4 if packet else 0
+    if found not in (4, 6):
+        raise MalformedPacket(f"{len(packet)} octets are no IP packet")
+    return found
+
+
+def checked(packet: bytes) -> bytes:
+    """The packet without what follows it; MalformedPacket when it is none, or not whole."""
+    if version(packet) == 6:
+        return ipv6.checked(packet)
+    ipv4.header_octets(packet)
+    return packet[: ipv4.total_length(packet)]
+
+
+def flow_of(packet: bytes) -> Flow:
+    """The flow of a whole packet; MalformedPacket when there is none."""
+    return ipv6.flow_of(packet) if version(packet) == 6 else ipv4.flow_of(packet)
+
+
+def is_fragment(packet: bytes) -> bool:
+    """True for any fragment, the first included. The packet is `checked`."""
+    if packet[0] >> 4 == 4:
+        return ipv4.is_fragment(packet)
+    return ipv6.has_extensions(packet) and bool(ipv6.chain_of(packet).fragment_at)
+
+
+def tos(packet: bytes) -> int:
+    """DS field and ECN: Type of Service, or Traffic Class."""
+    return packet[1] if packet[0] >> 4 == 4 else ipv6.traffic_class(packet)
+
+
+def with_tos(packet: bytes, value: int) -> bytes:
+    """The same packet with another DS field and ECN."""
+    return ipv4.with_tos(packet, value) if packet[0] >> 4 == 4 else ipv6.with_traffic_class(packet, value)
+
+
+def must_not_be_cut(packet: bytes) -> bool:
+    """Whether no router may fragment the packet: Don't Fragment, and every IPv6 packet."""
+    return packet[0] >> 4 == 6 or bool(packet[6] << 8 & ipv4.FLAG_DF)
+
+
+def destination(packet: bytes) -> bytes:
+    """The destination address of a checked packet."""
+    return packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]

@@ -1,0 +1,53 @@
+"""The IP packet that carries an ESP packet: raw, or in UDP; in a header of its own, or in that of the packet protected.
+
+RFC 4303 section 3.1, RFC 3948 section 3, RFC 4301 section 5.1.2.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from ikev2.ipsec import ip, ipv4, ipv6
+from ikev2.ipsec.sad import Pair
+
+TTL = 64
+UDP_HEADER = struct.Struct("!HHHH")
+
+
+def outer_packet(pair: Pair, esp: bytes, inner: bytes) -> bytes:
+    """The whole packet that carries `esp`: made of the inner packet's header as the mode says.
+
+    Tunnel mode copies DS, ECN and, between IPv4 packets, DF from inside and sets a TTL of its own; transport mode
+    keeps header and extension headers. RFC 4301 sections 5.1.2.1 and 5.1.2.2, RFC 6040 section 4.1.
+    """
+    protocol, payload = socket.IPPROTO_ESP, esp
+    if pair.child.encap is not None:
+        protocol, payload = socket.IPPROTO_UDP, udp(pair, esp)
+    if not pair.tunnel:
+        if len(pair.remote) == 16:
+            chain = ipv6.chain_of(inner)
+            return ipv6.with_payload(inner[: chain.cut], chain.cut_name, protocol, len(payload)) + payload
+        header = inner[: (inner[0] & 0x0F) * 4]
+        return ipv4.with_protocol_and_length(header, protocol, len(payload)) + payload
+    tos = ip.tos(inner)
+    if len(pair.remote) == 16:
+        return ipv6.build_header(pair.local, pair.remote, protocol, len(payload), tos=tos, hop_limit=TTL) + payload
+    flags = (inner[6] << 8) & ipv4.FLAG_DF if inner[0] >> 4 == 4 else 0
+    header = ipv4.build_header(pair.local, pair.remote, protocol, len(payload), tos=tos, ttl=TTL, flags=flags)
+    return header + payload
+
+
+def udp(pair: Pair, esp: bytes) -> bytes:
+    """ESP in UDP: without a checksum over IPv4, because the ICV says more; over IPv6 there must be one.
+
+    RFC 3948 section 2.1, RFC 8200 section 8.1.
+    """
+    encap = pair.child.encap
+    assert encap is not None  # noqa: S101 - decided by the caller
+    octets = UDP_HEADER.size + len(esp)
+    datagram = UDP_HEADER.pack(encap.local_port, encap.remote_port, octets, 0) + esp
+    if len(pair.remote) == 4:
+        return datagram
+    checksum = ipv6.upper_checksum(pair.local, pair.remote, socket.IPPROTO_UDP, datagram)
+    return datagram[:6] + checksum.to_bytes(2, "big") + esp
