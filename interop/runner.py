@@ -32,8 +32,7 @@ from interop.peers.ours import Capture, Ours
 from interop.peers.strongswan import PeerError, StrongSwan, why_not
 from interop.scenarios.cases import (
     BY_NAT,
-    OUR_ID,
-    PEER_ID,
+    CONNECTION,
     Case,
     expectation,
     load_cases,
@@ -116,8 +115,11 @@ class StrongSwanLab:
         other = f"0x{secrets.token_hex(32)}" if case.settings.get("peer", {}).get("other_psk") else psk
         start = self.peer.log_position()
         self.peer.change_settings(CHARON | case.part("peer", "charon"))
-        key = {"ike-lab": {"id-a": OUR_ID, "id-b": PEER_ID, "secret": other}}
-        self.peer.load(peer_connections(case), key, case.part("peer", "pools"))
+        connections = peer_connections(case)
+        # Without identities it is anybody's: where the peer's is a pattern, and in "refused".
+        ids = {f"id-{end}": connections[CONNECTION][end]["id"] for end in ("local", "remote")}
+        named = {} if any("*" in one for one in ids.values()) else ids
+        self.peer.load(connections, {"ike-lab": named | {"secret": other}}, case.part("peer", "pools"))
         interface = NAT_CABLE if case.nat else self.hosts.interface("a")
         capture = Capture(interface, directory / "host.pcapng")
         impairments = case.settings.get("ours", {}).get("impair", ())
@@ -129,7 +131,7 @@ class StrongSwanLab:
         try:
             with self._router(case) as run.router, ours:
                 expectation(case.scenario)(run)
-            run.look_at_capture(capture.path.read_bytes())
+            run.look_at_capture(capture.path)
         except (Mismatch, PeerError, IkeError, OSError) as error:
             failure = f"{type(error).__name__}: {error}"
         finally:

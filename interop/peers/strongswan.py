@@ -78,6 +78,7 @@ def render(section: Section, indent: int = 0) -> str:
             lines.append(f"{pad}{key} = {'yes' if value else 'no'}\n")
         else:
             text = ",".join(value) if isinstance(value, list) else str(value)
+            text = f'"{text}"' if "#" in text else text
             lines.append(f"{pad}{key} = {text}\n")
     return "".join(lines)
 

@@ -10,7 +10,9 @@ from typing import Any
 
 def parse_raw(text: str) -> dict[str, Any]:
     """What `swanctl --raw` prints, `name {key=value list=[a b] section {...}}`, as nested dictionaries."""
-    tokens = re.findall(r"[{}\[\]]|[^\s{}\[\]=]+=(?=\[)|[^\s{}\[\]=]+=[^\s{}\[\]]*|[^\s{}\[\]]+", text)
+    # A selector may end with its protocol and port in brackets of their own: `192.0.2.1/32[udp/862]`.
+    word = r"[^\s{}\[\]]+(?:\[[^\s\[\]]*\])?"
+    tokens = re.findall(rf"[{{}}\[\]]|[^\s{{}}\[\]=]+=(?=\[)|[^\s{{}}\[\]=]+=(?:{word})?|{word}", text)
     position = 0
 
     def section() -> dict[str, Any]:

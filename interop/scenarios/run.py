@@ -12,9 +12,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ikev2.errors import IkeError
+from ikev2.io.decode import decode_capture
 from ikev2.io.netns import TwoHosts
 from interop.lab.nat import Nat44, Router
 from interop.peers.ours import Ours
@@ -73,6 +75,7 @@ class Run:
     checks: list[str] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
     in_udp: list[int] = field(default_factory=list)
+    id_types: dict[str, str] = field(default_factory=dict)
     router: Router | None = None
 
     # --- checks --------------------------------------------------------------------------------------------------
@@ -170,14 +173,24 @@ class Run:
         self.checks.append("neither end has an SA")
 
     def datagrams(
-        self, our_address: str = "192.0.2.1", peer_address: str = "192.0.2.2", count: int = 20, octets: int = 200
+        self,
+        our_address: str = "192.0.2.1",
+        peer_address: str = "192.0.2.2",
+        count: int = 20,
+        octets: int = 200,
+        *,
+        our_port: int = 0,
+        peer_port: int = 0,
     ) -> None:
-        """UDP datagrams in both directions, and their inner octets in the counters of both ends."""
+        """UDP datagrams in both directions, and their inner octets in the counters of both ends; port 0 is any."""
         family = socket.AF_INET6 if ":" in our_address else socket.AF_INET
         header = 48 if family == socket.AF_INET6 else 28
         before = self.counters()
         payloads = [MARKER + bytes([number]) + secrets.token_bytes(octets) for number in range(count)]
-        with self._socket("a", family, our_address) as ours, self._socket("b", family, peer_address) as theirs:
+        with (
+            self._socket("a", family, our_address, our_port) as ours,
+            self._socket("b", family, peer_address, peer_port) as theirs,
+        ):
             for sender, receiver in ((ours, theirs), (theirs, ours)):
                 for payload in payloads:
                     sender.sendto(payload, receiver.getsockname())
@@ -254,8 +267,19 @@ class Run:
         finally:
             end(process)
 
-    def look_at_capture(self, captured: bytes) -> None:
+    def sent_identities(self, initiators: str, responders: str) -> None:
+        """What the capture is to have as types of IDi and IDr, at the end of the case."""
+        self.id_types = {"IDi": initiators, "IDr": responders}
+
+    def look_at_capture(self, path: Path) -> None:
         """All that `datagrams` sent went as ESP in UDP, and nothing of it in clear. For the end of a case."""
+        captured = path.read_bytes()
+        if self.id_types:
+            messages = [one.to_dict() for one in decode_capture(path, self.ours.keys_path)]
+            payloads: list[Any] = [payload for one in messages for payload in one["payloads"]]  # type: ignore[attr-defined]
+            for kind, id_type in self.id_types.items():
+                found = {one["id_type"] for one in payloads if one["type"] == kind}
+                self.same(f"type of {kind} on the wire", found, {id_type})
         # Ports 4500 and 4500 (or what a NAT makes of one), length, checksum, SPI. RFC 3948 section 2.1.
         ports = b"(?:\x11\x94..|..\x11\x94)" if self.router is not None else b"\x11\x94\x11\x94"
         for spi in self.in_udp:
@@ -265,9 +289,9 @@ class Run:
             self.check("no datagram is in the capture in clear", MARKER not in captured)
 
     @contextlib.contextmanager
-    def _socket(self, host: str, family: int, address: str) -> Iterator[socket.socket]:
+    def _socket(self, host: str, family: int, address: str, port: int = 0) -> Iterator[socket.socket]:
         sock = self.hosts.call(host, lambda: socket.socket(family, socket.SOCK_DGRAM))
         with sock:
-            sock.bind((address, 0))
+            sock.bind((address, port))
             sock.settimeout(RECEIVE_S)
             yield sock

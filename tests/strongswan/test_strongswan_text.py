@@ -62,6 +62,9 @@ def test_no_sa_is_an_empty_list() -> None:
 
 
 def test_raw_output_nests() -> None:
+    assert parse_raw("c {local-ts=[192.0.2.2/32[udp/7777] 10.2.0.0/24[udp]] n=1 } }") == {
+        "c": {"local-ts": ["192.0.2.2/32[udp/7777]", "10.2.0.0/24[udp]"], "n": "1"}
+    }
     assert parse_raw("a {b=1 c=[] d {e=} } f=[x y]") == {
         "a": {"b": "1", "c": [], "d": {"e": ""}},
         "f": ["x", "y"],
@@ -88,6 +91,7 @@ def test_what_goes_into_a_report_has_no_dump() -> None:
     [
         ({"a": {"b": True, "c": ["x", "y"]}, "d": 1.5}, "a {\n  b = yes\n  c = x,y\n}\nd = 1.5\n"),
         ({}, ""),
+        ({"id": "@#00ff"}, 'id = "@#00ff"\n'),
     ],
 )
 def test_sections_are_written_as_strongswan_reads_them(section: dict[str, object], text: str) -> None:
