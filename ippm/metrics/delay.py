@@ -66,9 +66,3 @@ def backward(stamps: Stamps) -> list[int]:
 def reflector_turnaround(stamps: Stamps) -> list[int]:
     """T3 - T2 of each answered packet: the time in the reflector."""
     return [ntp_difference_ns(t3, t2) for _, t2, t3, _ in _answered(stamps)]
-
-
-def packet_delay_variation(delays: Sequence[int]) -> list[int]:
-    """PDV: each delay less the least of the sample; a constant clock offset drops out. RFC 5481 section 4.2."""
-    least = min(delays, default=0)
-    return [delay - least for delay in delays]

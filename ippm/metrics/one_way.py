@@ -1,6 +1,7 @@
 """All metrics of a one-way session, from its packet records.
 
-One-way delay is RFC 7679, loss RFC 7680, delay variation RFC 5481, reordering RFC 4737, duplication RFC 5560. A packet
+One-way delay is RFC 7679, loss RFC 7680 and 3357, delay variation RFC 3393 and 5481, reordering RFC 4737, duplication
+RFC 5560. A packet
 that came more than once counts once, with the delay of its first copy.
 """
 
@@ -8,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ippm.core.fetched_session import FetchedSession
 from ippm.metrics import reordering
-from ippm.metrics.delay import packet_delay_variation
+from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_delay_variation
+from ippm.metrics.loss_pattern import LossPattern, loss_pattern
+from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import DelayStatistics
 from ippm.metrics.two_way import worst_clock
 from ippm.timestamps import ClockState, ntp_difference_ns, unix_ns_from_ntp
@@ -38,6 +42,10 @@ class OneWayMetrics:
     receiver_clock: ClockState | None
     first_sent_unix_ns: int
     last_sent_unix_ns: int
+    ipdv: DelayStatistics | None
+    reordering: Reordering
+    loss_pattern: LossPattern
+    ttl_changes: int
 
     @property
     def lost(self) -> int:
@@ -64,8 +72,11 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
     delays = [ntp_difference_ns(received, sent) for sent, received, _ in first.values()]
     ttls = {ttl for _, _, ttl in first.values()}
     stamps = sorted(sent for sent, _, _ in first.values())
+    really_lost = sorted(lost - first.keys())
+    in_order = sorted(first.keys() | set(really_lost))
+    delay_of = dict(zip(first, delays, strict=True))
     return OneWayMetrics(
-        sent=len(first) + len(lost - first.keys()),
+        sent=len(first) + len(really_lost),
         received=len(first),
         duplicates=len(arrivals) - len(first),
         reordered=reordering.reordered(arrivals),
@@ -77,6 +88,12 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
         receiver_clock=_worst(receive_errors),
         first_sent_unix_ns=unix_ns_from_ntp(stamps[0]) if stamps else 0,
         last_sent_unix_ns=unix_ns_from_ntp(stamps[-1]) if stamps else 0,
+        ipdv=DelayStatistics.of(inter_packet_delay_variation(delay_of.get(number) for number in in_order)),
+        reordering=reordering.reordering(arrivals),
+        loss_pattern=loss_pattern(really_lost),
+        ttl_changes=sum(
+            before != after for before, after in pairwise(first[number][2] for number in sorted(first))
+        ),
     )
 
 

@@ -6,7 +6,110 @@ reordered: only the first of each number is looked at. RFC 5560 counts the copie
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Reordering:
+    """The reordering of a stream. `received` and `reordered` are packets, copies not counted.
+
+    `extents`, in order of arrival, belong to the reordered packets (section 4.2), as do `late_times_ns`, None where no
+    times are known (section 4.3). `n_reordered` says how many packets are n-reordered for n = 1, 2, ... (section 5.2).
+    `gaps` are the distances between reordering discontinuities (section 4.5), `free_runs` the lengths of the runs of
+    packets in order that a reordered one ends (section 4.6). RFC 4737.
+    """
+
+    received: int
+    extents: tuple[int, ...]
+    late_times_ns: tuple[int, ...] | None
+    n_reordered: tuple[int, ...]
+    gaps: tuple[int, ...]
+    free_runs: tuple[int, ...]
+
+    @property
+    def reordered(self) -> int:
+        """Packets with Type-P-Reordered TRUE. Section 3.3."""
+        return len(self.extents)
+
+    @property
+    def extent_counts(self) -> dict[int, int]:
+        """How many packets have each extent, by the extent."""
+        return dict(sorted(Counter(self.extents).items()))
+
+    def degree_ppm(self, n: int) -> int | None:
+        """The degree of n-reordering in parts per million, rounded down; None when nothing arrived. Section 5.2."""
+        if not self.received:
+            return None
+        return 1_000_000 * (self.n_reordered[n - 1] if 0 < n <= len(self.n_reordered) else 0) // self.received
+
+
+def reordering(arrivals: Iterable[int], times_ns: Sequence[int] | None = None) -> Reordering:
+    """All of it, from the numbers in the order of arrival; `times_ns` are the times of these arrivals. RFC 4737."""
+    numbers: list[int] = []
+    times: list[int] = []
+    seen: set[int] = set()
+    for index, number in enumerate(arrivals):
+        if number not in seen:
+            seen.add(number)
+            numbers.append(number)
+            if times_ns is not None:
+                times.append(times_ns[index])
+    extents: list[int] = []
+    late: list[int] = []
+    discontinuities: list[int] = []
+    runs: list[int] = []
+    run = 0
+    # The packets in order: their numbers grow, and so do the indexes at which they arrived.
+    heads: list[int] = []
+    heads_at: list[int] = []
+    for index, number in enumerate(numbers):
+        if not heads or number > heads[-1]:
+            heads.append(number)
+            heads_at.append(index)
+            run += 1
+            continue
+        earliest = heads_at[bisect_right(heads, number)]
+        extents.append(index - earliest)
+        if times_ns is not None:
+            late.append(times[index] - times[earliest])
+        discontinuities.append(earliest)
+        runs.append(run)
+        run = 0
+    # A reordered packet may belong to a discontinuity that is earlier than one which was found before.
+    found = sorted(set(discontinuities))
+    return Reordering(
+        received=len(numbers),
+        extents=tuple(extents),
+        late_times_ns=None if times_ns is None else tuple(late),
+        n_reordered=_n_reordered(numbers),
+        gaps=tuple(after - before for before, after in itertools.pairwise(found)),
+        free_runs=tuple(runs),
+    )
+
+
+def _n_reordered(numbers: Sequence[int]) -> tuple[int, ...]:
+    """How many packets are n-reordered, for n from 1: all n arrivals just before have greater numbers. Section 5.1."""
+    lower: list[
+        int
+    ] = []  # indexes of arrivals with growing numbers, the last ones that were lower than what followed
+    degrees: Counter[int] = Counter()
+    for index, number in enumerate(numbers):
+        while lower and numbers[lower[-1]] > number:
+            lower.pop()
+        greater = index - 1 - lower[-1] if lower else index
+        if greater:
+            degrees[greater] += 1
+        lower.append(index)
+    counts = []
+    at_least = degrees.total()
+    for n in range(1, max(degrees, default=0) + 1):
+        counts.append(at_least)
+        at_least -= degrees[n]
+    return tuple(counts)
 
 
 def reordered(arrivals: Iterable[int]) -> int:

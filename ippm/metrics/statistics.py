@@ -3,14 +3,21 @@
 Percentile: the smallest observed value x for which the empirical distribution function F(x) >= p; no interpolation.
 Median: the 50th percentile when the count is odd, else the mean of the two central values, rounded down to a whole
 nanosecond. Lost packets have no delay and are not in the sample: the statistics are those of the packets
-that arrived within Timeout. RFC 2330 section 11.3, RFC 7679 section 5, RFC 6703 section 5.
+that arrived within Timeout. Of more than a million values quantiles come from a histogram, and their error is stated.
+RFC 2330 section 11.3, RFC 7679 section 5, RFC 6703 section 5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Self
+
+from ippm.metrics.histogram import Histogram
+
+EXACT_LIMIT = 1_000_000
+"""Of samples up to this size all values are sorted; of larger ones a histogram is made."""
 
 QUANTILE_DEFINITION = (
     "smallest x with F(x) >= p (RFC 2330 section 11.3); median of an even count: mean of the central two"
@@ -38,7 +45,11 @@ def median(ordered: Sequence[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DelayStatistics:
-    """Statistics of a delay sample; every value in nanoseconds, `count` is the size of the sample."""
+    """Statistics of a delay sample; every value in nanoseconds, `count` is the size of the sample.
+
+    `mean` is rounded down. `relative_error_ppm` is what median and percentiles may be off by, in millionths of their
+    magnitude: 0 where all values were sorted; count, minimum, maximum and mean are always exact.
+    """
 
     count: int
     minimum: int
@@ -46,13 +57,20 @@ class DelayStatistics:
     p95: int
     p99: int
     maximum: int
+    p999: int
+    mean: int
+    relative_error_ppm: int = 0
 
     @classmethod
-    def of(cls, values: Iterable[int]) -> Self | None:
+    def of(cls, values: Iterable[int], exact_limit: int = EXACT_LIMIT) -> Self | None:
         """The statistics of a sample; None when it is empty: then they are undefined."""
-        ordered = sorted(values)
+        stream = iter(values)
+        ordered = sorted(islice(stream, exact_limit))
         if not ordered:
             return None
+        more = next(stream, None)
+        if more is not None:
+            return cls._of_many(chain(ordered, (more,), stream))
         return cls(
             len(ordered),
             ordered[0],
@@ -60,6 +78,27 @@ class DelayStatistics:
             percentile(ordered, 95),
             percentile(ordered, 99),
             ordered[-1],
+            ordered[-(-999 * len(ordered) // 1000) - 1],
+            sum(ordered) // len(ordered),
+        )
+
+    @classmethod
+    def _of_many(cls, values: Iterable[int]) -> Self:
+        histogram = Histogram()
+        total = 0
+        for value in values:
+            histogram.add(value)
+            total += value
+        return cls(
+            histogram.count,
+            histogram.minimum,
+            histogram.quantile_ppm(500_000),
+            histogram.quantile_ppm(950_000),
+            histogram.quantile_ppm(990_000),
+            histogram.maximum,
+            histogram.quantile_ppm(999_000),
+            total // histogram.count,
+            histogram.relative_error_ppm,
         )
 
     def to_dict(self) -> dict[str, int]:
@@ -70,5 +109,8 @@ class DelayStatistics:
             "median_ns": self.median,
             "p95_ns": self.p95,
             "p99_ns": self.p99,
+            "p999_ns": self.p999,
             "maximum_ns": self.maximum,
+            "mean_ns": self.mean,
+            "quantile_error_ppm": self.relative_error_ppm,
         }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ippm.core.session_sender import SenderRecords
 from ippm.metrics import delay, reordering
+from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_delay_variation
+from ippm.metrics.loss_pattern import LossPattern, loss_pattern
+from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import DelayStatistics
 from ippm.timestamps import ClockState
 
@@ -19,6 +23,8 @@ class TwoWayMetrics:
     the reflector is known to have sent (its numbers tell) and that did not come; the rest was lost on the way there or
     is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw them; `reordered_backward`:
     of its replies. What only the reflector's own numbers could tell is None where it has none (TWAMP Light).
+    `reordering` (RFC 4737) and `loss_pattern` (RFC 3357) are of the whole way; IPDV is RFC 3393's, of packets that were
+    sent one after the other; TTL changes are counted between packets in the order of sending.
     `peer_clock` is the worst state that the reflector claimed in its packets.
     """
 
@@ -42,6 +48,13 @@ class TwoWayMetrics:
     hops_forward: tuple[int, int] | None
     hops_backward: tuple[int, int] | None
     peer_clock: ClockState | None
+    round_trip_ipdv: DelayStatistics | None
+    forward_ipdv: DelayStatistics | None
+    backward_ipdv: DelayStatistics | None
+    reordering: Reordering
+    loss_pattern: LossPattern
+    ttl_changes_forward: int
+    ttl_changes_backward: int
 
 
 def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayMetrics:
@@ -52,6 +65,7 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
     distinct = set(numbers)
     highest = max(distinct, default=-1)
     pairs = zip(numbers, records.arrivals, strict=True)
+    lost = (number for number, t1 in enumerate(records.t1) if t1 and not records.t4[number])
     return TwoWayMetrics(
         sent=sent,
         received=received,
@@ -67,13 +81,34 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
         round_trip_total=DelayStatistics.of(delay.round_trip_total(records)),
         forward=DelayStatistics.of(forward),
         backward=DelayStatistics.of(backward),
-        forward_pdv=DelayStatistics.of(delay.packet_delay_variation(forward)),
-        backward_pdv=DelayStatistics.of(delay.packet_delay_variation(backward)),
+        forward_pdv=DelayStatistics.of(packet_delay_variation(forward)),
+        backward_pdv=DelayStatistics.of(packet_delay_variation(backward)),
         reflector_turnaround=DelayStatistics.of(delay.reflector_turnaround(records)),
         hops_forward=_hops(records.reflector_ttl, records),
         hops_backward=_hops(records.reply_ttl, records),
         peer_clock=worst_clock(error for error, t4 in zip(records.reflector_error, records.t4, strict=True) if t4),
+        round_trip_ipdv=_ipdv(records, delay.round_trip(records)),
+        forward_ipdv=_ipdv(records, forward),
+        backward_ipdv=_ipdv(records, backward),
+        reordering=reordering.reordering(records.arrivals),
+        loss_pattern=loss_pattern(lost),
+        ttl_changes_forward=_changes(records.reflector_ttl, records),
+        ttl_changes_backward=_changes(records.reply_ttl, records),
     )
+
+
+def _ipdv(records: SenderRecords, delays: Sequence[int]) -> DelayStatistics | None:
+    """IPDV of the delays of the answered packets, which lie between those that were not."""
+    answered = iter(delays)
+    # What was never sent is no loss: the packet sent just before counts.
+    by_number = (next(answered) if t4 else None for t1, t4 in zip(records.t1, records.t4, strict=True) if t1)
+    return DelayStatistics.of(inter_packet_delay_variation(by_number))
+
+
+def _changes(ttls: Sequence[int], records: SenderRecords) -> int:
+    """How often the TTL of an answered packet was another than that of the one before."""
+    seen = [ttl for ttl, t4 in zip(ttls, records.t4, strict=True) if t4]
+    return sum(before != after for before, after in pairwise(seen))
 
 
 def worst_clock(error_estimates: Iterable[int]) -> ClockState | None:

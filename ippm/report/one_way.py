@@ -12,7 +12,14 @@ from typing import Any, Self
 from ippm.core.fetched_session import FetchedSession
 from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
-from ippm.report.result import NOTE_AUTHENTICATED, NOTE_OPEN, NOTE_STOPPED, statistics_dict
+from ippm.report.result import (
+    NOTE_AUTHENTICATED,
+    NOTE_OPEN,
+    NOTE_STOPPED,
+    loss_pattern_dict,
+    reordering_dict,
+    statistics_dict,
+)
 from ippm.report.text import (
     clock_words,
     delay_words,
@@ -20,7 +27,9 @@ from ippm.report.text import (
     hops_words,
     jitter_words,
     loss_percent,
+    loss_words,
     milliseconds,
+    reordering_words,
     time_words,
 )
 from ippm.timestamps import ns_from_fixed_point
@@ -137,6 +146,9 @@ class OneWayResult:
             "rejected": dict(self.rejected),
             "delay": statistics_dict(metrics.delay),
             "pdv": statistics_dict(metrics.pdv),
+            "ipdv": statistics_dict(metrics.ipdv),
+            "reordering": reordering_dict(metrics.reordering),
+            "loss_pattern": loss_pattern_dict(metrics.loss_pattern),
             "send_error": statistics_dict(self.send_error),
             "quantiles": QUANTILE_DEFINITION,
             "clock": {
@@ -163,6 +175,7 @@ class OneWayResult:
             "timeout_ns": ns_from_fixed_point(request.timeout),
             "dscp": request.dscp,
             "hops": metrics.hops and list(metrics.hops),
+            "ttl_changes": metrics.ttl_changes,
             "finished": self.session.finished,
             "next_seqno": self.session.next_seqno,
             "first_sent_unix_ns": metrics.first_sent_unix_ns,
@@ -188,7 +201,8 @@ def format_one_way(result: OneWayResult) -> str:
         lines.append(jitter_words("one-way jitter", metrics.delay))
     lines += [
         hops_words("hops", metrics.hops),
-        f"{metrics.reordered} reordered" if metrics.reordered else "no reordering",
+        *reordering_words(metrics.reordering),
+        *loss_words(metrics.loss_pattern),
         f"clocks: sender {clock_words(metrics.sender_clock)}; receiver {clock_words(metrics.receiver_clock)}",
     ]
     if result.send_error is not None:

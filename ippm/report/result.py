@@ -5,18 +5,24 @@ Directional delays never stand without the state of both clocks beside them, and
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ippm.core.schedule import FixedSchedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.iana import Mode, feature_words
+from ippm.metrics.loss_pattern import LossPattern
 from ippm.metrics.marking import Marking, markings
 from ippm.metrics.registry import StreamParameters, registry_names
+from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
 from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics
 from ippm.timestamps import ClockState, unix_ns_from_ntp
 from ippm.wire.test_packet import PacketMode
+
+N_REORDERING_SHOWN = 100
+"""n-reordering beyond this n is not in reports."""
 
 NOTE_AUTHENTICATED = "timestamps not authenticated"
 NOTE_OPEN = "packets neither authenticated nor encrypted"
@@ -184,6 +190,11 @@ class RunResult:
             "backward": statistics_dict(metrics.backward),
             "forward_pdv": statistics_dict(metrics.forward_pdv),
             "backward_pdv": statistics_dict(metrics.backward_pdv),
+            "ipdv": statistics_dict(metrics.round_trip_ipdv),
+            "forward_ipdv": statistics_dict(metrics.forward_ipdv),
+            "backward_ipdv": statistics_dict(metrics.backward_ipdv),
+            "reordering": reordering_dict(metrics.reordering),
+            "loss_pattern": loss_pattern_dict(metrics.loss_pattern),
             "reflector_turnaround": statistics_dict(metrics.reflector_turnaround),
             "quantiles": QUANTILE_DEFINITION,
             "clock": {
@@ -207,6 +218,8 @@ class RunResult:
             "marking_backward": _marking_dicts(self.marked_backward),
             "hops_forward": metrics.hops_forward and list(metrics.hops_forward),
             "hops_backward": metrics.hops_backward and list(metrics.hops_backward),
+            "ttl_changes_forward": metrics.ttl_changes_forward,
+            "ttl_changes_backward": metrics.ttl_changes_backward,
             "first_sent_unix_ns": self.first_sent_unix_ns,
             "last_sent_unix_ns": self.last_sent_unix_ns,
             "registry_names": self.registry_names,
@@ -222,6 +235,29 @@ def _receive_stamps(records: SenderRecords) -> str:
     if not records.user_stamps:
         return "kernel"
     return "user" if records.user_stamps >= len(records.arrivals) else "mixed"
+
+
+def reordering_dict(found: Reordering) -> dict[str, Any]:
+    """Reordering as in the JSON reports: counts of packets by extent, and for n = 1, 2, ... RFC 4737."""
+    return {
+        "reordered": found.reordered,
+        "extent_maximum": max(found.extents, default=None),
+        "extent_counts": {str(extent): count for extent, count in found.extent_counts.items()},
+        "n_reordered": list(found.n_reordered[:N_REORDERING_SHOWN]),
+        "gap_minimum": min(found.gaps, default=None),
+        "free_runs": len(found.free_runs),
+    }
+
+
+def loss_pattern_dict(pattern: LossPattern) -> dict[str, Any]:
+    """Losses as in the JSON reports: how many periods have which length, and what lies between them. RFC 3357."""
+    lengths = Counter(pattern.period_lengths)
+    return {
+        "periods": pattern.periods,
+        "longest_period": max(lengths, default=None),
+        "period_lengths": {str(length): lengths[length] for length in sorted(lengths)},
+        "shortest_between": min(pattern.inter_period_lengths[1:], default=None),
+    }
 
 
 def statistics_dict(statistics: DelayStatistics | None) -> dict[str, int] | None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from ippm.metrics.loss_pattern import LossPattern
 from ippm.metrics.marking import Marking
+from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import DelayStatistics
 from ippm.metrics.two_way import TwoWayMetrics
 from ippm.report.result import RunResult
 from ippm.timestamps import ClockState
+
+LINES_SHOWN = 10
+"""n-reordering beyond this n is not in texts."""
 
 
 def format_result(result: RunResult) -> str:
@@ -34,6 +39,8 @@ def format_result(result: RunResult) -> str:
         hops_words("reflect hops", metrics.hops_backward),
         *marking_words("send", result.dscp, result.marked_forward),
         *marking_words("reflect", result.dscp, result.marked_backward),
+        *reordering_words(metrics.reordering),
+        *loss_words(metrics.loss_pattern),
         f"clocks: here {clock_words(result.local_clock)}; there {clock_words(result.peer_clock)}",
     ]
     unusual = {"skipped": result.skipped, "late": result.late, "send failed": result.send_failed}
@@ -86,6 +93,23 @@ def marking_words(name: str, sent_dscp: int, marked: tuple[Marking, ...] | None)
         return []
     words = [f"DSCP {one.dscp} ECN {one.ecn} in {one.packets}" for one in marked] or ["no packet was answered"]
     return [f"{name} marking (sent with DSCP {sent_dscp} ECN 0): {', '.join(words)}"]
+
+
+def reordering_words(found: Reordering) -> list[str]:
+    """n-reordering in the manner of owping: for each n the share of packets. RFC 4737 section 5."""
+    if not found.reordered:
+        return ["no reordering"]
+    lines = [f"{found.reordered} reordered, extent up to {max(found.extents)}"]
+    shown = found.n_reordered[:LINES_SHOWN]
+    lines += [f"{n}-reordering = {loss_percent(count, found.received)}" for n, count in enumerate(shown, 1)]
+    return lines
+
+
+def loss_words(pattern: LossPattern) -> list[str]:
+    """How losses are spread; no line where there are none. RFC 3357."""
+    if not pattern.periods:
+        return []
+    return [f"loss periods: {pattern.periods}, the longest of {max(pattern.period_lengths)} packets"]
 
 
 def clock_words(state: ClockState | None) -> str:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ippm.core.schedule import FixedSchedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.metrics import DelayStatistics, two_way_metrics
-from ippm.metrics.delay import packet_delay_variation
+from ippm.metrics.delay_variation import packet_delay_variation
 from ippm.metrics.registry import StreamParameters, registry_names
 from ippm.metrics.reordering import duplicates, reordered
 from ippm.metrics.statistics import median, percentile
@@ -99,7 +99,7 @@ def test_a_percentile_is_the_smallest_value_with_enough_at_or_below_it(values: l
 
 def test_statistics_of_a_sample() -> None:
     statistics = DelayStatistics.of(range(1, 201))
-    assert statistics == DelayStatistics(200, 1, 100, 190, 198, 200)
+    assert statistics == DelayStatistics(200, 1, 100, 190, 198, 200, 200, 100)
     assert statistics is not None
     assert statistics.to_dict() == {
         "count": 200,
@@ -107,9 +107,45 @@ def test_statistics_of_a_sample() -> None:
         "median_ns": 100,
         "p95_ns": 190,
         "p99_ns": 198,
+        "p999_ns": 200,
         "maximum_ns": 200,
+        "mean_ns": 100,
+        "quantile_error_ppm": 0,
     }
     assert DelayStatistics.of([]) is None
+
+
+def test_beyond_the_limit_of_exact_quantiles_the_error_is_stated() -> None:
+    """A million values are sorted; of more a histogram is made."""
+    values = [1_000_000 + 7 * number for number in range(5000)]
+    exact, rough = DelayStatistics.of(values), DelayStatistics.of(iter(values), exact_limit=4999)
+    assert exact is not None
+    assert rough is not None
+    assert DelayStatistics.of(values, exact_limit=5000) == exact
+    assert (exact.relative_error_ppm, rough.relative_error_ppm) == (0, 977)
+    for name in ("count", "minimum", "maximum", "mean"):
+        assert getattr(exact, name) == getattr(rough, name)
+    for name in ("median", "p95", "p99", "p999"):
+        off = abs(getattr(exact, name) - getattr(rough, name))
+        assert off * 1_000_000 <= rough.relative_error_ppm * getattr(exact, name)
+
+
+def test_ipdv_and_ttl_changes_of_a_session() -> None:
+    made = records(answered=[0, 1, 2, 4, 5, 7])
+    made.reflector_ttl[4] = made.reflector_ttl[5] = 250
+    made.reply_ttl[7] = 1
+    metrics = two_way_metrics(made)
+    # Delays grow by 1 us a packet; only neighbours in the order of sending count.
+    assert metrics.forward_ipdv == DelayStatistics(3, *[1_000] * 7)
+    assert metrics.backward_ipdv == DelayStatistics(3, *[0] * 7)
+    assert metrics.round_trip_ipdv == DelayStatistics(3, *[1_000] * 7)
+    assert (metrics.ttl_changes_forward, metrics.ttl_changes_backward) == (2, 1)
+    assert metrics.loss_pattern.period_lengths == (1, 1, 2)
+    made.t1[3] = 0  # never sent: the packets around it are neighbours, and it is not lost
+    metrics = two_way_metrics(made)
+    assert metrics.forward_ipdv is not None
+    assert (metrics.forward_ipdv.count, metrics.forward_ipdv.maximum) == (4, 2_000)
+    assert metrics.loss_pattern.period_lengths == (1, 2)
 
 
 # RFC 4737 section 3.3; the third to fifth are the examples of its sections 5.4, 7.1 and 7.2.
@@ -135,17 +171,19 @@ def test_reordered_packets(arrivals: list[int], count: int) -> None:
 
 def test_delays_of_a_session_do_not_mix_with_the_reflectors_time_or_clock() -> None:
     metrics = two_way_metrics(records())
-    assert metrics.round_trip == DelayStatistics(10, 5_000_000, 5_004_500, 5_009_000, 5_009_000, 5_009_000)
+    assert metrics.round_trip == DelayStatistics(
+        10, 5_000_000, 5_004_500, 5_009_000, 5_009_000, 5_009_000, 5_009_000, 5_004_500
+    )
     assert metrics.round_trip_total is not None
     assert metrics.round_trip_total.minimum == 5_040_000
     assert metrics.forward is not None
     assert metrics.forward.minimum == 2_000_000 + OFFSET_NS
     assert metrics.backward is not None
     assert metrics.backward.minimum == 3_000_000 - OFFSET_NS
-    assert metrics.forward_pdv == DelayStatistics(10, 0, 4_500, 9_000, 9_000, 9_000)
+    assert metrics.forward_pdv == DelayStatistics(10, 0, 4_500, 9_000, 9_000, 9_000, 9_000, 4_500)
     assert metrics.backward_pdv is not None
     assert metrics.backward_pdv.maximum == 0
-    assert metrics.reflector_turnaround == DelayStatistics(10, *[40_000] * 5)
+    assert metrics.reflector_turnaround == DelayStatistics(10, *[40_000] * 7)
     assert (metrics.sent, metrics.lost, metrics.duplicates, metrics.reordered) == (10, 0, 0, 0)
     assert (metrics.hops_forward, metrics.hops_backward) == ((3, 3), (4, 4))
     assert packet_delay_variation([]) == []
@@ -232,18 +270,36 @@ def test_the_json_has_integers_with_units_and_every_count() -> None:
     result = RunResult.of(plan(2, dscp=46, padding_octets=64), made, SYNCHRONIZED, path="bypass")
     as_dict = json.loads(json.dumps(result.to_dict()))
     assert (as_dict["sent"], as_dict["lost"], as_dict["duplicates"], as_dict["reordered"]) == (10, 6, 3, 1)
-    assert set(as_dict["delay"]) == {"count", "minimum_ns", "median_ns", "p95_ns", "p99_ns", "maximum_ns"}
+    assert set(as_dict["delay"]) == {
+        "count", "minimum_ns", "median_ns", "p95_ns", "p99_ns", "p999_ns", "maximum_ns", "mean_ns", "quantile_error_ppm"
+    }  # fmt: skip
     assert all(isinstance(value, int) for value in as_dict["delay"].values())
     assert (as_dict["path"], as_dict["mode"], as_dict["dscp"]) == ("bypass", "authenticated", 46)
     assert as_dict["payload_octets"] == 112
     assert as_dict["stamps"] == {"local_transmit": "user", "local_receive": "mixed"}
     assert as_dict["rejected"] == {"too_short": 4}
+    assert as_dict["reordering"] == {
+        "reordered": 1,
+        "extent_maximum": 1,
+        "extent_counts": {"1": 1},
+        "n_reordered": [1],
+        "gap_minimum": None,
+        "free_runs": 1,
+    }
+    assert as_dict["loss_pattern"] == {
+        "periods": 2,
+        "longest_period": 4,
+        "period_lengths": {"2": 1, "4": 1},
+        "shortest_between": 2,
+    }
     assert as_dict["first_sent_unix_ns"] == (0xE0000000 - 2_208_988_800) * 10**9
     text = format_result(result)
     for expected in (
         "path: bypass",
         "late: 3",
         "too short: 4",
+        "1 reordered, extent up to 1\n1-reordering = 25.000%\n",
+        "loss periods: 2, the longest of 4 packets\n",
         "skipped: 1",
         "[2001:db8::2]:18760",
         "stopped before",
