@@ -313,6 +313,10 @@ class SaManager:
             continue
         return spi
 
+    def is_taken(self, spi_i: bytes, spi_r: bytes) -> bool:
+        """True when an SA has both of these SPIs, whichever of them is ours."""
+        return self._table.has_pair(spi_i, spi_r)
+
     def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
         """Tell the listeners; after INITIAL_CONTACT drop the SAs that the peer has forgotten.
 

@@ -30,6 +30,10 @@ class Observer(Protocol):
         """An IKE SPI that no other SA of ours has."""
         ...
 
+    def is_taken(self, spi_i: bytes, spi_r: bytes) -> bool:
+        """True when an IKE SA of ours has both of these SPIs: they name an SA, so a second one may not have them."""
+        ...
+
     def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
         """The peer is authenticated; `initial_contact`: it says that it has no other SA with us."""
         ...
@@ -77,6 +81,10 @@ class LoneObserver:
         while (spi := self._entropy.octets(SPI_OCTETS)) == bytes(SPI_OCTETS):
             continue
         return spi
+
+    def is_taken(self, spi_i: bytes, spi_r: bytes) -> bool:
+        """It is the only one that we know."""
+        return False
 
     def established(self, sa: IkeSa, now: float, *, initial_contact: bool) -> None:
         """Nobody cares."""

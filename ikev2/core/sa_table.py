@@ -41,6 +41,11 @@ class SaTable:
     def __contains__(self, spi: bytes) -> bool:
         return spi in self._by_spi
 
+    def has_pair(self, spi_i: bytes, spi_r: bytes) -> bool:
+        """True when there is an SA of these SPIs, in the order of the IKE header."""
+        found = (self._by_spi.get(spi) for spi in (spi_i, spi_r))
+        return any(sa is not None and (sa.spi_i, sa.spi_r) == (spi_i, spi_r) for sa in found)
+
     def add(self, sa: IkeSa, digest: bytes | None = None) -> None:
         """Keep an SA; `digest` is of the request that began it."""
         spi = own_spi(sa)

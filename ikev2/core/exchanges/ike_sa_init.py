@@ -181,6 +181,8 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
         raise InvalidSyntax("the responder's KE payload is not of the group that was chosen")
     if header.responder_spi == ZERO_SPI:
         raise InvalidSyntax("the responder chose no SPI")
+    if sa.observer.is_taken(sa.spi_i, header.responder_spi):
+        raise InvalidSyntax("an IKE SA has both of these SPIs already")
     handshake.childless = inbound.notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED) is not None
     if (not sa.wanted or sa.connection.childless is Childless.FORCE) and not handshake.childless:
         raise InvalidSyntax("the peer does not do without a Child SA in IKE_AUTH, and none is to be made there")

@@ -149,6 +149,9 @@ def _take(sa: IkeSa, inbound: Inbound, request: IkeRequest, nonces: Nonces) -> I
     if ke.group != suite.ke.id or suite.ke.public_octets != len(request.pair.public):
         raise InvalidSyntax("the responder's KE payload is not of the group that was chosen")
     spi = _peer_spi(chosen)
+    if sa.observer.is_taken(request.spi, spi):
+        # The peer has begun one with the SPI that we offered, and now chooses the one that it got: both would be one.
+        raise NoProposalChosen("an IKE SA has both of these SPIs already")
     shared = request.pair.shared_secret(ke.data)
     return _make(sa, Role.INITIATOR, suite, nonces, shared, (request.spi, spi), inbound.now)
 
