@@ -1,6 +1,7 @@
 """IKEv2 (RFC 7296) for those who test an implementation of it: this one or another.
 
     connection(...)     who talks to whom, in the words of the configuration file
+    pool(...)           the internal addresses that a connection gives to its peers
     Peer, roundtrip     one end without I/O, and what carries datagrams between two of them
     Endpoint            the same core on UDP sockets, under asyncio
     events              what either of them reports
@@ -24,7 +25,7 @@ from ikev2._lazy import lazy
 
 if TYPE_CHECKING:
     from ikev2 import iana
-    from ikev2.cli.config import connection
+    from ikev2.cli.config import connection, pool
     from ikev2.core import events
     from ikev2.core.impair import Knob
     from ikev2.errors import IkeError
@@ -51,6 +52,7 @@ __all__ = [
     "events",
     "iana",
     "payloads",
+    "pool",
     "roundtrip",
 ]
 
@@ -68,6 +70,7 @@ _WHERE = {
     "events": "ikev2.core.events",
     "iana": "ikev2.iana",
     "payloads": "ikev2.wire.payloads",
+    "pool": "ikev2.cli.config:pool",
     "roundtrip": "ikev2.testing:roundtrip",
 }
 

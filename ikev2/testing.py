@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
     from ikev2.core.impair import Impairment
     from ikev2.core.keylog import KeyLog
+    from ikev2.core.pools import PoolConfig
     from ikev2.core.tracer import Tracer
     from ikev2.crypto.entropy import Entropy
     from ikev2.iana import ExchangeType
@@ -57,12 +58,14 @@ class Peer:
     """One end without I/O. `connections` are from `connection`; the first one's first local address is our address.
 
     `events` are all so far, oldest first; `now` is its clock in seconds; `manager` is the core itself, for what is not
-    here. `impairments` are knobs; a `recorder` gets every message. Its Child SAs are negotiated, and carry nothing.
+    here. `pools` are from `pool`; `impairments` are knobs; a `recorder` gets every message. Its Child SAs are
+    negotiated, and carry nothing.
     """
 
     def __init__(
         self,
         *connections: ConnectionConfig,
+        pools: Sequence[PoolConfig] = (),
         impairments: Sequence[Impairment] = (),
         recorder: Recorder | None = None,
         keylog: KeyLog | None = None,
@@ -81,6 +84,7 @@ class Peer:
             entropy,
             _Spis(entropy),
             limits,
+            pools=pools,
             impairments=impairments,
             tracer=tracer,
             keylog=keylog if recorder is None else recorder,

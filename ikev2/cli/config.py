@@ -396,6 +396,23 @@ def connection(
     return found
 
 
+def pool(name: str, addrs: str | list[str], **words: Any) -> PoolConfig:
+    """A pool in the words of the configuration file: `pool("road", "10.9.0.0/24", dns=["10.2.0.53"])`.
+
+    Raises ConfigurationFaults with the path of each fault.
+    """
+    document = {"pools": {name: {"addrs": addrs, **words}}}
+    try:
+        section = HostSection.model_validate(document).pools[name]
+    except ValidationError as error:
+        raise ConfigurationFaults(_fault(item, document) for item in error.errors(include_url=False)) from None
+    faults: list[str] = []
+    found = _pool(name, section, faults)
+    if faults:
+        raise ConfigurationFaults(faults)
+    return found
+
+
 def _label(measurement: Mapping[str, Any], faults: list[str]) -> bytes:
     """RFC 7717's "IPPM", or what experiments put there: the side that holds SK_d fixes it, never who asks for a key."""
     label = measurement.get("label", "IPPM")
@@ -438,6 +455,7 @@ def _connection(
     if section.ike_port == section.nat_port:
         faults.append(f"{where}.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each")
     _check_times(where, section, faults)
+    _check_inner(where, section, faults)
     secret = _secret_for(section, secrets)
     if secret is None:
         wanted = " and ".join(text for text in (section.local.id, section.remote.id) if text != "%any")
@@ -478,6 +496,19 @@ def _connection(
     )
 
 
+def _check_inner(where: str, section: ConnectionSection, faults: list[str]) -> None:
+    """Transport mode has no inner addresses. RFC 7296 sections 1.1.2 and 2.19."""
+    if not section.vips and not section.pools:
+        return
+    what = "vips asks for" if section.vips else "pools gives"
+    faults += [
+        f"{where}.children.{name}.mode: transport mode is between the outer addresses, "
+        f"and {what} inner ones: write tunnel"
+        for name, child in section.children.items()
+        if child.mode == "transport"
+    ]
+
+
 def _pool(name: str, section: PoolSection, faults: list[str]) -> PoolConfig:
     """One pool; NBNS servers are of IPv4 only (RFC 7296 section 3.15.1)."""
     for position, text in enumerate(section.nbns):
@@ -498,7 +529,7 @@ def _pool(name: str, section: PoolSection, faults: list[str]) -> PoolConfig:
 
 
 def _check_pools(host: HostSection, pools: Iterable[PoolConfig], faults: list[str]) -> None:
-    """An address is in one pool only; a connection names pools that are there, and Child SAs that can use them."""
+    """An address is in one pool only; a connection names pools that are there."""
     before: list[tuple[str, AddressRange]] = []
     for pool in pools:
         for position, part in enumerate(pool.ranges):
@@ -512,13 +543,6 @@ def _check_pools(host: HostSection, pools: Iterable[PoolConfig], faults: list[st
             if text not in host.pools:
                 there = _suggestion(text, host.pools) or f": add [pools.{text}] with addrs"
                 faults.append(f"connections.{name}.pools.{position}: there is no pool {text!r}{there}")
-        word = "vips" if connection.vips else "pools"
-        for child, section in connection.children.items():
-            if (connection.vips or connection.pools) and section.mode == "transport":
-                faults.append(
-                    f"connections.{name}.children.{child}.mode: transport mode is between the outer addresses, "
-                    f"and {word} asks for inner ones: write tunnel"
-                )
 
 
 def _check_times(where: str, section: ConnectionSection, faults: list[str]) -> None:

@@ -40,6 +40,7 @@ from ikev2.core.events import (
 from ikev2.core.identity import Identity
 from ikev2.core.pools import AddressRange, Peer, PoolConfig, Wish
 from ikev2.core.state import State
+from ikev2.crypto.secret import SecretOctets
 from ikev2.iana import CpAttributeType, CpType, ExchangeType, NotifyType, PayloadType
 from ikev2.wire.payloads import Cp, CpAttribute, Notify, Payload, Sa, TrafficSelector, TsI
 
@@ -665,3 +666,55 @@ def test_address_comes_without_a_child_sa_too() -> None:
     assert [
         payload for payloads in messages(network, a, b)[2:] for payload in payloads if isinstance(payload, Cp)
     ] == []
+
+
+# --- both ends, and what comes later ---------------------------------------------------------------------------------
+
+
+def test_gateway_makes_a_child_sa_to_the_address_that_it_gave() -> None:
+    network, a, b = joined(
+        a=asking(children=(TO_BEHIND, replace(TO_BEHIND, name="back"))),
+        b=giving(children=(BEHIND, replace(BEHIND, name="back"))),
+    )
+    b.manager.make_child(b.sa, "back", network.now)
+    network.run(network.now + 5)
+    assert_joined(a, b)
+    assert len(a.installed) == 2
+    assert {child.ts_local for child in a.installed.values()} == {(ts("10.9.0.1/32"),)}
+
+
+def test_nobody_gets_an_address_before_it_has_proved_who_it_is() -> None:
+    network, a, b = lab(a=asking(psk=SecretOctets("PSK", b"another secret")))
+    up(network, a, until=5.0)
+    assert list(b.manager.pools) == []
+    assert a.addresses == {}
+
+
+def test_address_of_a_responder_that_has_not_proved_who_it_is_is_not_taken() -> None:
+    """The response is from whom we exchanged keys with, and its AUTH payload is not of the key that we know."""
+    network, a, _ = lab(a=asking(remote_id=Identity.parse("somebody.example")))
+    up(network, a, until=5.0)
+    assert a.of(AddressesTaken) == []
+    assert a.addresses == {}
+    assert a.installed == {}
+
+
+def test_two_child_sas_that_ask_at_once_share_the_address() -> None:
+    """With a window of several requests both are on their way before either is answered."""
+    network = Network()
+    children = (TO_BEHIND, replace(TO_BEHIND, name="more", remote_ts=(ts("10.3.0.0/24"),)))
+    here = (BEHIND, replace(BEHIND, name="more", local_ts=(ts("10.3.0.0/24"),)))
+    b = server(network, pool("10.9.0.7-10.9.0.7"), children=here, window_size=4)
+    first = client(network, "192.0.2.11")
+    second = client(network, "192.0.2.12", children=children, window_size=4)
+    up(network, first, until=network.now + 5)
+    up(network, second, until=network.now + 5)
+    first.manager.delete(first.sa, network.now)
+    network.run(network.now + 5)
+    for name in ("net", "more"):
+        second.manager.make_child(second.sa, name, network.now)
+    network.run(network.now + 5)
+    assert second.addresses == {"10.9.0.7": 1}
+    assert sorted(child.name for child in second.installed.values()) == ["more", "net"]
+    assert [lease.holders for lease in b.manager.pools] == [1]
+    assert len(second.of(AddressesTaken)) == 1

@@ -10,7 +10,7 @@ import ipaddress
 import os
 import socket
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -192,8 +192,8 @@ class XfrmBackend(Backend):
             self.delete(child)
             raise
 
-    def _installed(self) -> list[ChildSaParameters]:
-        return [installed.child for installed in self._children.values()]
+    def _installed(self) -> Iterator[ChildSaParameters]:
+        return (installed.child for installed in self._children.values())
 
     def delete(self, child: ChildSaParameters) -> None:
         _, state, _ = self._opened()
