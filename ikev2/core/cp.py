@@ -6,7 +6,7 @@
 
 Who began the IKE SA asks, whose connection has pools answers: in IKE_AUTH, in CREATE_CHILD_SA, and in INFORMATIONAL,
 for who did not get an address at first. Anybody else passes configuration payloads over, and all pass over CFG_SET
-and CFG_ACK, as nothing here may be pushed (rfc7296-s3.15.1-09, rfc7296-s3.15.1-10).
+and CFG_ACK, as nothing here may be pushed.
 
 A type of address that no pool has is ignored. That leaves nothing of a request for it alone; where the connection
 demands an address, INTERNAL_ADDRESS_FAILURE says so, as none can be assigned.
@@ -115,10 +115,9 @@ def request(sa: IkeSa) -> Cp | None:
             held.remove(again)
         wishes.append(Wish(vip.version, again or vip))
     sa.cp.asked = tuple(wishes)
-    # rfc7296-s2.19-04, rfc7296-s4-07
     attributes = [_asked(wish) for wish in wishes]
     attributes += [CpAttribute(_DNS[version]) for version in sorted({wish.version for wish in wishes})]
-    return Cp(CpType.CFG_REQUEST, tuple(attributes))
+    return Cp(CpType.CFG_REQUEST, tuple(attributes))  # rfc7296-s2.19-04, rfc7296-s4-07
 
 
 def _held_before(sa: IkeSa) -> tuple[IpAddress, ...]:
@@ -139,7 +138,7 @@ def _asked(wish: Wish) -> CpAttribute:
 def take(sa: IkeSa, inbound: Inbound) -> None:
     """Take what a CFG_REPLY gives us: as many addresses as were asked for. What is not asked for is passed over.
 
-    Attributes that mean nothing to us are ignored (rfc7296-s3.15.1-06).
+    Attributes that mean nothing to us are ignored.
     """
     asked, reply = sa.cp.asked, inbound.first(Cp)
     if not asked or reply is None or reply.cp_type != CpType.CFG_REPLY:
@@ -160,7 +159,7 @@ def take(sa: IkeSa, inbound: Inbound) -> None:
 
 def _addresses(cp: Cp, kinds: Iterable[CpAttributeType]) -> Iterator[IpAddress]:
     for attribute in cp.attributes:
-        if attribute.type in kinds and attribute.address is not None:
+        if attribute.type in kinds and attribute.address is not None:  # rfc7296-s3.15.1-06
             yield attribute.address
 
 
@@ -200,16 +199,16 @@ def granting(sa: IkeSa, inbound: Inbound, *, demanded: bool = True) -> Iterator[
 
 
 def answer(sa: IkeSa, inbound: Inbound, *, demanded: bool = True) -> list[Payload]:
-    """The CFG_REPLY to a request's CFG_REQUEST, nothing without one (rfc7296-s2.19-05); errors as for `granting`."""
+    """The CFG_REPLY to a request's CFG_REQUEST, nothing without one; errors as for `granting`."""
     connection, asked = sa.connection, inbound.first(Cp)
     if not connection.pools or sa.authenticated_first:
         return []
-    if asked is not None and asked.cp_type != CpType.CFG_REQUEST:
+    if asked is not None and asked.cp_type != CpType.CFG_REQUEST:  # rfc7296-s3.15.1-09, rfc7296-s3.15.1-10
         asked = None
     wishes = [] if asked is None else _wishes(asked)
     if demanded and connection.pools_required and not wishes and not sa.cp.leases:
         raise FailedCpRequired("the peer asks for no address, and has none")  # rfc7296-s2.19-06
-    if asked is None:
+    if asked is None:  # rfc7296-s2.19-05
         return []
     given = _assign(sa, wishes)
     if wishes and not given and (connection.pools_required or _has_version(sa, wishes)):
@@ -224,7 +223,7 @@ def _wishes(asked: Cp) -> list[Wish]:
     return [
         Wish(versions[attribute.type], attribute.address)
         for attribute in asked.attributes
-        if attribute.type in versions
+        if attribute.type in versions  # rfc7296-s3.15.1-06
     ]
 
 
@@ -256,7 +255,7 @@ def _assign(sa: IkeSa, wishes: Iterable[Wish]) -> list[Lease]:
 def _reply(sa: IkeSa, asked: Cp, given: Sequence[Lease]) -> Iterator[CpAttribute]:
     """The addresses, and what their pools tell beside them; then what was asked about us.
 
-    Our version stays our own: the attribute comes back empty (rfc7296-s2.20-01).
+    Our version stays our own: the attribute comes back empty. RFC 7296 section 2.20.
     """
     for lease in given:
         version = lease.address.version
@@ -271,7 +270,7 @@ def _reply(sa: IkeSa, asked: Cp, given: Sequence[Lease]) -> Iterator[CpAttribute
         yield CpAttribute.of_address(CpAttributeType.INTERNAL_IP4_NETMASK, mask)
     kinds = {attribute.type for attribute in asked.attributes}
     if CpAttributeType.APPLICATION_VERSION in kinds:
-        yield CpAttribute(CpAttributeType.APPLICATION_VERSION)
+        yield CpAttribute(CpAttributeType.APPLICATION_VERSION)  # rfc7296-s2.20-01
     if CpAttributeType.SUPPORTED_ATTRIBUTES in kinds:
         yield CpAttribute.of_supported(SUPPORTED)
 

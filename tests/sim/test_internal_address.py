@@ -412,9 +412,11 @@ def test_request_without_an_address_is_none_where_one_is_demanded() -> None:
     assert notify_types(opened(a, last_sent(network))) == [NotifyType.FAILED_CP_REQUIRED]
 
 
+@pytest.mark.req("rfc7296-s2.19-05")
 def test_connection_that_does_not_demand_an_address_makes_the_child_sa_without() -> None:
     network, a, b = lab(a={"children": (TO_BEHIND,)}, b=giving(pools_required=False))
     up(network, a, until=5.0)
+    assert len(b.installed) == 1
     (child,) = b.installed.values()
     assert child.ts_remote == (ts(f"{A}/32"),)
     assert [
