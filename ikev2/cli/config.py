@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ikev2.cli.groups import GroupSection, declare_groups
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
 from ikev2.core import cp
@@ -274,6 +275,7 @@ class EndpointSection(_Section):
 class HostSection(_Section):
     """The whole file."""
 
+    dh_groups: dict[str, GroupSection] = {}
     connections: dict[str, ConnectionSection] = {}
     secrets: dict[str, SecretSection] = {}
     pools: dict[str, PoolSection] = {}
@@ -299,7 +301,7 @@ def load(path: Path) -> Configuration:
 
 def parse(document: Mapping[str, Any], path: Path) -> Configuration:
     """Check a configuration that is read already; `path` is where it came from."""
-    faults: list[str] = []
+    faults = declare_groups(document)
     try:
         host = HostSection.model_validate(document)
     except ValidationError as error:

@@ -64,6 +64,12 @@ for _keyword, _transform in KEYWORDS.items():
     _RENDERED.setdefault((_transform.type, _transform.id, _transform.key_bits), _keyword)
 
 
+def learn(keyword: str, transform: Transform) -> None:
+    """Take a further keyword."""
+    KEYWORDS[keyword] = transform
+    _RENDERED.setdefault((transform.type, transform.id, transform.key_bits), keyword)
+
+
 def _read(text: str, protocol: ProtocolId) -> dict[TransformType, list[Transform]]:
     """The transforms that the keywords name, by type; no transform twice."""
     found: dict[TransformType, list[Transform]] = {transform_type: [] for transform_type in _TYPE_ORDER}

@@ -1,4 +1,6 @@
-"""Groups 14 to 18: MODP groups, by cryptography where it has finite-field Diffie-Hellman, else by `pow()`.
+"""Groups 14 to 18, and those that an administrator declares: MODP groups.
+
+They are by cryptography where it has finite-field Diffie-Hellman, else by `pow()`.
 
 cryptography has announced that finite-field Diffie-Hellman will go. `pow()` is NOT CONSTANT TIME: with it,
 somebody who measures precisely how long we take may learn of a private exponent; each one is used for one
@@ -42,6 +44,10 @@ _ROWS = {
     17: (6144, 929484, 540),
     18: (8192, 4743158, 620),
 }
+
+
+EXPONENT_BITS = {bits: exponent_bits for bits, _, exponent_bits in _ROWS.values()}
+"""Bits of the exponent for a prime of that many bits."""
 
 
 def _inverse_tangent(inverse: int, one: int) -> int:
@@ -89,8 +95,13 @@ class ModpGroup:
         """The prime modulus."""
         return prime(self.id)
 
+    @property
+    def generator(self) -> int:
+        """The generator."""
+        return GENERATOR
+
     def generate(self, entropy: Entropy) -> ModpPair:
-        """A fresh key pair, its exponent of 320 to 620 bits with the highest one set."""
+        """A fresh key pair, its exponent (of 320 to 620 bits for those of RFC 3526) with the highest bit set."""
         octets = entropy.octets(self._exponent_octets)
         return self.pair(int.from_bytes(octets, "big") | 1 << (8 * self._exponent_octets - 1))
 
@@ -115,6 +126,34 @@ class ModpGroup:
         return number
 
 
+class DeclaredModpGroup(ModpGroup):
+    """A MODP group with a safe prime of somebody's own. RFC 7296 section 3.3.4."""
+
+    __slots__ = ("_generator", "_prime")
+
+    def __init__(self, name: str, number: int, prime: int, generator: int, exponent_bits: int) -> None:
+        self.id = KeId(number)
+        self.name = name
+        self.public_octets = (prime.bit_length() + 7) // 8
+        self._exponent_octets = (exponent_bits + 7) // 8
+        self._prime, self._generator = prime, generator
+
+    @property
+    def prime(self) -> int:
+        """The prime modulus."""
+        return self._prime
+
+    @property
+    def generator(self) -> int:
+        """The generator."""
+        return self._generator
+
+    @property
+    def parameters(self) -> tuple[str, int, int, int]:
+        """What makes it this group and no other: keyword, modulus, generator, octets of the exponent."""
+        return self.name, self._prime, self._generator, self._exponent_octets
+
+
 class ModpPair:
     """One end's key pair of one exchange."""
 
@@ -125,7 +164,7 @@ class ModpPair:
         self._private = private
         self._key = _library_key(group, private)
         # rfc7296-s3.4-01: zeros in front, up to the length of the prime.
-        self.public = self._power(GENERATOR)
+        self.public = self._power(group.generator)
 
     def shared_secret(self, peer_public: bytes) -> SecretOctets:
         """The shared secret of this and the peer's public value, as long as the prime. RFC 7296 section 2.14."""
@@ -135,7 +174,7 @@ class ModpPair:
         """base^private mod p, zeros in front."""
         group = self._group
         if self._key is not None and _dh is not None:
-            numbers = _dh.DHParameterNumbers(group.prime, GENERATOR)
+            numbers = _dh.DHParameterNumbers(group.prime, group.generator)
             try:
                 power: bytes = self._key.exchange(_dh.DHPublicNumbers(base, numbers).public_key())
                 return power.rjust(group.public_octets, b"\x00")  # rfc7296-s3.4-01
@@ -149,7 +188,7 @@ def _library_key(group: ModpGroup, private: int):  # type: ignore[no-untyped-def
     if _dh is None:
         return None
     try:
-        numbers = _dh.DHParameterNumbers(group.prime, GENERATOR)
+        numbers = _dh.DHParameterNumbers(group.prime, group.generator)
         # The library wants a public value beside the exponent and does not look at it in an exchange; the true
         # one is then the exchange with the generator, which spares a pow() of our own.
         return _dh.DHPrivateNumbers(private, _dh.DHPublicNumbers(4, numbers)).private_key()
