@@ -9,6 +9,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Self
 
+from ikev2.registration import Clash, Registration
+
 
 class OpenIntEnum(IntEnum):
     """An IntEnum that makes a pseudo-member for any number of its field that has no name here."""
@@ -21,6 +23,30 @@ class OpenIntEnum(IntEnum):
         member._name_ = f"UNKNOWN_{value}"
         member._value_ = value
         return member
+
+    @classmethod
+    def register(cls, name: str, number: int) -> Registration:
+        """Give a number a name, for a draft: `NotifyType.register("PING_SUPPORTED", 40970)`.
+
+        Clash when the name or the number is taken. RFC 7296 section 6 has ranges for private use.
+        """
+        if name in cls._member_map_ or hasattr(cls, name):
+            raise Clash(f"{cls.__name__} {name} is there already")
+        if number in cls._value2member_map_:
+            raise Clash(f"{cls.__name__} {number} is {cls(number).name} already")
+        member = cls(number)
+        member._name_ = name
+        setattr(cls, name, member)
+        cls._member_map_[name] = member
+        cls._value2member_map_[number] = member
+        cls._member_names_.append(name)
+
+        def undo() -> None:
+            del cls._member_map_[name], cls._value2member_map_[number]
+            cls._member_names_.remove(name)
+            delattr(cls, name)
+
+        return Registration(undo)
 
     @property
     def known(self) -> bool:

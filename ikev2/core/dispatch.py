@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import fragmentation, succession, suspicion, tracing, transmission, window_size
+from ikev2.core import extension, fragmentation, succession, suspicion, tracing, transmission, window_size
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.events import Answered, ChildSaMoved
@@ -17,7 +17,7 @@ from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.purposes import ChildRequest
 from ikev2.core.state import WITH_PEER, State
-from ikev2.core.transitions import TRANSITIONS, Transition
+from ikev2.core.transitions import TRANSITIONS, Transition, is_own
 from ikev2.core.types import Address, Role
 from ikev2.core.window import RequestInFlight
 from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayload
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
 
 
-def _report(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
-    if isinstance(inbound.purpose, Ask):
-        message_id = inbound.message.header.message_id
-        sa.add_event(Answered(sa.info(), inbound.purpose, message_id, inbound.payloads))
+def _leave_alone(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     return ()
 
 
-ASKED = Transition("the peer has answered what the driver asked", (), _report, ())
-"""What becomes of the response to a request of the driver's own making: in any state, whatever is in it."""
+ASKED = Transition("the peer has answered what the driver asked", (), _leave_alone, ())
+"""What becomes of the response to a request of the driver's own making: in any state, whatever is in it.
+
+An exchange of an extension has rows of its own, which see to it before the driver is told.
+"""
 
 
 def receive_request(sa: IkeSa, inbound: Inbound) -> None:
@@ -80,6 +80,7 @@ def _answer_clear(sa: IkeSa, row: Transition, inbound: Inbound) -> None:
     tracing.received(sa, inbound)
     try:
         _check_rules(row, inbound.message, None)
+        extension.hear(sa, inbound)
         payloads = row.handler(sa, inbound)
     except ProtocolError as error:
         sa.tracer.note(f"{inbound.remote}: {error}")
@@ -135,6 +136,7 @@ def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> No
         _check_rules(row, inbound.message, inbound.payloads)
         if sa.predecessor is not None:
             succession.used(sa, inbound)
+        extension.hear(sa, inbound)
         payloads = row.handler(sa, inbound)
     except ProtocolError as error:
         if error.notify_type is None:
@@ -170,14 +172,18 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     message, header = inbound.message, inbound.message.header
     _check_header(sa, header)
     in_flight = sa.requests.outstanding.get(header.message_id)
-    asked = in_flight is not None and isinstance(in_flight.purpose, Ask)
-    row = ASKED if asked else TRANSITIONS.get((sa.state, header.exchange_type, Role.INITIATOR))
+    key = (sa.state, header.exchange_type, Role.INITIATOR)
+    row = TRANSITIONS.get(key)
+    asked = in_flight is not None and isinstance(in_flight.purpose, Ask) and (row is None or is_own(key))
+    if asked:
+        row = ASKED
     if in_flight is None or row is None or in_flight.exchange != header.exchange_type:
         _take_hint(sa, inbound)
         raise Ignored(f"no request is waiting for {header.exchange_type} response {header.message_id}")
     if not row.protected:
         tracing.received(sa, inbound)
         _check_rules(row, message, None)
+        extension.hear(sa, inbound)
         row.handler(sa, inbound)
         if sa.keys is not None:
             sa.go(row.leads_to[0], row.story)
@@ -196,6 +202,7 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
         tracing.received(sa, inbound)
         if not asked:
             _check_rules(row, inbound.message, inbound.payloads)
+        extension.hear(sa, inbound)
     except (InvalidSyntax, UnsupportedCriticalPayload) as error:
         _authentic(sa, inbound)
         _malformed_response(sa, in_flight, error, inbound.now)
@@ -203,7 +210,10 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     _authentic(sa, inbound)
     before = sa.state
     fragmentation.answered(sa, in_flight)
-    row.handler(sa, replace(inbound, purpose=sa.requests.answered(header.message_id)))
+    purpose = sa.requests.answered(header.message_id)
+    row.handler(sa, replace(inbound, purpose=purpose))
+    if isinstance(purpose, Ask):
+        sa.add_event(Answered(sa.info(), purpose, header.message_id, inbound.payloads))
     window_size.take(sa, inbound)
     if not asked and sa.state is before and not sa.is_closing():
         sa.go(row.leads_to[0], row.story)

@@ -141,6 +141,7 @@ class IkeSa:
         self.dropped = 0
         self.channel: SecureChannel | None = None
         self.fragmentation = Fragmentation()
+        self.extensions: dict[str, object] = {}
         self.tasks: deque[Task] = deque()
         self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []

@@ -44,6 +44,7 @@ def successor(old: IkeSa, role: Role, spis: tuple[bytes, bytes], now: float) -> 
     new.local_id, new.peer_id = old.local_id, old.peer_id
     new.authenticated_first = old.authenticated_first
     new.fragmentation.inherit(old.fragmentation)
+    new.extensions = dict(old.extensions)
     new.created_at = new.established_at = new.last_inbound_at = now
     new.comes_of_rekeying = True
     lifetime.begin(new, now, authenticated=False)

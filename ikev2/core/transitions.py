@@ -26,12 +26,13 @@ from ikev2.core.exchanges import create_child_sa, ike_auth, ike_sa_init, informa
 from ikev2.core.state import State
 from ikev2.core.types import Role
 from ikev2.iana import ExchangeType
+from ikev2.registration import Registration, register_row
 from ikev2.wire.payloads import Payload
 
 if TYPE_CHECKING:
     from ikev2.core.ike_sa import IkeSa
 
-__all__ = ["LOCAL", "TRANSITIONS", "Handler", "Key", "State", "Transition"]
+__all__ = ["LOCAL", "TRANSITIONS", "Handler", "Key", "State", "Transition", "is_own", "register"]
 
 Handler = Callable[["IkeSa", Inbound], "tuple[Payload, ...]"]
 """Gives the payloads of the response (empty ones for a response that came in)."""
@@ -165,6 +166,22 @@ TRANSITIONS: dict[Key, Transition] = {
         (State.CLOSED,),
     ),
 }
+
+_OWN = frozenset(TRANSITIONS)
+
+
+def register(state: State, exchange: ExchangeType, role: Role, row: Transition) -> Registration:
+    """Handle an exchange in a state in which it has no row. Clash when there is one.
+
+    Role RESPONDER is for requests that come in, INITIATOR for the responses to ours (`IkeSa.ask` sends one).
+    """
+    return register_row(TRANSITIONS, (state, exchange, role), row, f"a row for {exchange} in {state} as {role}")
+
+
+def is_own(key: Key) -> bool:
+    """True for a row of this module, False for one that was registered."""
+    return key in _OWN
+
 
 LOCAL: dict[tuple[State, State], str] = {
     (State.IDLE, State.INIT_SENT): "initiate",

@@ -12,13 +12,15 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from ikev2.crypto.encr import ENCRS
-from ikev2.crypto.integ import INTEGS
-from ikev2.crypto.ke import KE_GROUPS
-from ikev2.crypto.prf import PRFS
+from ikev2.crypto.integ import INTEGS, Integ
+from ikev2.crypto.ke import KE_GROUPS, KeGroup
+from ikev2.crypto.prf import PRFS, Prf
 from ikev2.errors import ConfigurationError
 from ikev2.iana import EncrId, EsnId, IntegId, KeId, PrfId, ProtocolId, TransformType
+from ikev2.registration import Clash, Registration, register_rows
 from ikev2.wire.payloads.sa import Proposal, Transform
 
 AEAD_IDS = frozenset(row.id for row in ENCRS.values() if row.is_aead)
@@ -70,6 +72,41 @@ def learn(keyword: str, transform: Transform) -> None:
     _RENDERED.setdefault((transform.type, transform.id, transform.key_bits), keyword)
 
 
+def register_prf(prf: Prf, keyword: str) -> Registration:
+    """Offer and take a further PRF, as `keyword` in proposals. Clash when its number or keyword is taken."""
+    return register_rows(*_keyword_rows(keyword, TransformType.PRF, prf.id), (PRFS, prf.id, prf, f"PRF {prf.id}"))
+
+
+def register_integ(integ: Integ, prf_id: PrfId | None = None) -> Registration:
+    """Offer and take a further integrity algorithm for IKE SAs; a proposal without a PRF gets `prf_id` with it.
+
+    Clash when its number or keyword is taken. ESP does not use it: crypto/esp.py has algorithms of its own.
+    """
+    rows = (*_keyword_rows(integ.keyword, TransformType.INTEG, integ.id), (INTEGS, integ.id, integ, f"{integ.id}"))
+    if prf_id is None:
+        return register_rows(*rows)
+    return register_rows(*rows, (_INTEG_TO_PRF, integ.id, prf_id, f"the PRF of {integ.id}"))
+
+
+def register_ke(group: KeGroup) -> Registration:
+    """Offer and take a further key exchange method. Clash when its number or keyword (its name) is taken."""
+    row = (KE_GROUPS, group.id, group, f"key exchange group {group.id}")
+    return register_rows(*_keyword_rows(group.name, TransformType.KE, group.id), row)
+
+
+_Rows = tuple[tuple[dict[Any, Any], Any, Any, str], ...]
+
+
+def _keyword_rows(keyword: str, transform_type: TransformType, number: int) -> _Rows:
+    if "-" in keyword or keyword != keyword.lower() or not keyword:
+        raise Clash(f"the keyword {keyword!r} cannot stand in a proposal: it is in lower case, without a hyphen")
+    transform = Transform.of(transform_type, number)
+    return (
+        (KEYWORDS, keyword, transform, f"the keyword {keyword}"),
+        (_RENDERED, (transform_type, number, None), keyword, f"a keyword for {transform}"),
+    )
+
+
 def _read(text: str, protocol: ProtocolId) -> dict[TransformType, list[Transform]]:
     """The transforms that the keywords name, by type; no transform twice."""
     found: dict[TransformType, list[Transform]] = {transform_type: [] for transform_type in _TYPE_ORDER}
@@ -119,10 +156,11 @@ def parse_ike_proposal(text: str) -> Proposal:
         # rfc7296-s2.18-02
         raise ConfigurationError(f"{what}: an IKE SA cannot be without a key exchange")
     if not found[TransformType.PRF]:
-        # The IntegIds of the table all have a PRF.
+        # All IntegIds of RFCs have a PRF.
         found[TransformType.PRF] = [
             Transform.of(TransformType.PRF, _INTEG_TO_PRF[IntegId(transform.id)])
             for transform in found[TransformType.INTEG]
+            if IntegId(transform.id) in _INTEG_TO_PRF
         ]
     _settle_integrity(found, what)
     if not found[TransformType.PRF]:

@@ -82,8 +82,6 @@ PRFS: dict[PrfId, Prf] = {
 }
 """The implemented PRFs by number."""
 
-_BY_NAME = {prf.name: prf for prf in PRFS.values()}
-
 
 def prf(prf_id: int) -> Prf:
     """The PRF of this number; UnknownAlgorithm when it is not implemented."""
@@ -95,7 +93,7 @@ def prf(prf_id: int) -> Prf:
 
 def prf_by_name(name: str) -> Prf:
     """The PRF of this name (`hmac-sha2-256`); UnknownAlgorithm, with the list of names, when there is none."""
-    try:
-        return _BY_NAME[name]
-    except KeyError:
-        raise UnknownAlgorithm(f"no PRF is named {name!r}; there are {', '.join(_BY_NAME)}") from None
+    for found in PRFS.values():
+        if found.name == name:
+            return found
+    raise UnknownAlgorithm(f"no PRF is named {name!r}; there are {', '.join(one.name for one in PRFS.values())}")

@@ -18,6 +18,7 @@ from typing import Final, Literal
 
 from ikev2.errors import InvalidSyntax, UnsupportedCriticalPayload
 from ikev2.iana import ExchangeType, KeId, NotifyType, PayloadType, ProtocolId, TransformType
+from ikev2.registration import Registration, register_row
 from ikev2.wire.header import Header
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Encrypted, EncryptedFragment, Ke, Notify, Payload, Sa, Unknown
@@ -180,6 +181,18 @@ RULES: Final[dict[tuple[ExchangeType, Direction, str], Rules]] = {
     (ExchangeType.IKE_FOLLOWUP_KE, "response", "error"): _error(),
 }
 
+
+def register(
+    exchange_type: ExchangeType, direction: Direction, rules: Rules, variant: str = "normal"
+) -> Registration:
+    """Say which payloads a message of a further exchange has. Clash when that is said already.
+
+    An exchange of an extension has two variants at most: "normal" and, of a response with an error notify, "error".
+    """
+    what = f"the rule for {exchange_type} {direction} {variant}"
+    return register_row(RULES, (exchange_type, direction, variant), rules, what)
+
+
 EVERYWHERE: Final = (PayloadType.N, PayloadType.V)  # rfc7296-s3.10.1-03, rfc7296-s3.12-01, rfc7296-s3.12-03
 """The types that any message may hold."""
 
@@ -314,7 +327,7 @@ def variant(
         case ExchangeType.INFORMATIONAL, _:
             return "normal" if protected else "unprotected"
         case _:
-            return "normal"
+            return "error" if error and (exchange_type, direction, "error") in RULES else "normal"
 
 
 def _init_response(types: Counter[PayloadType], notifies: set[NotifyType], error: bool) -> str:

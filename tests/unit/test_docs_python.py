@@ -13,7 +13,7 @@ import pytest
 from ikev2_pair import free_ports
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
-PAGES = ("testing.md",)
+PAGES = ("testing.md", "extending.md")
 PORTS = ("15500", "14500")
 
 

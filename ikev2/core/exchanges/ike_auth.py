@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ikev2.core import child_negotiation, cp
+from ikev2.core import child_negotiation, cp, extension
 from ikev2.core.auth import Authenticator, authenticator_for
 from ikev2.core.child_negotiation import ChildOffer, Nonces
 from ikev2.core.config import Childless, ConnectionConfig
@@ -101,6 +101,7 @@ def begin(sa: IkeSa, now: float) -> None:
         payloads += child_payloads
     elif (request := cp.request(sa)) is not None:
         payloads.append(request)  # RFC 6023 section 3
+    payloads += extension.offers(sa, ExchangeType.IKE_AUTH, is_response=False)
     sa.send_request(ExchangeType.IKE_AUTH, tuple(payloads), Establish(), now)
 
 
@@ -214,6 +215,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     payloads += _answer_child(sa, inbound)
     if connection.reauth_s:
         payloads.append(Notify(NotifyType.AUTH_LIFETIME, int(connection.reauth_s).to_bytes(4, "big")))  # RFC 4478
+    payloads += extension.offers(sa, ExchangeType.IKE_AUTH, is_response=True)
     sa.end_handshake()
     return tuple(payloads)
 

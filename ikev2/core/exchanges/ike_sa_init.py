@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import fragmentation, nat, transmission
+from ikev2.core import extension, fragmentation, nat, transmission
 from ikev2.core.channel import SecureChannel
 from ikev2.core.config import Childless, ConnectionConfig
 from ikev2.core.exchange import Establish, Ignored, Inbound
@@ -111,6 +111,7 @@ def _send(sa: IkeSa, now: float) -> None:
         Nonce(handshake.nonce_i),
         *nat.detection_notifies(sa.spi_i, ZERO_SPI, sa.local, sa.remote, fake=sa.connection.encap),
         *fragmentation.offer(sa.connection),
+        *extension.offers(sa, ExchangeType.IKE_SA_INIT, is_response=False),
     )
     handshake.request = transmission.send_clear_request(
         sa, ExchangeType.IKE_SA_INIT, tuple(payloads), Establish(), now
@@ -252,6 +253,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         *nat.detection_notifies(sa.spi_i, sa.spi_r, inbound.local, inbound.remote, fake=connection.encap),
         *childless,
         *fragmentation.negotiate(sa, inbound),
+        *extension.offers(sa, ExchangeType.IKE_SA_INIT, is_response=True),
     )
 
 

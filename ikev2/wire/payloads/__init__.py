@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ikev2.iana import PayloadType
+from ikev2.registration import Registration, register_row
 from ikev2.wire.payloads.auth import Auth
 from ikev2.wire.payloads.base import GENERIC_HEADER_OCTETS, MAX_PAYLOAD_OCTETS, Payload, PlainPayload
 from ikev2.wire.payloads.cert import Cert, CertReq
@@ -27,6 +28,13 @@ PAYLOAD_CLASSES: dict[int, type[Payload]] = {
     )
 }
 """The class of each payload type that we understand; any other type is an `Unknown`."""
+
+
+def register(payload_class: type[Payload]) -> Registration:
+    """Read the payloads of a further type with this class. Clash when its type has a class."""
+    kind = payload_class.payload_type
+    return register_row(PAYLOAD_CLASSES, int(kind), payload_class, f"a class for payload type {kind}")
+
 
 __all__ = [
     "GENERIC_HEADER_OCTETS",
@@ -60,4 +68,5 @@ __all__ = [
     "TsR",
     "Unknown",
     "VendorId",
+    "register",
 ]

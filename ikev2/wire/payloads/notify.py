@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ikev2.iana import NotifyType, PayloadType, ProtocolId
+from ikev2.registration import Registration, register_row
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
@@ -26,6 +27,12 @@ DATA_OCTETS: dict[int, tuple[int, int]] = {
 
 Sections 2.7, 2.3, 2.22, 2.23 and 2.6.
 """
+
+
+def register_data_octets(notify_type: NotifyType, least: int, most: int) -> Registration:
+    """Refuse notifies of this type, ours and the peer's, with less or more data. Clash when that is said already."""
+    return register_row(DATA_OCTETS, int(notify_type), (least, most), f"the length of {notify_type}")
+
 
 WITH_SPI = frozenset({NotifyType.INVALID_SELECTORS, NotifyType.REKEY_SA, NotifyType.CHILD_SA_NOT_FOUND})
 """The types that name a Child SA by its SPI. RFC 7296 section 3.10."""
