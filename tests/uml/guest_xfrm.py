@@ -28,11 +28,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/unit/ikev2")]
 from pyroute2 import IPRoute  # noqa: E402
 from xfrm_support import child_pair  # noqa: E402
 
-from ikev2.core.child_sa import ChildSaParameters  # noqa: E402
+from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
 from ikev2.errors import BackendError  # noqa: E402
 from ikev2.io.netns import TwoHosts  # noqa: E402
-from ikev2.ipsec.backend import Acquire, Bypass  # noqa: E402
+from ikev2.ipsec.backend import Acquire, Bypass, PeerMoved  # noqa: E402
 from ikev2.ipsec.probe import choose_backend  # noqa: E402
 from ikev2.ipsec.xfrm.backend import XfrmBackend  # noqa: E402
 from ikev2.ipsec.xfrm.kernel import XfrmSocket  # noqa: E402
@@ -331,6 +331,32 @@ def a_moved_pair_keeps_its_sequence_numbers(lab: Lab) -> None:
     nothing_left(lab)
 
 
+def a_peer_behind_a_nat_that_comes_from_another_port_is_told(lab: Lab) -> None:
+    """A's ESP in UDP comes from port 4501 all at once, as after a rebinding: B's kernel says so, and B follows."""
+    first, second = child_pair("aes128gcm16", encap=True)
+    with contextlib.ExitStack() as stack:
+        for host, address, port in (("a", A, 4500), ("a", A, 4501), ("b", B, 4500)):
+            sock = stack.enter_context(lab.udp(host, address, port))
+            lab.call(host, lambda s=sock, h=host: lab.backends[h].prepare_ike_socket(s, encap=True))
+        first, second = lab.install((first, second))
+        assert lab.exchange() == PACKETS
+        assert lab.backends["b"].next_event() is None
+        moved_a = replace(first, encap=UdpEncap(4501, 4500))
+        lab.call("a", lambda: lab.backends["a"].update_address(first, moved_a))
+        with lab.udp("a", A) as client, lab.udp("b", B, ECHO_PORT) as server:
+            client.sendto(b"from another port", (B, ECHO_PORT))
+            assert server.recv(2048) == b"from another port"
+        event = lab.backends["b"].next_event()
+        assert event == PeerMoved(second.spi_in, A, 4501), event
+        moved_b = replace(second, encap=UdpEncap(4500, 4501))
+        lab.call("b", lambda: lab.backends["b"].update_address(second, moved_b))
+        assert lab.exchange() == PACKETS
+        assert lab.backends["b"].next_event() is None
+        for host, child in (("a", moved_a), ("b", moved_b)):
+            lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
 def a_packet_without_an_sa_makes_an_acquire(lab: Lab) -> None:
     first, _ = lab.install(child_pair(reqid=77))
     with lab.call("a", XfrmSocket) as kernel:
@@ -447,6 +473,7 @@ CASES: dict[str, Case] = {
     "ecn": congestion_marks_cross_the_tunnel,
     "rekey": a_rekeyed_pair_takes_over,
     "moved": a_moved_pair_keeps_its_sequence_numbers,
+    "mapping": a_peer_behind_a_nat_that_comes_from_another_port_is_told,
     "acquire": a_packet_without_an_sa_makes_an_acquire,
     "taken-spi": a_taken_spi_is_refused_and_left_alone,
     "killed": a_killed_process_leaves_nothing_for_long,

@@ -17,7 +17,10 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=f"no guest kernel: {why_not()}"),
 ]
 
-PROVES = {"ecn": ["rfc7296-s2.24-01", "rfc7296-s2.24-02"]}
+PROVES = {
+    "ecn": ["rfc7296-s2.24-01", "rfc7296-s2.24-02"],
+    "mapping": ["rfc7296-s2.23-16", "rfc7296-s2.23-17"],
+}
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from ikev2.ipsec.backend import (
     Bypass,
     DropReason,
     Expire,
+    PeerMoved,
     ProbeResult,
 )
 from ikev2.ipsec.virtual_ip import VirtualAddresses
@@ -33,12 +34,20 @@ from ikev2.ipsec.xfrm import plan
 from ikev2.ipsec.xfrm.attributes import Algorithm
 from ikev2.ipsec.xfrm.cleaner import remove_leftovers, remove_ours, unless_absent
 from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
-from ikev2.ipsec.xfrm.messages import AcquireNotice, ExpireNotice, NetlinkMessage, Policy, Sa
+from ikev2.ipsec.xfrm.messages import AcquireNotice, ExpireNotice, MappingNotice, NetlinkMessage, Policy, Sa
 from ikev2.ipsec.xfrm.plan import ChildPlan
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
 from ikev2.ipsec.xfrm.state import InstanceLock, StateFile, default_directory
 from ikev2.ipsec.xfrm.structs import PolicyId, SaId, SaInfo
-from ikev2.ipsec.xfrm.uapi import GROUP_ACQUIRE, GROUP_EXPIRE, PolicyDirection, SaFlag, SaMode, XfrmMsg
+from ikev2.ipsec.xfrm.uapi import (
+    GROUP_ACQUIRE,
+    GROUP_EXPIRE,
+    GROUP_MAPPING,
+    PolicyDirection,
+    SaFlag,
+    SaMode,
+    XfrmMsg,
+)
 
 _ChildKey = tuple[str, int]
 _PROBE_LOCAL, _PROBE_REMOTE = "127.0.0.77", "127.0.0.78"
@@ -102,7 +111,7 @@ class XfrmBackend(Backend):
     def open(self) -> None:
         try:
             self._kernel = XfrmSocket()
-            self._notices = XfrmSocket(GROUP_ACQUIRE | GROUP_EXPIRE)
+            self._notices = XfrmSocket(GROUP_ACQUIRE | GROUP_EXPIRE | GROUP_MAPPING)
             directory = default_directory() if self._state_directory is None else self._state_directory
             if remove_leftovers(self._kernel, directory):
                 self._addresses.clean()
@@ -418,6 +427,8 @@ class XfrmBackend(Backend):
     def _event(self, message: NetlinkMessage) -> BackendEvent | None:
         if message.type == XfrmMsg.ACQUIRE:
             return self._acquire(AcquireNotice.parse(message.body))
+        if message.type == XfrmMsg.MAPPING:
+            return self._moved(MappingNotice.parse(message.body))
         if message.type == XfrmMsg.EXPIRE:
             notice = ExpireNotice.parse(message.body)
             for installed in self._children.values():
@@ -425,6 +436,13 @@ class XfrmBackend(Backend):
                 if inbound or installed.plan.outbound.info.id == notice.info.id:
                     child = installed.child
                     return Expire(notice.info.spi, child.local, child.remote, notice.hard, inbound)
+        return None
+
+    def _moved(self, notice: MappingNotice) -> PeerMoved | None:
+        """Of an SA of ours, and only with a replay window: RFC 7296 section 2.23."""
+        for installed in self._children.values():
+            if installed.plan.inbound.info.id == notice.id and installed.child.replay_window:
+                return PeerMoved(notice.id.spi, str(notice.source), notice.source_port)
         return None
 
     def _acquire(self, notice: AcquireNotice) -> Acquire | None:

@@ -22,6 +22,7 @@ from ikev2.ipsec.xfrm.structs import (
     SaInfo,
     Selector,
     Template,
+    family_of,
     parse_address,
 )
 from ikev2.ipsec.xfrm.uapi import Xfrma, XfrmMsg
@@ -215,6 +216,32 @@ class ExpireNotice:
 
 
 @dataclass(frozen=True, slots=True)
+class MappingNotice:
+    """An authentic packet of an SA with ESP in UDP came from another address or port than the SA has.
+
+    ::
+
+        struct xfrm_user_mapping {          /* 64 octets */
+            struct xfrm_usersa_id id;
+            __u32 reqid;
+            xfrm_address_t old_saddr, new_saddr;
+            __be16 old_sport, new_sport;
+        };
+    """
+
+    id: SaId
+    source: IpAddress
+    source_port: int
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        sa_id = SaId.parse(body)
+        at = SaId.SIZE + 4 + 16
+        (port,) = struct.unpack_from("!H", body, at + 16 + 2)
+        return cls(sa_id, parse_address(body[at : at + 16], family_of(sa_id.destination)), port)
+
+
+@dataclass(frozen=True, slots=True)
 class AcquireNotice:
     """A packet met a policy whose SA is missing.
 
@@ -257,6 +284,7 @@ Request = Sa | Policy | SaId | PolicyId | SpiRequest | SaFlush
 __all__ = [
     "AcquireNotice",
     "ExpireNotice",
+    "MappingNotice",
     "NetlinkMessage",
     "Policy",
     "Request",

@@ -119,6 +119,14 @@ static void messages(void)
 	sa4(&expire.state);
 	expire.hard = 1;
 	show("user_expire", &expire, sizeof expire);
+	static struct xfrm_user_mapping mapping;
+	mapping.id = id;
+	mapping.reqid = 50;
+	address(&mapping.old_saddr, AF_INET, "192.0.2.1");
+	address(&mapping.new_saddr, AF_INET, "203.0.113.5");
+	mapping.old_sport = htons(4500);
+	mapping.new_sport = htons(40001);
+	show("user_mapping", &mapping, sizeof mapping);
 	static struct xfrm_userpolicy_info policy;
 	policy4(&policy);
 	show("userpolicy_info", &policy, sizeof policy);

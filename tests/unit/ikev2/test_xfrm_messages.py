@@ -21,6 +21,7 @@ from ikev2.ipsec.xfrm.kernel import sentence
 from ikev2.ipsec.xfrm.messages import (
     AcquireNotice,
     ExpireNotice,
+    MappingNotice,
     Policy,
     Sa,
     SaFlush,
@@ -115,6 +116,8 @@ def test_octets_that_are_only_sent(name: str, octets: bytes) -> None:
 
 def test_notices_that_only_come() -> None:
     assert ExpireNotice.parse(GOLDEN["user_expire"]) == ExpireNotice(SA, hard=True)
+    moved = MappingNotice(SA.id, ipaddress.ip_address("203.0.113.5"), 40001)
+    assert MappingNotice.parse(GOLDEN["user_mapping"]) == moved
     body = GOLDEN["user_acquire"] + encode_attribute(Xfrma.TMPL, GOLDEN["user_tmpl"])
     assert AcquireNotice.parse(body) == AcquireNotice(A, B, SELECTOR, POLICY, (TEMPLATE,))
 
