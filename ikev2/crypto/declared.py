@@ -8,8 +8,8 @@ RFC 7296 section 3.3.4.
 
 from __future__ import annotations
 
-import hashlib
 import re
+import secrets
 
 from ikev2.crypto.ke import KE_GROUPS
 from ikev2.crypto.keywords import KEYWORDS, learn
@@ -71,15 +71,14 @@ def is_safe_prime(number: int) -> bool:
 
 
 def _is_prime(number: int) -> bool:
-    """Miller-Rabin with bases that depend on the number, which is odd."""
+    """Miller-Rabin with random bases, so that nobody can choose an odd number that passes."""
     if number < 9:
         return number in (3, 5, 7)
     odd = number - 1
     twos = (odd & -odd).bit_length() - 1
     odd >>= twos
-    for count in range(_ROUNDS):
-        seed = hashlib.sha512(count.to_bytes(1, "big") + number.to_bytes((number.bit_length() + 7) // 8, "big"))
-        base = int.from_bytes(seed.digest(), "big") % (number - 3) + 2
+    for _ in range(_ROUNDS):
+        base = secrets.randbelow(number - 3) + 2
         power = pow(base, odd, number)
         if power in (1, number - 1):
             continue

@@ -13,6 +13,8 @@ TYPES = {
     "ipv6": ("ID_IPV6_ADDR", "ID_IPV6_ADDR"),
     "fqdn-and-email": ("ID_FQDN", "ID_RFC822_ADDR"),
     "pattern": ("ID_FQDN", "ID_FQDN"),
+    "distinguished-name": ("ID_DER_ASN1_DN", "ID_DER_ASN1_DN"),
+    "distinguished-name-pattern": ("ID_DER_ASN1_DN", "ID_DER_ASN1_DN"),
 }
 """Ours and strongSwan's."""
 
@@ -20,7 +22,8 @@ TYPES = {
 def expect(run: Run) -> None:
     """Up, and both ends list the same two identities; the types are looked at in what was sent."""
     tunnel = run.bring_up()
-    if run.case.variant != "key-id":  # octets, which each end writes in its own way
+    # Octets each end writes in its own way, and the list of `swanctl --raw` ends a name at a space.
+    if run.case.variant != "key-id" and not run.case.variant.startswith("distinguished-name"):
         run.same("our identity", tunnel.ours["local_id"], tunnel.theirs.remote_id)
         run.same("strongSwan's identity", tunnel.ours["remote_id"], tunnel.theirs.local_id)
     ours, theirs = TYPES[run.case.variant]
