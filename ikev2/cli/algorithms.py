@@ -18,36 +18,36 @@ from ikev2.iana import EncrId, IntegId, KeId, PrfId
 # section 5.
 _KEY_LENGTH_MATTERS = frozenset((EncrId.AES_CBC, EncrId.AES_GCM_16))
 _ENCR_IKE = {
-    EncrId.AES_CBC: "MUST",
-    EncrId.CHACHA20_POLY1305: "SHOULD",
-    EncrId.AES_GCM_16: "SHOULD",
-    EncrId.AES_CCM_8: "SHOULD (IoT)",
+    EncrId.AES_CBC: "MUST",  # rfc8247-s2.1-01
+    EncrId.CHACHA20_POLY1305: "SHOULD",  # rfc8247-s2.1-02
+    EncrId.AES_GCM_16: "SHOULD",  # rfc8247-s2.1-03
+    EncrId.AES_CCM_8: "SHOULD (IoT)",  # rfc8247-s2.1-04
     EncrId.NULL: "MUST NOT",
 }
 _ENCR_ESP = {
-    EncrId.NULL: "MUST",
-    EncrId.AES_CBC: "MUST",
-    EncrId.AES_CCM_8: "SHOULD (IoT)",
-    EncrId.AES_GCM_16: "MUST",
-    EncrId.CHACHA20_POLY1305: "SHOULD",
+    EncrId.NULL: "MUST",  # rfc8221-s5-07
+    EncrId.AES_CBC: "MUST",  # rfc8221-s5-08
+    EncrId.AES_CCM_8: "SHOULD (IoT)",  # rfc8221-s5-09
+    EncrId.AES_GCM_16: "MUST",  # rfc8221-s5-10
+    EncrId.CHACHA20_POLY1305: "SHOULD",  # rfc8221-s5-11
 }
 _PRF = {
-    PrfId.HMAC_SHA2_256: "MUST",
-    PrfId.HMAC_SHA2_512: "SHOULD+",
-    PrfId.HMAC_SHA1: "MUST-",
-    PrfId.AES128_XCBC: "SHOULD (IoT)",
+    PrfId.HMAC_SHA2_256: "MUST",  # rfc8247-s2.2-01
+    PrfId.HMAC_SHA2_512: "SHOULD+",  # rfc8247-s2.2-02
+    PrfId.HMAC_SHA1: "MUST-",  # rfc8247-s2.2-03
+    PrfId.AES128_XCBC: "SHOULD (IoT)",  # rfc8247-s2.2-04
     PrfId.HMAC_MD5: "MUST NOT",
 }
 _INTEG_IKE = {
-    IntegId.HMAC_SHA2_256_128: "MUST",
-    IntegId.HMAC_SHA2_512_256: "SHOULD",
-    IntegId.HMAC_SHA1_96: "MUST-",
-    IntegId.AES_XCBC_96: "SHOULD (IoT)",
+    IntegId.HMAC_SHA2_256_128: "MUST",  # rfc8247-s2.3-01, rfc8221-s6-07
+    IntegId.HMAC_SHA2_512_256: "SHOULD",  # rfc8247-s2.3-02, rfc8221-s6-08
+    IntegId.HMAC_SHA1_96: "MUST-",  # rfc8247-s2.3-03, rfc8221-s6-03
+    IntegId.AES_XCBC_96: "SHOULD (IoT)",  # rfc8247-s2.3-04
 }
-_INTEG_ESP = {**_INTEG_IKE, IntegId.AES_XCBC_96: "SHOULD (IoT), else MAY"}
+_INTEG_ESP = {**_INTEG_IKE, IntegId.AES_XCBC_96: "SHOULD (IoT), else MAY"}  # rfc8221-s6-06
 _KE = {
-    KeId.MODP_2048: "MUST",
-    KeId.ECP_256: "SHOULD",
+    KeId.MODP_2048: "MUST",  # rfc8247-s2.4-01
+    KeId.ECP_256: "SHOULD",  # rfc8247-s2.4-02
     KeId.MODP_1536: "SHOULD NOT",
     KeId.MODP_1024: "SHOULD NOT",
     KeId.MODP_768: "MUST NOT",

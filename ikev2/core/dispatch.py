@@ -49,7 +49,7 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     kept = sa.responses.repeated(header.message_id, inbound.data) or fragmentation.repeated(sa, inbound)
     if kept is not None:
         fragmentation.shrink_response(sa, kept, inbound)
-        # rfc7296-s2.1-01, rfc7296-s2.1-02, rfc7296-s2.11-03
+        # rfc7296-s2.1-01, rfc7296-s2.1-02
         transmission.send_back(sa, kept.data, inbound)
         return
     if not sa.responses.is_new(header.message_id):
@@ -163,7 +163,7 @@ def _error_payloads(sa: IkeSa, error: ProtocolError) -> tuple[Payload, ...]:
     sa.tracer.note(f"{sa.name}: {error}")
     notify_type = error.notify_type or NotifyType.INVALID_SYNTAX
     if sa.state is State.HALF_OPEN or isinstance(error, InvalidSyntax):
-        sa.close_after_response(str(error), notify_type)  # rfc7296-s2.21.2-03
+        sa.close_after_response(str(error), notify_type)  # rfc7296-s2.21.2-03, rfc6989-s2.5-03, rfc6989-s2.5-04
     return (Notify(notify_type, error.notify_data),)
 
 

@@ -45,7 +45,7 @@ PROBE_SIZES = (1280, 576)
 """IP datagrams to try when larger ones get no answer, coarse as section 2.5.2 wants it."""
 
 SMALLEST_SIZE = PROBE_SIZES[-1]
-IPV6_SIZE, IPV4_SIZE = 1280, 576
+IPV6_SIZE, IPV4_SIZE = 1280, 576  # rfc7383-s2.5.1-04
 """The IP datagrams to use where nothing is known of the path and nothing is configured (rfc7383-s2.5.1-03,
 rfc7383-s2.5.1-04)."""
 PROBE_RETRANSMISSIONS = 2
@@ -183,7 +183,7 @@ def fitting(
         return None
     largest = max(datagram_octets(len(data), local, sa.connection) for data in sent)
     room = _message_octets(size, local, sa.connection)
-    if size >= largest or channel.fragment_count(plain, room) <= len(sent):
+    if size >= largest or channel.fragment_count(plain, room) <= len(sent):  # rfc7383-s2.5.2-07
         return None
     sa.tracer.note(f"{sa.name}: datagrams of {largest} octets do not get through, trying {size}")
     return size, channel.seal_fragments(plain, room)

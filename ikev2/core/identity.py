@@ -46,7 +46,7 @@ _PREFIXES = {
     "asn1dn": IdType.ID_DER_ASN1_DN,
     "asn1gn": IdType.ID_DER_ASN1_GN,
     "xmppaddr": IdType.ID_DER_ASN1_GN,
-    "keyid": IdType.ID_KEY_ID,  # rfc7296-s3.5-05, rfc7296-s3.5-06, rfc7296-s3.5-07, rfc7296-s4-10b
+    "keyid": IdType.ID_KEY_ID,  # rfc7296-s3.5-05, rfc7296-s3.5-06, rfc7296-s3.5-07, rfc7296-s4-10b, rfc7296-s3.5-10
 }
 _RANGE_PREFIXES = {"ipv4net": 4, "ipv4range": 4, "ipv6net": 6, "ipv6range": 6}
 _PREFIX = re.compile(r"(?P<word>[a-z0-9]+|\{\d{1,3}\}):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
@@ -204,7 +204,7 @@ def parse_peer(text: str) -> PeerIdentity | None:
     if text.startswith("@"):
         return _named(text, IdType.ID_FQDN, text[1:])
     if "@" in text:
-        return _named(text, IdType.ID_RFC822_ADDR, text)
+        return _named(text, IdType.ID_RFC822_ADDR, text)  # rfc7296-s3.5-09
     address = _addresses(text)
     if address is not None:
         return address

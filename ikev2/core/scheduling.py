@@ -53,7 +53,7 @@ def _may_request(sa: IkeSa) -> bool:
     if sa.state is State.AUTH_SENT:
         return sa.failed
     # One that may have to go again, as both ends have rekeyed at once, waits until that is decided.
-    return sa.state in (State.ESTABLISHED, State.REKEYED) and sa.predecessor is None
+    return sa.state in (State.ESTABLISHED, State.REKEYED) and sa.predecessor is None  # rfc7296-s1.3.2-02
 
 
 def _has_turn(sa: IkeSa, task: Task) -> bool:

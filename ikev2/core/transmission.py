@@ -111,6 +111,7 @@ def note_path_mtu(sa: IkeSa, octets: int, now: float) -> None:
     """
     sa.fragmentation.path_mtu = octets
     for request in sa.requests.outstanding.values():
+        # rfc7383-s2.5.2-05, rfc7383-s2.5.2-06
         _send_cut(sa, request, fragmentation.fitting(sa, request.plain, request.data, sa.local, octets), now)
 
 

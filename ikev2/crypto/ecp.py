@@ -103,6 +103,7 @@ class EcpPair:
     def __init__(self, group: EcpGroup, key: ec.EllipticCurvePrivateKey) -> None:
         self._group = group
         self._key = key
+        # rfc6954-s2.3-01
         self.public = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
 
     def shared_secret(self, peer_public: bytes) -> SecretOctets:

@@ -62,18 +62,22 @@ def _table() -> list[Encr]:
         # rfc7296-s3.3.5-04: ChaCha20 has one key length, so no attribute (RFC 7634 section 4).
         Encr(EncrId.CHACHA20_POLY1305, EncrKind.CHACHA20_POLY1305, "chacha20poly1305", None, 32, 4, 8, 16, 1),
         # rfc7296-s5-02: never for the IKE SA (RFC 2410).
+        # rfc8247-s2.1-06
         Encr(EncrId.NULL, EncrKind.NULL, "null", None, 0, 0, 0, 0, 1, for_ike=False),
     ]
-    for bits in (128, 192, 256):
+    for bits in (128, 192, 256):  # rfc5282-s7.3-02
         key = bits // 8
         rows.append(Encr(EncrId.AES_CBC, EncrKind.CBC, f"aes{bits}", bits, key, 0, 16, 0, 16))
-        rows.append(Encr(EncrId.AES_CTR, EncrKind.CTR, f"aes{bits}ctr", bits, key, 4, 8, 0, 1))
+        rows.append(Encr(EncrId.AES_CTR, EncrKind.CTR, f"aes{bits}ctr", bits, key, 4, 8, 0, 1))  # rfc5930-s2-01
+        # rfc5282-s3.2-01, rfc5282-s3.2-02, rfc5282-s3.2-03, rfc5282-s3.2-04
         for gcm, ccm, icv in (
             (EncrId.AES_GCM_8, EncrId.AES_CCM_8, 8),
             (EncrId.AES_GCM_12, EncrId.AES_CCM_12, 12),
             (EncrId.AES_GCM_16, EncrId.AES_CCM_16, 16),
         ):
+            # rfc5282-s3.1-01, rfc5282-s4-01, rfc5282-s7.1-02
             rows.append(Encr(gcm, EncrKind.GCM, f"aes{bits}gcm{icv}", bits, key, 4, 8, icv, 1))
+            # rfc5282-s4-02, rfc5282-s7.1-02
             rows.append(Encr(ccm, EncrKind.CCM, f"aes{bits}ccm{icv}", bits, key, 3, 8, icv, 1))
     return rows
 

@@ -117,7 +117,7 @@ def _read(text: str, protocol: ProtocolId) -> dict[TransformType, list[Transform
             hint = f"; is {close[0]!r} meant?" if close else ""
             raise ConfigurationError(f"{protocol} proposal {text!r}: unknown algorithm {keyword!r}{hint}")
         if transform not in found[transform.type]:
-            found[transform.type].append(transform)
+            found[transform.type].append(transform)  # rfc7296-s3.3-08
     return found
 
 
@@ -130,7 +130,7 @@ def _settle_integrity(found: dict[TransformType, list[Transform]], what: str) ->
         raise ConfigurationError(f"{what}: combined-mode and other ciphers have to be in proposals of their own")
     if aead == {True}:
         # rfc7296-s3.3-05, rfc7296-s3.3-06: no integrity algorithm, rather than one of NONE.
-        found[TransformType.INTEG] = []
+        found[TransformType.INTEG] = []  # rfc5282-s8-02
     elif not found[TransformType.INTEG]:
         raise ConfigurationError(f"{what}: an integrity algorithm is missing, such as sha256")
 
@@ -167,7 +167,7 @@ def parse_ike_proposal(text: str) -> Proposal:
         raise ConfigurationError(f"{what}: a PRF is missing, such as prfsha256")
     if not found[TransformType.KE]:
         raise ConfigurationError(f"{what}: a key exchange group is missing, such as curve25519")
-    return _proposal(ProtocolId.IKE, found)
+    return _proposal(ProtocolId.IKE, found)  # rfc7296-s3.3.4-05
 
 
 def parse_esp_proposal(text: str) -> Proposal:

@@ -37,7 +37,7 @@ class Prf:
 
     def __call__(self, key: bytes | SecretOctets, data: bytes) -> bytes:
         """prf(key, data): `output_octets` octets."""
-        return self.function(octets_of(key), data)
+        return self.function(octets_of(key), data)  # rfc4434-s1.1-02, rfc4615-s3-02
 
     def plus(self, key: bytes | SecretOctets, seed: bytes, octets: int) -> bytes:
         """The first `octets` octets of prf+(key, seed).
@@ -73,11 +73,11 @@ PRFS: dict[PrfId, Prf] = {
     prf.id: prf
     for prf in (
         Prf(PrfId.HMAC_SHA1, "hmac-sha1", 20, 20, _hmac("sha1")),
-        Prf(PrfId.AES128_XCBC, "aes128-xcbc", 16, 16, aes_xcbc_prf_128, nonce_key_octets=8),
+        Prf(PrfId.AES128_XCBC, "aes128-xcbc", 16, 16, aes_xcbc_prf_128, nonce_key_octets=8),  # rfc4434-s1.1-01
         Prf(PrfId.HMAC_SHA2_256, "hmac-sha2-256", 32, 32, _hmac("sha256")),
         Prf(PrfId.HMAC_SHA2_384, "hmac-sha2-384", 48, 48, _hmac("sha384")),
         Prf(PrfId.HMAC_SHA2_512, "hmac-sha2-512", 64, 64, _hmac("sha512")),
-        Prf(PrfId.AES128_CMAC, "aes128-cmac", 16, 16, aes_cmac_prf_128, nonce_key_octets=8),
+        Prf(PrfId.AES128_CMAC, "aes128-cmac", 16, 16, aes_cmac_prf_128, nonce_key_octets=8),  # rfc4615-s3-01
     )
 }
 """The implemented PRFs by number."""

@@ -70,12 +70,13 @@ class SkCipher:
         if self.encr.kind is EncrKind.CBC:
             return entropy.octets(self.iv_octets)  # rfc7296-s3.14-03
         value = self._iv_counter
-        self._iv_counter = value + 1
+        self._iv_counter = value + 1  # rfc5282-s3.1-02
         return value.to_bytes(self.iv_octets, "big")
 
     def seal(self, aad: bytes, plaintext: bytes, iv: bytes) -> bytes:
         """The sealed body: IV | ciphertext of (plaintext, padding, Pad Length) | ICV."""
         # rfc7296-s3.14-05, rfc7296-s3.14-06: the least padding that completes a block.
+        # rfc5930-s2-02, rfc5930-s2-03
         return self.seal_padded(aad, plaintext + _PADDINGS[-(len(plaintext) + 1) % self._block], iv)
 
     def seal_padded(self, aad: bytes, padded: bytes, iv: bytes) -> bytes:
@@ -100,7 +101,7 @@ class SkCipher:
             raise IntegrityError("the ICV does not verify") from None
         # rfc7296-s3.14-07: any Pad Length is good as long as it leaves a plaintext; the padding itself is not
         # looked at.
-        end = len(padded) - 1 - padded[-1]
+        end = len(padded) - 1 - padded[-1]  # rfc5282-s3-01, rfc5930-s2-04
         if end < 0:
             raise InvalidSyntax("the Pad Length exceeds the payload")
         return padded[:end]

@@ -80,7 +80,7 @@ def _select_integ(
         # rfc7296-s3.3-05: no integrity algorithm, or NONE.
         if offered is None:
             return ()
-        return (offered[none],) if none in offered else None
+        return (offered[none],) if none in offered else None  # rfc5282-s8-01
     for key in own:
         # rfc7296-s5-02: never NONE for an IKE SA whose cipher does not authenticate.
         if offered is not None and key in offered and not (ike and key == none):

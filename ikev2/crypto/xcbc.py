@@ -52,9 +52,9 @@ def aes_xcbc_prf_128(key: bytes, data: bytes) -> bytes:
     RFC 4434 section 2.
     """
     if len(key) < BLOCK_OCTETS:
-        key = key.ljust(BLOCK_OCTETS, b"\x00")
-    elif len(key) > BLOCK_OCTETS:
-        key = aes_xcbc_mac(_ZERO_BLOCK, key)
+        key = key.ljust(BLOCK_OCTETS, b"\x00")  # rfc4434-s2-02
+    elif len(key) > BLOCK_OCTETS:  # rfc4434-s2-01
+        key = aes_xcbc_mac(_ZERO_BLOCK, key)  # rfc4434-s2-03
     return aes_xcbc_mac(key, data)
 
 

@@ -69,7 +69,8 @@ def test_only_the_named_entry_of_a_table_is_touched() -> None:
     assert not any(what.endswith("without `1`") for what in found)
 
 
-def test_every_given_change_still_fits_its_file() -> None:
+def test_given_changes_are_of_known_ids_and_compile() -> None:
+    """One that does not fit its file any more is for `make mutate` to say: its ids have no line then."""
     known: set[str] = set()
     for table in (ROOT / "tests" / "requirements").glob("*.csv"):
         with table.open(encoding="utf-8", newline="") as file:
@@ -77,9 +78,6 @@ def test_every_given_change_still_fits_its_file() -> None:
     for change in sites.given_changes(ROOT):
         assert set(change["ids"]) <= known, change["ids"]
         text = (ROOT / change["file"]).read_text(encoding="utf-8")
-        assert text.count(change["was"]) == 1, (
-            f"mutations.toml, {change['ids']}: `was` is not in {change['file']} once"
-        )
         compile(text.replace(change["was"], change["becomes"]), change["file"], "exec")
 
 

@@ -225,6 +225,8 @@ def _changes(node: ast.expr, parent: ast.AST | None) -> Iterator[Change]:
                 at = key.lineno if key is not None else node.values[i].lineno
                 yield f"without `{ast.unparse(key) if key else '**'}`", changed, at
         case ast.ListComp() | ast.SetComp() | ast.GeneratorExp() | ast.DictComp():
+            if isinstance(node, ast.ListComp):
+                yield "nothing", ast.List([], ast.Load()), line
             for i, generator in enumerate(node.generators):
                 for j, test in enumerate(generator.ifs):
                     changed = _with(node, lambda it, i=i, j=j: it.generators[i].ifs.pop(j))

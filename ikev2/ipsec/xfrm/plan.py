@@ -83,7 +83,7 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool) -> Sa:
     integ_key = child.integ_key_in if inbound else child.integ_key_out
     aead, crypt, auth = kernel_algorithms(child.suite, encr_key, integ_key)
     # NOECN stays clear: the kernel's default is the full-functionality option (rfc7296-s2.24-01).
-    flags = SaFlag(0)
+    flags = SaFlag(0)  # rfc7296-s2.24-02
     if child.mode is Mode.TUNNEL:
         flags |= SaFlag.AF_UNSPEC
     window = child.replay_window if inbound else 0
