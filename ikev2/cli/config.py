@@ -487,6 +487,8 @@ def _connection(
         window_size=section.window_size,
         lifetime=_ike_lifetime(section),
         reauth_s=section.reauth_time,
+        local_auth=section.local.auth,
+        remote_auth=section.remote.auth,
         childless=Childless(section.childless),
         ike_port=section.ike_port,
         nat_port=section.nat_port,

@@ -147,6 +147,7 @@ class ConnectionConfig:
     `window_size`: how many requests the peer may send before it has our responses (RFC 7296 section 2.3).
     `vips`: the addresses to ask the peer for when we begin the IKE SA, unspecified ones for any; `pools`: where the
     peer's come from when it begins, which it has to ask for with `pools_required` (section 2.19).
+    `local_auth`, `remote_auth`: how we, and how the peer has to, prove who it is: a method of core/auth.py.
     """
 
     name: str
@@ -175,6 +176,14 @@ class ConnectionConfig:
     vips: tuple[IPv4Address | IPv6Address, ...] = ()
     pools: tuple[str, ...] = ()
     pools_required: bool = True
+    local_auth: str = "psk"
+    remote_auth: str = "psk"
+
+    @property
+    def auth(self) -> str:
+        """How both prove who they are, in a word, or two (ours first) when they do it differently."""
+        same = self.local_auth == self.remote_auth
+        return self.local_auth if same else f"{self.local_auth}/{self.remote_auth}"
 
     @property
     def first_ports(self) -> tuple[int, int]:

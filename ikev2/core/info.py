@@ -108,7 +108,7 @@ def ike_sa_info(sa: IkeSa) -> IkeSaInfo:
         spi_r=sa.spi_r,
         suite="" if suite is None else suite.keyword,
         prf="" if suite is None else suite.prf.name,
-        auth="psk",
+        auth=sa.connection.auth,
         local=sa.local,
         remote=sa.remote,
         local_id="" if sa.local_id is None else str(sa.local_id),

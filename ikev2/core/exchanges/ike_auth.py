@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ikev2.core import child_negotiation, cp, extension
-from ikev2.core.auth import Authenticator, authenticator_for
+from ikev2.core.auth import prover_for, verifier_for
 from ikev2.core.child_negotiation import ChildOffer, Nonces
 from ikev2.core.config import Childless, ConnectionConfig
 from ikev2.core.events import ChildSaFailed
@@ -39,11 +39,6 @@ if TYPE_CHECKING:
 
 def _own_identity(connection: ConnectionConfig, local: Address) -> Identity:
     return connection.local_id or Identity.of_address(local.host)
-
-
-def _authenticator(sa: IkeSa, connection: ConnectionConfig, local: Identity, peer: Identity) -> Authenticator:
-    suite, _ = sa.need_keys()
-    return authenticator_for(connection, suite.prf, local, peer)
 
 
 def _expected_identity(sa: IkeSa) -> Identity:
@@ -94,8 +89,8 @@ def begin(sa: IkeSa, now: float) -> None:
         payloads.append(Notify(NotifyType.INITIAL_CONTACT))  # rfc7296-s2.4-02
     if isinstance(connection.remote_id, Identity):
         payloads.append(IdR(connection.remote_id.id_type, connection.remote_id.data))
-    authenticator = _authenticator(sa, connection, sa.local_id, _expected_identity(sa))
-    payloads.append(authenticator.prove(_our_octets(sa, id_i.body())))
+    prover = prover_for(connection, sa.need_keys()[0].prf, sa.local_id, _expected_identity(sa))
+    payloads += prover.prove(_our_octets(sa, id_i.body()))
     if sa.wanted and connection.childless is not Childless.FORCE:
         handshake.child, child_payloads = child_negotiation.offer(sa, sa.wanted[0])
         payloads += child_payloads
@@ -121,8 +116,8 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         if wanted is not None and not wanted.matches(peer_id):  # rfc7296-s1.2-03
             raise AuthenticationFailed(f"the peer is {peer_id}, we want {wanted}")
         own = sa.local_id or _own_identity(sa.connection, sa.local)
-        authenticator = _authenticator(sa, sa.connection, own, peer_id)
-        authenticator.verify(auth, _peer_octets(sa, id_r.body()))  # rfc7296-s1.2-02
+        verifier = verifier_for(sa.connection, sa.need_keys()[0].prf, own, peer_id)
+        verifier.verify(inbound, _peer_octets(sa, id_r.body()))  # rfc7296-s1.2-02
     except ProtocolError as error:
         sa.fail(str(error), error.notify_type)
         sa.queue_first(CloseIkeSa(str(error), error.notify_type))
@@ -198,19 +193,20 @@ def _take_offered(sa: IkeSa, offered: ChildOffer, inbound: Inbound) -> None:
 def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     """Verify the initiator and answer; AuthenticationFailed when it is not who it says, or nobody that we know."""
     id_i = inbound.required(IdI)
-    auth = inbound.first(Auth)
-    if auth is None:
+    if inbound.first(Auth) is None:
         raise AuthenticationFailed("the initiator wants EAP, which is not configured")
     connection = _find_connection(sa, inbound, id_i)
     peer_id = Identity(id_i.id_type, id_i.data)
     own = _own_identity(connection, inbound.local)
-    authenticator = _authenticator(sa, connection, own, peer_id)
-    authenticator.verify(auth, _peer_octets(sa, id_i.body()))  # rfc7296-s1.2-02, rfc7296-s2.21.2-01
+    prf = sa.need_keys()[0].prf
+    verifier = verifier_for(connection, prf, own, peer_id)
+    verifier.verify(inbound, _peer_octets(sa, id_i.body()))  # rfc7296-s1.2-02, rfc7296-s2.21.2-01
     sa.connection = connection
     sa.local_id, sa.peer_id = own, peer_id
     sa.local, sa.remote = inbound.local, inbound.remote
     id_r = IdR(sa.local_id.id_type, sa.local_id.data)
-    payloads: list[Payload] = [id_r, authenticator.prove(_our_octets(sa, id_r.body()))]
+    prover = prover_for(connection, prf, own, peer_id)
+    payloads: list[Payload] = [id_r, *prover.prove(_our_octets(sa, id_r.body()))]
     sa.establish(inbound.now, initial_contact=_heeds_initial_contact(sa, inbound))
     payloads += _answer_child(sa, inbound)
     if connection.reauth_s:
