@@ -226,8 +226,9 @@ class Network:
                     host.sending.insert(len(host.sending) if standby else 0, child.spi_in)
             case ChildSaRekeyed(old, new):
                 assert old.spi_in in host.installed
-                host.sending.remove(new.spi_in)
-                host.sending.insert(0, new.spi_in)
+                if new.spi_in in host.installed:
+                    host.sending.remove(new.spi_in)
+                    host.sending.insert(0, new.spi_in)
             case ChildSaMoved(old, new):
                 assert host.installed[old.spi_in] == old
                 host.installed[new.spi_in] = new

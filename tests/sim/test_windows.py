@@ -15,14 +15,25 @@ RFC 7296 sections 1.3.2, 2.1, 2.2, 2.3 and 2.25.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
 from sim.craft import give, parse, sealed
-from sim.interleaving import assert_agreed
+from sim.interleaving import PATIENT, assert_agreed, assert_no_gap, lines_of, next_time
 from sim.network import FAST, Host, Network, Sent, assert_nothing_left, child_config, connected, pair, up
 
-from ikev2.core.events import ChildSaDeleted, ChildSaFailed, ChildSaReady, IkeSaDeleted, PeerAlive
+from ikev2.core.config import Lifetime
+from ikev2.core.events import (
+    ChildSaDeleted,
+    ChildSaFailed,
+    ChildSaReady,
+    ChildSaRekeyed,
+    IkeSaDeleted,
+    IkeSaFailed,
+    IkeSaRekeyed,
+    PeerAlive,
+)
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.nat import NatState
 from ikev2.core.state import State
@@ -585,3 +596,33 @@ def test_up_with_a_window_needs_no_further_message() -> None:
     up(network, a)
     assert len(network.sent) == 4
     assert_agreed(a, b)
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.2])
+def test_lifetimes_of_several_child_sas_with_windows_leave_no_gap(loss: float) -> None:
+    """An hour in which both ends rekey everything when its time comes, often together, and ask for signs of life."""
+    lasts = Lifetime(rekey_s=100.0, over_s=60.0, rand_s=5.0)
+    options: dict[str, object] = {
+        "window_size": 4,
+        "children": (child_config(lifetime=lasts),),
+        "lifetime": Lifetime(rekey_s=330.0, over_s=120.0, rand_s=20.0),
+        "dpd_delay_s": 7.0,
+        "retransmission": PATIENT,
+    }
+    rng = random.Random(1)
+    network, a, b = connected(a=options, b=options)
+    make_children(network, a, 3)
+    network.run(network.now + 1)
+    lines = lines_of(a, b)
+    network.link = lambda sent: (0.02 * rng.random(),) if rng.random() >= loss else ()
+    most = 0
+    while (at := next_time(network, a, b)) is not None and at < 3600:
+        network.run(at)
+        assert_no_gap(a, b, lines)
+        most = max(most, *(len(sa.requests.outstanding) for host in (a, b) for sa in host.manager.sas))
+    assert len(a.installed) == len(b.installed) == 4
+    assert len(a.of(IkeSaRekeyed)) >= 8
+    assert len(a.of(ChildSaRekeyed)) + len(b.of(ChildSaRekeyed)) >= 4 * 30
+    assert most >= 2
+    assert not a.of(IkeSaFailed)
+    assert a.spis.reserved == b.spis.reserved == set()
