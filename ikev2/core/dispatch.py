@@ -24,7 +24,7 @@ from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayloa
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import MAJOR_VERSION, Header
 from ikev2.wire.message import Message, parse_payloads
-from ikev2.wire.payloads import EncryptedFragment, Notify, Payload
+from ikev2.wire.payloads import Encrypted, EncryptedFragment, Notify, Payload
 from ikev2.wire.rules import check_message
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
         return
     if not sa.responses.is_new(header.message_id):
         # rfc7296-s2.1-05, rfc7296-s2.3-08, rfc7296-s2.3-09
+        _report_beyond(sa, inbound)
         raise Ignored(f"request {header.message_id} where {sa.responses.expected_id} is expected")
     row = TRANSITIONS.get((sa.state, header.exchange_type, Role.RESPONDER))
     if row is not None and not row.protected:
@@ -73,6 +74,23 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
             return
         inbound = whole
     _answer_protected(sa, row, inbound)
+
+
+def _report_beyond(sa: IkeSa, inbound: Inbound) -> None:
+    """Tell a peer that sends more requests than we have promised to keep, in a request of ours, and not too often.
+
+    What lies before the window may be a replay, and is not worth a word. RFC 7296 section 2.3.
+    """
+    header, channel = inbound.message.header, sa.channel
+    may_report = sa.responses.is_beyond(header.message_id) and suspicion.may_report(sa, inbound.now)
+    if not may_report or channel is None or not isinstance(inbound.message.encrypted, Encrypted):
+        return
+    try:
+        channel.open(inbound.data, inbound.message)
+    except ProtocolError:
+        return
+    number = header.message_id.to_bytes(4, "big")
+    suspicion.report(sa, Notify(NotifyType.INVALID_MESSAGE_ID, number), inbound.now)  # rfc7296-s2.3-10
 
 
 def _answer_clear(sa: IkeSa, row: Transition, inbound: Inbound) -> None:

@@ -1,12 +1,13 @@
 """What comes for no SA of ours, and from whom: the peer is told over an IKE SA with it, or asked whether it lives.
 
     ESP under an SPI that is not ours   INVALID_SPI, over an IKE SA with that address, else unprotected
+    a request beyond our window         INVALID_MESSAGE_ID, over its IKE SA
     a request of an unknown IKE SA      INVALID_IKE_SPI, over an IKE SA with that address, and unprotected
     an unprotected INVALID_SPI          a hint: the IKE SAs with that address are asked whether their peers live
 
 Nothing here changes the state of an SA, and all of it is limited in rate: each of these messages may be forged.
 
-RFC 7296 sections 1.5 and 2.21.4.
+RFC 7296 sections 1.5, 2.3 and 2.21.4.
 """
 
 from __future__ import annotations
@@ -61,9 +62,14 @@ def partner(table: SaTable, remote: Address, *, in_udp: bool) -> IkeSa | None:
     return None
 
 
+def may_report(sa: IkeSa, now: float) -> bool:
+    """True when the peer has been told nothing for a while."""
+    return sa.state is State.ESTABLISHED and now - sa.last_report_at >= REPORT_INTERVAL_S
+
+
 def report(sa: IkeSa, notify: Notify, now: float) -> bool:
     """Tell the peer in an INFORMATIONAL exchange, not too often; False when it is told nothing now."""
-    if sa.state is not State.ESTABLISHED or now - sa.last_report_at < REPORT_INTERVAL_S:
+    if not may_report(sa, now):
         return False
     sa.last_report_at = now
     sa.queue(Report(notify))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sim.craft import clear, give, last_sent, opened, sealed
+from sim.craft import clear, give, last_sent, opened, parse, sealed
+from sim.interleaving import assert_agreed
 from sim.network import Host, Network, assert_joined, assert_nothing_left, connected, pair, up
 from sim.test_ike_auth import AUTH_EXCHANGE, half_open, net, tampered
+from sim.test_windows import Reader
 
 from ikev2.core.events import IkeSaDeleted, IkeSaEstablished, IkeSaFailed
 from ikev2.core.transitions import State
@@ -136,13 +138,38 @@ def test_error_that_was_forged_before_the_genuine_answer_leaves_no_trace() -> No
     assert len(requests) == 1 + a.manager.connections[0].retransmission.tries
 
 
+@pytest.mark.req("rfc7296-s2.3-10", "rfc7296-s2.3-08", "rfc7296-s2.3-09")
+def test_requests_beyond_the_window_are_reported_once_in_a_while_in_a_request_of_ours() -> None:
+    """HDR(MID=3), SK {}  -->
+    <--  HDR(MID=0), SK {N(INVALID_MESSAGE_ID)=00000003}
+    """
+    network, a, b = connected()
+    reader, before = Reader(a.sa), len(network.sent)
+    for number in (3, 4, 77, 0xFFFFFFFF):
+        give(network, b, sealed(a, ExchangeType.INFORMATIONAL, (), message_id=number), a.address)
+    network.run(network.now + 5)
+    (request, response) = network.sent[before:]
+    assert not parse(request.datagram).header.is_response
+    assert parse(request.datagram).header.exchange_type == ExchangeType.INFORMATIONAL
+    assert reader.read(request) == (Notify(NotifyType.INVALID_MESSAGE_ID, b"\0\0\0\3"),)
+    assert response.sender is a
+    network.run(network.now + 6)
+    for number in (78, 79):
+        give(network, b, sealed(a, ExchangeType.INFORMATIONAL, (), message_id=number), a.address)
+    network.run(network.now + 60)
+    assert reader.read(network.sent[before + 2]) == (Notify(NotifyType.INVALID_MESSAGE_ID, b"\0\0\0\x4e"),)
+    assert len(network.sent) == before + 4
+    assert_agreed(a, b)
+
+
 @pytest.mark.req("rfc7296-s2.3-10")
-def test_messages_outside_the_window_bring_not_one_notify() -> None:
-    """INVALID_MESSAGE_ID is optional and has to be rate limited: none is sent at all."""
+def test_what_was_answered_long_ago_or_is_a_forgery_is_not_reported() -> None:
     network, a, b = connected()
     before = len(network.sent)
-    for number in (0, 3, 4, 77, 0xFFFFFFFF):
-        give(network, b, sealed(a, ExchangeType.INFORMATIONAL, (), message_id=number), a.address)
+    give(network, b, sealed(a, ExchangeType.INFORMATIONAL, (), message_id=0), a.address)
+    forged = bytearray(sealed(a, ExchangeType.INFORMATIONAL, (), message_id=77))
+    forged[-1] ^= 1
+    give(network, b, bytes(forged), a.address)
     network.run(network.now + 60)
     assert len(network.sent) == before
 
