@@ -54,7 +54,7 @@ class OpenIntEnum(IntEnum):
         return self.value in type(self)._value2member_map_
 
     def __str__(self) -> str:
-        return self.name
+        return self._name_  # `name` is the same through a descriptor: every line of the log asks for several
 
     def __reduce_ex__(self, protocol: object) -> tuple[type[Self], tuple[int]]:
         # Python 3.11.0 to 3.11.3 pickles members by name, which a number without a name does not have.

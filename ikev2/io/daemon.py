@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 import time
@@ -88,6 +89,8 @@ class Daemon:
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         async with contextlib.AsyncExitStack() as stack:
             await self.start(stack)
+            gc.collect()
+            gc.freeze()  # what is there by now stays: later collections need not look at it
             sd_notify("READY=1")
             await self._stopped.wait()
             sd_notify("STOPPING=1")

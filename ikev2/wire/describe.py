@@ -105,7 +105,7 @@ def describe_payload(payload: Payload) -> str:
     """One payload in a word or two."""
     match payload:
         case Notify(notify_type=notify_type):
-            return f"N({NOTIFY_NAMES.get(notify_type, str(notify_type))})"
+            return f"N({NOTIFY_NAMES.get(notify_type) or notify_type})"
         case EncryptedFragment(fragment_number=number, total_fragments=total):
             return f"EF({number}/{total})"
         case Cp(cp_type=cp_type, attributes=attributes):
@@ -118,7 +118,7 @@ def describe_payload(payload: Payload) -> str:
         case Unknown(payload_type=payload_type):
             return f"({int(payload_type)})"
         case _:
-            return PAYLOAD_NAMES.get(payload.payload_type, str(payload.payload_type))
+            return PAYLOAD_NAMES[payload.payload_type]
 
 
 def describe_payloads(payloads: Iterable[Payload]) -> str:

@@ -163,7 +163,9 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
         if len(payloads) == MAX_PAYLOADS:
             raise InvalidSyntax(f"more than {MAX_PAYLOADS} payloads", offset=at)
         following, bits, length = cursor.unpack(GENERIC_HEADER)
-        next_payload = _KNOWN_TYPES.get(following) or PayloadType(following)
+        next_payload = _KNOWN_TYPES.get(following)
+        if next_payload is None:
+            next_payload = PayloadType(following)
         if length < GENERIC_HEADER_OCTETS:
             raise InvalidSyntax(f"a payload of {length} octets", offset=at + 2, payload=payload_type)
         payload_class = PAYLOAD_CLASSES.get(payload_type)

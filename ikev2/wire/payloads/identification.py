@@ -12,8 +12,6 @@ from ikev2.wire.payloads.base import PlainPayload
 ID_OCTETS = {IdType.ID_IPV4_ADDR: 4, IdType.ID_IPV6_ADDR: 16, IdType.ID_NULL: 0}
 """The length of the data of the types that have one; ID_NULL is RFC 7619 section 2.2."""
 
-TERMINATORS = (0x00, 0x0A, 0x0D)
-
 
 @dataclass(frozen=True, slots=True)
 class Id(PlainPayload):
@@ -47,7 +45,8 @@ class Id(PlainPayload):
             return f"{self.id_type} of {len(self.data)} octets"
         if self.id_type in (IdType.ID_FQDN, IdType.ID_RFC822_ADDR):
             # rfc7296-s3.5-03, rfc7296-s3.5-04
-            if any(terminator in self.data for terminator in TERMINATORS):
+            data = self.data
+            if b"\0" in data or b"\n" in data or b"\r" in data:
                 return f"{self.id_type} contains a terminator"
             if sending and self.id_type == IdType.ID_FQDN and not self.data.isascii():
                 return f"{self.id_type} is not ASCII"
