@@ -231,6 +231,21 @@ def test_keepalives_and_rubbish_on_port_4500_do_no_harm(hosts: Hosts) -> None:
     assert b.query()["drops"] == {"malformed": 3, "unknown-spi": 2}
 
 
+@pytest.mark.req("rfc7296-s2.21.4-08")
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+def test_esp_of_an_unknown_spi_is_told_of_with_both_addresses(hosts: Hosts, udp: bool) -> None:
+    """From the raw socket without ports, from the UDP socket with them: there the answer has to go."""
+    a, b = hosts
+    if udp:
+        a.attach(host=A)
+        b.attach(host="0.0.0.0")
+        a.send_udp(data="0badf00d" + "00" * 40, to=B, port=4500)
+    else:
+        a.send_esp(data="0badf00d" + "00" * 40, to=B)
+    port = 4500 if udp else 0
+    assert b.stray() == ["0badf00d", [B, port], [A, port]]
+
+
 def test_an_error_of_the_socket_does_not_stop_the_loop(hosts: Hosts) -> None:
     a, b = hosts
     a.attach(host=A)

@@ -26,7 +26,7 @@ from esp_support import child_pair
 
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.types import Mode
-from ikev2.ipsec.backend import Bypass
+from ikev2.ipsec.backend import Bypass, UnknownSpi
 from ikev2.ipsec.ipv4 import ones_complement_sum
 from ikev2.ipsec.userspace import UserspaceBackend
 from ikev2.wire.payloads.ts import TrafficSelector
@@ -125,6 +125,21 @@ class Host:
         """Octets as they are, from the UDP 4500 socket."""
         assert self.encap is not None
         self.encap.sendto(bytes.fromhex(data), (to, port))
+
+    def send_esp(self, data: str, to: str) -> None:
+        """Octets as they are, as IP protocol 50, beside every SA."""
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP) as raw:
+            raw.sendto(bytes.fromhex(data), (to, 0))
+
+    def stray(self) -> list[object]:
+        """Wait for word of ESP under an unknown SPI: the SPI, our address and the sender's."""
+        poll, end = select.poll(), time.monotonic() + REPLY_TIMEOUT_S
+        poll.register(self.backend.event_fd(), select.POLLIN)
+        while time.monotonic() < end and poll.poll(1000 * (end - time.monotonic())):
+            while (event := self.backend.next_event()) is not None:
+                if isinstance(event, UnknownSpi):
+                    return [f"{event.spi:08x}", list(event.local), list(event.remote)]
+        raise RuntimeError("nothing was told of")
 
     def unreachable_error(self, to: str, port: int) -> None:
         """Have an ICMP error come for the UDP 4500 socket, which asks to be told of errors."""
