@@ -64,8 +64,8 @@ class Requests:
     @property
     def has_room(self) -> bool:
         """True when the window lets one more request go."""
-        # rfc7296-s2.3-02, rfc7296-s2.3-04, rfc7296-s2.3-05: all up to next_id - window have their responses.
         oldest = self.in_flight
+        # rfc7296-s2.3-02, rfc7296-s2.3-04, rfc7296-s2.3-05: all up to next_id - window have their responses.
         return oldest is None or self.next_id - oldest.message_id < self.window
 
     def widen(self, window: int) -> None:

@@ -101,10 +101,23 @@ def test_ike_sa_deletes_that_cross() -> None:
     network, a, b = connected()
     for host in (a, b):
         host.manager.delete(host.sa, network.now)
-    network.run()
+    network.run(network.now + 0.015)
+    # The requests have come, and no response yet: each end has forgotten its own.
     for host in (a, b):
         assert len(host.of(IkeSaDeleted)) == 1
+    network.run()
     assert_nothing_left(a, b)
+
+
+@pytest.mark.req("rfc7296-s2.21.4-01", "rfc7296-s2.21.4-05", "rfc7296-s3.1-14")
+def test_a_response_under_unknown_spis_is_answered_by_nobody() -> None:
+    network, a, b = connected()
+    before = len(network.sent)
+    for initiator in (True, False):
+        spis = {"spi_i": b"\x11" * 8, "spi_r": b"\x22" * 8, "is_initiator": initiator}
+        give(network, b, clear(ExchangeType.INFORMATIONAL, (), is_response=True, **spis), a.address)  # type: ignore[arg-type]
+    assert len(network.sent) == before
+    assert b.sa.state is State.ESTABLISHED
 
 
 def test_deleting_twice_sends_one_delete() -> None:
