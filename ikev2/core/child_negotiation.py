@@ -378,6 +378,8 @@ def _choose_config(
                 originals = _Originals(narrowing.single_address(tsr), narrowing.single_address(tsi))
                 asked_r, asked_i = _substituted(sa, local=tsr, remote=tsi)
             narrowed = _narrow(sa, config, asked_i, asked_r)
+            if transport and sa.nat.remote:
+                _refuse_conflict(sa, narrowed)
         except SinglePairRequired as error:
             problem = error
             continue
@@ -392,6 +394,24 @@ def _choose_config(
     if problem is None and wrong_mode:
         raise NoProposalChosen("only transport mode is configured, and the peer did not ask for it")
     raise problem or TsUnacceptable("no Child SA is configured")
+
+
+def _refuse_conflict(sa: IkeSa, narrowed: narrowing.Narrowed) -> None:
+    """Transport mode with two hosts behind one NAT, whose traffic is the same as seen from here: only the first has it.
+
+    Raises TsUnacceptable. RFC 3948 section 5.2: conflicting connections MUST be disallowed, or handled otherwise.
+    """
+    for other in sa.observer.others_behind(sa):
+        for child in other.children.values():
+            there = child.params
+            if (
+                there.mode is Mode.TRANSPORT
+                and narrowing.intersect_all(narrowed.tsi, there.ts_remote)
+                and narrowing.intersect_all(narrowed.tsr, there.ts_local)
+            ):
+                raise TsUnacceptable(
+                    f"{other.peer_id} is behind the same NAT and has this traffic in transport mode"
+                )
 
 
 def _narrow(sa: IkeSa, config: ChildConfig, tsi: Selectors, tsr: Selectors) -> narrowing.Narrowed:

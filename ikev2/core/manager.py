@@ -302,6 +302,10 @@ class SaManager:
         """True when no other SA that may be of this connection's identities is there, or on its way."""
         return self._table.is_only_sa(sa)
 
+    def others_behind(self, sa: IkeSa) -> list[IkeSa]:
+        """The IKE SAs of other peers that are seen under the address of this one's, behind a NAT."""
+        return self._table.others_behind(sa)
+
     def next_reqid(self) -> int:
         """The next number of our range."""
         self._reqid = (self._reqid + 1) % REQID_COUNT

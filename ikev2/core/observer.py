@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from ikev2.core.pools import AddressPools
@@ -20,6 +21,10 @@ class Observer(Protocol):
 
     def is_only_sa(self, sa: IkeSa) -> bool:
         """True when there is no other IKE SA between these identities: INITIAL_CONTACT may be said."""
+        ...
+
+    def others_behind(self, sa: IkeSa) -> Iterable[IkeSa]:
+        """The IKE SAs of other peers that are seen under the address of this one's, behind a NAT."""
         ...
 
     def next_reqid(self) -> int:
@@ -70,6 +75,10 @@ class LoneObserver:
     def is_only_sa(self, sa: IkeSa) -> bool:
         """It is the only one that we know."""
         return True
+
+    def others_behind(self, sa: IkeSa) -> Iterable[IkeSa]:
+        """It is the only one that we know."""
+        return ()
 
     def next_reqid(self) -> int:
         """1, 2, ..."""

@@ -106,6 +106,21 @@ class SaTable:
         ]
         return [sa for *_, sa in sorted(found, key=lambda entry: entry[1:3], reverse=True)]
 
+    def others_behind(self, sa: IkeSa) -> list[IkeSa]:
+        """The IKE SAs of other peers that are seen under the address of this one's, behind a NAT.
+
+        What comes of rekeying or reauthenticating, or anew after a crash, is of the same peer.
+        """
+        return [
+            other
+            for other in self._by_spi.values()
+            if other.remote.host == sa.remote.host
+            and other.established_at is not None
+            and other.state is not State.CLOSED
+            and other.peer_id is not None
+            and (sa.peer_id is None or not other.peer_id.matches(sa.peer_id))
+        ]
+
     def is_only_sa(self, sa: IkeSa) -> bool:
         """True when no other SA that may be of this connection's identities is there, or on its way.
 

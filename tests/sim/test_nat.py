@@ -10,8 +10,8 @@ from sim.network import A, B, Host, Network, assert_joined, assert_nothing_left,
 
 from ikev2.core import nat
 from ikev2.core.child_sa import UdpEncap
-from ikev2.core.config import Identity
-from ikev2.core.events import ChildSaMoved
+from ikev2.core.config import Dynamic, Identity
+from ikev2.core.events import ChildSaFailed, ChildSaMoved, ChildSaReady
 from ikev2.core.types import Address, Datagram, Mode
 from ikev2.iana import NotifyType
 from ikev2.wire.payloads import Notify, TrafficSelector
@@ -306,3 +306,91 @@ def test_with_a_nat_on_both_sides_nobody_follows() -> None:
     network.run(10.0)
     assert b.sa.remote == Address(PUBLIC, 24500)
     assert b.of(ChildSaMoved) == []
+
+
+# --- RFC 3948 section 5.2: two hosts behind one NAT, in transport mode with one server ---
+
+OTHER = "192.0.2.9"
+
+
+class SharedNat(Nat):
+    """A second host behind the NAT has the ports from 40000 on."""
+
+    def __call__(self, datagram: Datagram) -> Datagram:
+        if datagram.local.host == OTHER:
+            return replace(datagram, local=Address(PUBLIC, datagram.local.port + 40000))
+        if datagram.remote.host == PUBLIC and datagram.remote.port > 40000:
+            return replace(datagram, remote=Address(OTHER, datagram.remote.port - 40000))
+        return super().__call__(datagram)
+
+
+def shared(first: Dynamic, second: Dynamic) -> tuple[Network, Host, Host, Host]:
+    """Ari, Bob and the server; what each of the two wants to say to the server in transport mode."""
+    network = Network()
+    hosts = [
+        network.add(
+            name, host, [connection(host, B, children=(child_config(mode=Mode.TRANSPORT, remote_ts=(ts,)),))]
+        )
+        for name, host, ts in (("ari", A, first), ("bob", OTHER, second))
+    ]
+    any_of = connection(B, "%any", remote_id=None, children=(child_config(mode=Mode.TRANSPORT),))
+    server = network.add("server", B, [any_of])
+    network.translate = SharedNat()
+    for host in hosts:
+        up(network, host, until=network.now + 5)
+    return network, hosts[0], hosts[1], server
+
+
+def test_a_second_host_behind_the_nat_with_the_same_traffic_is_refused() -> None:
+    network, ari, bob, server = shared(Dynamic(), Dynamic())
+    (failed,) = bob.of(ChildSaFailed)
+    assert isinstance(failed, ChildSaFailed)
+    assert failed.notify_type == NotifyType.TS_UNACCEPTABLE
+    assert len(server.installed) == len(ari.installed) == 1
+    assert len(server.manager.sas) == 2  # his IKE SA stays
+    # Who is there already may rekey, and come again.
+    ari.manager.rekey_child(next(iter(ari.installed.values())), network.now)
+    ari.manager.rekey(ari.sa, network.now)
+    network.run(network.now + 5)
+    assert len(server.installed) == len(ari.installed) == 1
+    assert ari.of(ChildSaFailed) == []
+
+
+def test_different_traffic_of_two_hosts_behind_the_nat_is_no_conflict() -> None:
+    _, ari, bob, server = shared(Dynamic(17, 0, 65535), Dynamic(6, 0, 65535))
+    assert bob.of(ChildSaFailed) == ari.of(ChildSaFailed) == []
+    assert len(server.installed) == 2
+
+
+def test_once_the_first_is_gone_the_second_gets_it() -> None:
+    network, ari, bob, server = shared(Dynamic(), Dynamic())
+    ari.manager.delete(ari.sa, network.now)
+    network.run(network.now + 5)
+    bob.manager.make_child(bob.sa, "net", network.now)
+    network.run(network.now + 5)
+    (child,) = server.installed.values()
+    assert child.encap == UdpEncap(4500, 44500)
+
+
+def test_who_asks_for_transport_mode_gets_a_tunnel_with_the_original_selectors_where_only_that_is_allowed() -> None:
+    """RFC 7296 section 2.23.1: the substitution is undone. Who wants nothing but transport mode deletes it again."""
+    network = Network()
+    a = network.add("a", A, [connection(A, B, children=(child_config(mode=Mode.TRANSPORT),))])
+    tunnel = child_config(remote_ts=(TrafficSelector.from_network(f"{A}/32"),))
+    b = network.add("b", B, [connection(B, "%any", remote_id=Identity.parse(f"host-{A}"), children=(tunnel,))])
+    network.translate = Nat()
+    up(network, a)
+    (ready,) = b.of(ChildSaReady)
+    assert isinstance(ready, ChildSaReady)
+    assert ready.child.mode is Mode.TUNNEL
+    assert ready.child.ts_remote == (TrafficSelector.from_network(f"{A}/32"),)
+    assert ready.child.nat_original_remote is None
+    assert a.installed == b.installed == {}
+
+
+def test_the_first_one_may_come_again_while_the_server_still_has_its_old_ike_sa() -> None:
+    network, ari, _, server = shared(Dynamic(), Dynamic())
+    ari.manager.initiate("lab", None, Address(A, 500), network.now)
+    network.run(network.now + 5)
+    assert ari.of(ChildSaFailed) == []
+    assert len(server.installed) == 2
