@@ -22,14 +22,11 @@ from collections.abc import Sequence
 
 from ikev2.core import cp, dispatch, lifetime, scheduling, succession, transmission
 from ikev2.core.channel import SecureChannel
-from ikev2.core.child_negotiation import ChildSa
 from ikev2.core.child_sa import ChildSaParameters
+from ikev2.core.child_table import ChildTable
 from ikev2.core.config import ChildConfig, ConnectionConfig, Identity, Limits
 from ikev2.core.events import (
-    ChildSaDeleted,
     ChildSaFailed,
-    ChildSaReady,
-    ChildSaRekeyed,
     Event,
     IkeSaDeleted,
     IkeSaEstablished,
@@ -47,7 +44,7 @@ from ikev2.core.exchange import (
     RekeyIkeSa,
     Task,
 )
-from ikev2.core.exchanges import ike_sa_init, rekey_ike_sa
+from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI, Handshake
 from ikev2.core.fragmentation import Fragmentation
 from ikev2.core.impair import Impairment, Outlet, message_impairments
@@ -55,7 +52,6 @@ from ikev2.core.info import IkeSaInfo, ike_sa_info
 from ikev2.core.keylog import KeyLog
 from ikev2.core.nat import NatState
 from ikev2.core.observer import LoneObserver, Observer
-from ikev2.core.purposes import ChildRequest
 from ikev2.core.state import State
 from ikev2.core.tracer import NullTracer, Tracer
 from ikev2.core.transitions import TRANSITIONS
@@ -73,7 +69,7 @@ from ikev2.wire.payloads import Payload
 _INIT = bytes((ExchangeType.IKE_SA_INIT,))
 
 
-class IkeSa:
+class IkeSa(ChildTable):
     """One IKE SA in either role.
 
     `connection` is what we want (initiator) or the first of `candidates` (responder; the one that counts is known
@@ -100,6 +96,7 @@ class IkeSa:
         impairments: Sequence[Impairment] = (),
         shared_impairments: Sequence[Impairment] = (),
     ) -> None:
+        super().__init__()
         self.connection = connection
         self.role = role
         self.entropy = entropy
@@ -121,10 +118,7 @@ class IkeSa:
         self.handshake: Handshake | None = None
         self.local_id: Identity | None = None
         self.peer_id: Identity | None = None
-        self.children: dict[int, ChildSa] = {}
-        self.unwanted_spis: set[int] = set()
         self.cp = cp.CpState()
-        self._reserved_spis: dict[int, tuple[str, str]] = {}
         self.wanted = _wanted(connection) if role is Role.INITIATOR else ()
         self.replaces: IkeSa | None = None
         self.tried_anew = False
@@ -143,7 +137,6 @@ class IkeSa:
         self.fragmentation = Fragmentation()
         self.extensions: dict[str, object] = {}
         self.tasks: deque[Task] = deque()
-        self._events: deque[Event] = deque()
         self._outbox: list[Datagram] = []
         self.deadline: float | None = None
         self.last_hint_at = self.last_report_at = float("-inf")
@@ -362,32 +355,6 @@ class IkeSa:
         """A snapshot."""
         return ike_sa_info(self)
 
-    def child_by_spi_out(self, spi_out: int) -> ChildSa | None:
-        """The Child SA on whose SPI the peer receives."""
-        return next((child for child in self.children.values() if child.params.spi_out == spi_out), None)
-
-    def is_closing_child(self, child: ChildSa) -> bool:
-        """True when we have sent a Delete for it, or are going to."""
-        spi_in = child.params.spi_in
-        return child.closing or any(isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self.tasks)
-
-    def replacement_of(self, child: ChildSa) -> ChildSa | None:
-        """What the peer has made to replace this Child SA, which it has still to delete."""
-        spi_in = child.params.spi_in
-        return next((other for other in self.children.values() if other.standby_for == spi_in), None)
-
-    def is_busy_with_children(self) -> bool:
-        """True while a request of ours makes, rekeys or closes a Child SA."""
-        return any(rekey_ike_sa.is_about_children(purpose) for purpose in self.purposes())
-
-    def purposes(self) -> list[object]:
-        """What our outstanding requests are for, the oldest first."""
-        return [request.purpose for request in self.requests.outstanding.values()]
-
-    def child_requests(self) -> list[ChildRequest]:
-        """Those that make or rekey a Child SA."""
-        return [purpose for purpose in self.purposes() if isinstance(purpose, ChildRequest)]
-
     @property
     def purpose_in_flight(self) -> object:
         """What our oldest outstanding request is for, None when there is none; one for a new IKE SA is alone."""
@@ -462,48 +429,6 @@ class IkeSa:
         self.handshake = None
         self.add_event(IkeSaFailed(self.info(), reason, notify_type))
 
-    def add_event(self, event: Event) -> None:
-        """Queue an event for the driver."""
-        self._events.append(event)
-
-    def reserve_spi(self) -> int:
-        """An SPI of the backend, for a Child SA that may come of an exchange."""
-        hosts = self.local.host, self.remote.host
-        spi = self.spi_source.allocate_spi(*hosts)
-        self._reserved_spis[spi] = hosts
-        return spi
-
-    def release_spi(self, spi: int) -> None:
-        """The exchange is over: give the SPI back, unless a Child SA has come of it."""
-        hosts = self._reserved_spis.pop(spi, None)
-        if hosts is not None:
-            self.spi_source.release_spi(spi, *hosts)
-
-    def add_child(self, child: ChildSa, now: float, *, standby_for: int | None = None) -> None:
-        """A Child SA is negotiated; with `standby_for` another one is still to be sent on."""
-        self._reserved_spis.pop(child.params.spi_in, None)
-        child.installed_at = now
-        child.standby_for = standby_for
-        child.soft_at, child.hard_at = lifetime.draw(child.config.lifetime, self.entropy, now)
-        self.children[child.params.spi_in] = child
-        if self.keylog is not None:
-            self.keylog.child_sa(child.params)
-        self.add_event(ChildSaReady(child.params, standby=standby_for is not None))
-
-    def remove_child(self, child: ChildSa, reason: str) -> None:
-        """A Child SA is gone at both ends; what stood by for it takes over."""
-        del self.children[child.params.spi_in]
-        for other in self.children.values():
-            if other.standby_for == child.params.spi_in:
-                other.standby_for = None
-                self.add_event(ChildSaRekeyed(child.params, other.params))
-        self.add_event(ChildSaDeleted(child.params, reason))
-
-    def delete_unwanted(self, spi_in: int, reason: str) -> None:
-        """Delete at the peer a pair of which we have nothing, or nothing any more."""
-        self.unwanted_spis.add(spi_in)
-        self.tasks.append(CloseChildSa(spi_in, reason))
-
     def queue(self, *tasks: Task) -> None:
         """Put local actions behind all others."""
         self.tasks.extend(tasks)
@@ -560,8 +485,7 @@ class IkeSa:
         # rfc7296-s2.12-01
         self.keys = self.channel = self.handshake = None
         self.requests.outstanding.clear()
-        for spi in list(self._reserved_spis):
-            self.release_spi(spi)
+        self.release_all_spis()
         self.fragmentation = Fragmentation()
         self.tasks.clear()
         self.close_after = None

@@ -52,6 +52,7 @@ def _heed_limit(sa: IkeSa) -> None:
 def _may_request(sa: IkeSa) -> bool:
     if sa.state is State.AUTH_SENT:
         return sa.failed
+    # rfc7296-s1.3.2-02: not in state REKEYING; of a REKEYED one all but its deletion was handed on.
     # One that may have to go again, as both ends have rekeyed at once, waits until that is decided.
     return sa.state in (State.ESTABLISHED, State.REKEYED) and sa.predecessor is None  # rfc7296-s1.3.2-02
 
