@@ -50,8 +50,10 @@ def sa_lines(result: Mapping[str, Any]) -> Iterator[str]:
             f"{sa['name']}: {sa['state']}, {sa['role']}, "
             f"{sa['spi_i']}_i{mark[ours]} {sa['spi_r']}_r{mark[not ours]}"
         )
-        yield f"  local  '{sa['local_id']}' @ {sa['local']}" + (" (behind NAT)" if sa["nat_local"] else "")
-        yield f"  remote '{sa['remote_id']}' @ {sa['remote']}" + (" (behind NAT)" if sa["nat_remote"] else "")
+        yield f"  local  {_identity(sa['local_id'])} @ {sa['local']}" + (" (behind NAT)" if sa["nat_local"] else "")
+        yield f"  remote {_identity(sa['remote_id'])} @ {sa['remote']}" + (
+            " (behind NAT)" if sa["nat_remote"] else ""
+        )
         if sa["suite"]:
             yield f"  {sa['suite']}, authentication by {sa['auth']}"
         if sa["local_vips"]:
@@ -87,6 +89,11 @@ def sa_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 BEFORE_AUTHENTICATION = ("IDLE", "INIT_SENT", "HALF_OPEN", "AUTH_SENT")
+
+
+def _identity(text: str) -> str:
+    """An identity in quotes; a half-open IKE SA does not have them yet."""
+    return f"'{text}'" if text else "(not known yet)"
 
 
 def _to_come(sa: Mapping[str, Any], **names: str) -> str:

@@ -50,6 +50,7 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     if kept is not None:
         fragmentation.shrink_response(sa, kept, inbound)
         # rfc7296-s2.1-01, rfc7296-s2.1-02
+        tracing.repeated_response(sa, header.message_id)
         transmission.send_back(sa, kept.data, inbound)
         return
     if not sa.responses.is_new(header.message_id):

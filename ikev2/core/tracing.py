@@ -34,3 +34,15 @@ def sent(
     if not isinstance(sa.tracer, NullTracer):
         line = describe_exchange(exchange, message_id, payloads, is_response=is_response)
         sa.tracer.message("out", line, sa.local, sa.remote)
+
+
+def repeated_request(sa: IkeSa, message_id: int, times: int) -> None:
+    """A request goes out once more: for the first time, the second, ... RFC 7296 section 2.1."""
+    if not isinstance(sa.tracer, NullTracer):
+        sa.tracer.note(f"{sa.name}: retransmit {times} of request with message ID {message_id}")
+
+
+def repeated_response(sa: IkeSa, message_id: int) -> None:
+    """A request came once more, and gets the same response. RFC 7296 section 2.1."""
+    if not isinstance(sa.tracer, NullTracer):
+        sa.tracer.note(f"{sa.name}: received retransmit of request with ID {message_id}, retransmitting response")

@@ -265,7 +265,9 @@ def test_the_text_of_list() -> None:
 def test_list_tells_what_is_going_on_and_what_waits() -> None:
     a, b = peers(fragmentation="no")
     half = a.initiate()
-    assert "  begun 0s ago" in list(sa_lines(reply(listed(half, 0.0))))
+    begun = list(sa_lines(reply(listed(half, 0.0))))
+    assert "  begun 0s ago" in begun
+    assert "  remote (not known yet) @ 192.0.2.2:500" in begun
     roundtrip(a, b)
     (child,) = a.sa.children.values()
     a.manager.rekey_child(child.params, a.now)

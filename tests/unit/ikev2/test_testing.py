@@ -11,6 +11,7 @@ from ikev2 import Peer, Recorder, connection, events, roundtrip
 from ikev2.cli.config import ConfigurationFaults
 from ikev2.core.config import ConnectionConfig
 from ikev2.core.state import State
+from ikev2.core.tracer import ListTracer
 from ikev2.core.types import Datagram
 from ikev2.errors import LocalProtocolError
 from ikev2.iana import ExchangeType, NotifyType, PayloadType
@@ -97,6 +98,26 @@ def test_time_passes_in_the_order_of_the_timers() -> None:
     a.advance(10)
     assert a.event(events.IkeSaFailed).reason == "the peer does not answer"
     assert a.now == 12.5
+
+
+def test_what_is_sent_again_is_in_the_log_in_strongswans_words() -> None:
+    ours, theirs = ListTracer(), ListTracer()
+    a, b = Peer(end(A, B), tracer=ours), Peer(end(B, A), tracer=theirs)
+    a.initiate()
+    (request,) = a.send()
+    b.receive(request)
+    b.send()
+    for wait_s in (2, 3.6):
+        a.advance(wait_s)
+        b.receive(*a.send())
+    name = f"test[{request.data[:8].hex()}:{'0' * 16}]"
+    assert [line for line in ours.lines if "retransmit" in line] == [
+        f"{name}: retransmit 1 of request with message ID 0",
+        f"{name}: retransmit 2 of request with message ID 0",
+    ]
+    again = [line for line in theirs.lines if "retransmit" in line]
+    assert len(again) == 2
+    assert again[0].endswith(": received retransmit of request with ID 0, retransmitting response")
 
 
 def test_an_answer_changes_nothing_whatever_is_in_it() -> None:
