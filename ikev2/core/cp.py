@@ -17,7 +17,7 @@ RFC 7296 sections 2.19, 2.20, 3.15 and 4.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -200,12 +200,12 @@ def granting(sa: IkeSa, inbound: Inbound, *, demanded: bool = True) -> Iterator[
 
 def answer(sa: IkeSa, inbound: Inbound, *, demanded: bool = True) -> list[Payload]:
     """The CFG_REPLY to a request's CFG_REQUEST, nothing without one; errors as for `granting`."""
-    connection, asked = sa.connection, inbound.first(Cp)
+    connection, payload, asked = sa.connection, inbound.first(Cp), None
     if not connection.pools or sa.authenticated_first:
         return []
-    if asked is not None and asked.cp_type != CpType.CFG_REQUEST:  # rfc7296-s3.15.1-09, rfc7296-s3.15.1-10
-        asked = None
-    wishes = [] if asked is None else _wishes(asked)
+    if payload is not None and payload.cp_type == CpType.CFG_REQUEST:  # rfc7296-s3.15.1-09, rfc7296-s3.15.1-10
+        asked = payload.attributes
+    wishes, kinds = _wishes(asked or ()), {attribute.type for attribute in asked or ()}
     if demanded and connection.pools_required and not wishes and not sa.cp.leases:
         raise FailedCpRequired("the peer asks for no address, and has none")  # rfc7296-s2.19-06
     if asked is None:  # rfc7296-s2.19-05
@@ -214,15 +214,15 @@ def answer(sa: IkeSa, inbound: Inbound, *, demanded: bool = True) -> list[Payloa
     if wishes and not given and (connection.pools_required or _has_version(sa, wishes)):
         raise InternalAddressFailure(f"there is no address for {sa.peer_id}")
     # rfc7296-s4-08, rfc7296-s4-09
-    return [Cp(CpType.CFG_REPLY, tuple(_reply(sa, asked, given)))]
+    return [Cp(CpType.CFG_REPLY, tuple(_reply(sa, kinds, given)))]
 
 
-def _wishes(asked: Cp) -> list[Wish]:
+def _wishes(asked: Sequence[CpAttribute]) -> list[Wish]:
     """The addresses that a request asks for, each with the one that it suggests."""
     versions = {kind: version for version, kind in _ADDRESS.items()}
     return [
         Wish(versions[attribute.type], attribute.address)
-        for attribute in asked.attributes
+        for attribute in asked
         if attribute.type in versions  # rfc7296-s3.15.1-06
     ]
 
@@ -252,8 +252,8 @@ def _assign(sa: IkeSa, wishes: Iterable[Wish]) -> list[Lease]:
     return given
 
 
-def _reply(sa: IkeSa, asked: Cp, given: Sequence[Lease]) -> Iterator[CpAttribute]:
-    """The addresses, and what their pools tell beside them; then what was asked about us.
+def _reply(sa: IkeSa, kinds: Collection[CpAttributeType], given: Sequence[Lease]) -> Iterator[CpAttribute]:
+    """The addresses, and what their pools tell beside them; then what was asked about us, by the types of the request.
 
     Our version stays our own: the attribute comes back empty. RFC 7296 section 2.20.
     """
@@ -268,7 +268,6 @@ def _reply(sa: IkeSa, asked: Cp, given: Sequence[Lease]) -> Iterator[CpAttribute
     mask = next((pool.netmask for pool in pools if pool.netmask is not None), None)
     if four and mask is not None:
         yield CpAttribute.of_address(CpAttributeType.INTERNAL_IP4_NETMASK, mask)
-    kinds = {attribute.type for attribute in asked.attributes}
     if CpAttributeType.APPLICATION_VERSION in kinds:
         yield CpAttribute(CpAttributeType.APPLICATION_VERSION)  # rfc7296-s2.20-01
     if CpAttributeType.SUPPORTED_ATTRIBUTES in kinds:
