@@ -4,7 +4,7 @@
     python -m interop.runner --report interop-report 'psk-tunnel/*'
 
 `interop/scenarios/cases.py` says what a scenario is. Host a is ours, host b is strongSwan. Both have 192.0.2.x,
-2001:db8::x and an inner address 10.x.0.1; one charon serves all cases.
+2001:db8::x and the inner addresses 10.x.0.1 and 2001:db8:x::1; one charon serves all cases.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from interop.scenarios.cases import (
 )
 from interop.scenarios.run import Mismatch, Run
 
-OUR_ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64", "10.1.0.1/24")
-PEER_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64", "10.2.0.1/24")
+OUR_ADDRESSES = ("192.0.2.1/24", "2001:db8::1/64", "10.1.0.1/24", "2001:db8:1::1/64")
+PEER_ADDRESSES = ("192.0.2.2/24", "2001:db8::2/64", "10.2.0.1/24", "2001:db8:2::1/64")
 OUR_SUBNET, PEER_SUBNET = ip_network("198.51.100.0/24"), ip_network("203.0.113.0/24")
 NAT_CABLE = "veth-nat"
 NAT_SEED = 7

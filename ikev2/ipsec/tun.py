@@ -76,13 +76,6 @@ class TunDevice:
         with contextlib.suppress(OSError):
             (_SYSCTL / f"ipv6/conf/{self.name}/disable_ipv6").write_text("1")
 
-    def quiet_ipv6(self) -> None:
-        """Keep the host from giving the device addresses of its own, and from asking for routers on it."""
-        directory = _SYSCTL / f"ipv6/conf/{self.name}"
-        for name, value in (("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0")):
-            with contextlib.suppress(OSError):
-                (directory / name).write_text(value)
-
 
 def has_ipv6() -> bool:
     """Whether the kernel has IPv6 at all."""

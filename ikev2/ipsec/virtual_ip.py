@@ -101,7 +101,7 @@ class VirtualAddresses:
             self._routing = HostRouting()
             self._routing.open()
             _clean(self._routing, self._instance)
-            self._tun.quiet_ipv6()
+            self._tun.with_ipv6()
             self._index = self._routing.device_up(self._tun.name)
         return self._routing
 

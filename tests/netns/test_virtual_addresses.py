@@ -37,14 +37,15 @@ REASON = why_no_namespaces() or ("" if Path("/dev/net/tun").exists() else "there
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(REASON), reason=f"{REASON}")]
 
 WAIT_S = 10.0
-INSIDE = "10.2.0.1"
-ADDRESS = "10.9.0.10"
+INSIDE, INSIDE6 = "10.2.0.1", "2001:db8:2::1"
+ADDRESS, ADDRESS6 = "10.9.0.10", "2001:db8:9::1"
 MARKER = b"a datagram that nobody on the way may read"
 
 
 @pytest.fixture
 def hosts() -> Iterator[TwoHosts]:
-    with TwoHosts(("192.0.2.1/24", "2001:db8::1/64"), ("192.0.2.2/24", "2001:db8::2/64", f"{INSIDE}/24")) as made:
+    inside = (f"{INSIDE}/24", f"{INSIDE6}/64")
+    with TwoHosts(("192.0.2.1/24", "2001:db8::1/64"), ("192.0.2.2/24", "2001:db8::2/64", *inside)) as made:
         yield made
 
 
@@ -61,11 +62,11 @@ def document(host: str, **changes: Any) -> dict[str, Any]:
         "retransmit_timeout": "500ms",
         "retransmit_tries": 3,
     }
-    child = {("remote_ts" if host == "a" else "local_ts"): ["10.2.0.0/24"]}
-    connection |= {"vips": ["0.0.0.0"]} if host == "a" else {"pools": ["road"]}
+    child = {("remote_ts" if host == "a" else "local_ts"): ["10.2.0.0/24", "2001:db8:2::/64"]}
+    connection |= {"vips": ["0.0.0.0", "::"]} if host == "a" else {"pools": ["road"]}
     found: dict[str, Any] = {"connections": {"lab": connection | changes | {"children": {"net": child}}}}
     if host == "b":
-        found["pools"] = {"road": {"addrs": f"{ADDRESS}-10.9.0.20", "dns": ["10.2.0.53"]}}
+        found["pools"] = {"road": {"addrs": [f"{ADDRESS}-10.9.0.20", "2001:db8:9::/64"], "dns": ["10.2.0.53"]}}
     return found | {"endpoint": {"backend": "userspace"}}
 
 
@@ -79,16 +80,17 @@ def running(hosts: TwoHosts, directory: Path, **client: Any) -> Iterator[tuple[O
         yield a, b
 
 
-def asked(hosts: TwoHosts) -> str:
+def asked(hosts: TwoHosts, inside: str = INSIDE) -> str:
     """Send a datagram from an unbound socket of a to what is behind b, and one back; the address that it came from."""
+    family = socket.AF_INET6 if ":" in inside else socket.AF_INET
 
     def make(host: str, address: str) -> socket.socket:
-        sock = hosts.call(host, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        sock = hosts.call(host, lambda: socket.socket(family, socket.SOCK_DGRAM))
         sock.bind((address, 0))
         sock.settimeout(WAIT_S)
         return sock
 
-    with make("a", "") as client, make("b", INSIDE) as server:
+    with make("a", "") as client, make("b", inside) as server:
         client.sendto(MARKER, server.getsockname())
         data, source = server.recvfrom(100)
         assert data == MARKER
@@ -122,34 +124,42 @@ def ours_left(hosts: TwoHosts) -> str:
     found += shown(hosts, "a", "route", "show", "table", "all", "proto", "73").splitlines()
     found += shown(hosts, "a", "-6", "route", "show", "table", "all", "proto", "73").splitlines()
     return "\n".join(
-        line for line in found if "proto 73" in line or "ikevip" in line or "ikesp" in line or "10.9." in line
+        line
+        for line in found
+        if "proto 73" in line or "ikevip" in line or "ikesp" in line or "10.9." in line or "db8:9:" in line
     )
 
 
 def test_client_has_its_address_sends_from_it_and_gives_it_back(hosts: TwoHosts, tmp_path: Path) -> None:
     with running(hosts, tmp_path) as (a, b), tap(hosts) as sock:
         a.up("lab")
-        assert f"inet {ADDRESS}/32 " in shown(hosts, "a", "-o", "addr", "show", "dev", "ikesp0")
+        addresses = shown(hosts, "a", "-o", "addr", "show", "dev", "ikesp0")
+        assert f"inet {ADDRESS}/32 " in addresses
+        assert f"inet6 {ADDRESS6}/128 " in addresses
         frames(sock)
         assert asked(hosts) == ADDRESS
+        assert asked(hosts, INSIDE6) == ADDRESS6
         seen = frames(sock)
         assert seen
         assert not any(MARKER in frame or MARKER[::-1] in frame for frame in seen)
         (ours,), (theirs,) = a.sas(), b.sas()
-        assert (ours["local_vips"], ours["dns"]) == ([ADDRESS], ["10.2.0.53"])
-        assert theirs["remote_vips"] == [ADDRESS]
+        assert (ours["local_vips"], ours["dns"]) == ([ADDRESS, ADDRESS6], ["10.2.0.53"])
+        assert theirs["remote_vips"] == [ADDRESS, ADDRESS6]
         (child_a,), (child_b,) = ours["children"], theirs["children"]
         for one, other in ((child_a, child_b), (child_b, child_a)):
-            # Two headers and the datagram.
-            assert (one["packets_out"], one["octets_out"]) == (1, 28 + len(MARKER))
-            assert (other["packets_in"], other["octets_in"]) == (1, 28 + len(MARKER))
+            # Two headers and the datagram, in either family.
+            assert (one["packets_out"], one["octets_out"]) == (2, 28 + 48 + 2 * len(MARKER))
+            assert (other["packets_in"], other["octets_in"]) == (2, 28 + 48 + 2 * len(MARKER))
         # What is not for the networks behind the gateway goes its own way.
         assert "src 192.0.2.1 " in shown(hosts, "a", "route", "get", "192.0.2.2")
         a.rekey("lab")
         a.rekey("net")
         assert asked(hosts) == ADDRESS
+        assert asked(hosts, INSIDE6) == ADDRESS6
         a.down("lab")
-        assert ADDRESS not in shown(hosts, "a", "addr")
+        left = shown(hosts, "a", "addr")
+        assert ADDRESS not in left
+        assert ADDRESS6 not in left
         wait_until(b.sas, lambda sas: not sas, WAIT_S)
     assert ours_left(hosts) == ""
 
@@ -169,11 +179,14 @@ def test_crash_takes_the_address_and_the_next_run_the_rest(hosts: TwoHosts, tmp_
         a.up("lab")
         a.kill()
         assert ADDRESS not in shown(hosts, "a", "addr")
+        assert ADDRESS6 not in shown(hosts, "a", "addr")
         a.start()
         assert "10.2.0.0/24" not in ours_left(hosts)
+        assert "2001:db8:2::/64" not in ours_left(hosts)
         a.up("lab")  # INITIAL_CONTACT: the gateway forgets the old IKE SA
-        assert a.sas()[0]["local_vips"] == [ADDRESS]
+        assert a.sas()[0]["local_vips"] == [ADDRESS, ADDRESS6]
         assert asked(hosts) == ADDRESS
+        assert asked(hosts, INSIDE6) == ADDRESS6
 
 
 # --- beside the kernel's ESP -----------------------------------------------------------------------------------------

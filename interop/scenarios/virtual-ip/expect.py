@@ -6,6 +6,8 @@ HDR, SK {IDi, AUTH, CP(CFG_REQUEST), SA, TSi, TSr}  -->
                                                <--  HDR, SK {IDr, AUTH, N(FAILED_CP_REQUIRED)}          not-asked
 """
 
+import ipaddress
+
 from interop.peers.strongswan import WAIT_S, wait_until
 from interop.scenarios.run import Run
 
@@ -16,7 +18,9 @@ REFUSALS = {
 ADDRESSES = {
     "we-ask": "10.9.0.1",
     "we-ask-by-value": "10.8.0.1",  # strongSwan's pools count up, whatever a new peer suggests
+    "we-ask-ipv6": "2001:db8:9::1",
     "peer-asks": "10.9.0.1",
+    "peer-asks-ipv6": "2001:db8:9::1",
     "peer-asks-by-value": "10.8.0.77",
 }
 
@@ -46,8 +50,8 @@ def _up(run: Run, address: str) -> None:
     run.bring_up()
     _addresses(run, address)
     if run.case.we_initiate:
-        run.peer_log_has(r"parsed IKE_AUTH request 1 \[ IDi.* AUTH CPRQ\(ADDR DNS\) SA TSi TSr")
-        run.check("the address is on our host", f"inet {address}/32" in _shown(run, "a"))
+        run.peer_log_has(r"parsed IKE_AUTH request 1 \[ IDi.* AUTH CPRQ\(ADDR6? DNS6?\) SA TSi TSr")
+        run.check("the address is on our host", f"{_network(address)} " in _shown(run, "a"))
         lease = run.peer.list_leases()[address]
         run.same("who has the lease, says strongSwan", (lease.identity, lease.online), ("a.example", True))
         if run.case.variant == "we-ask":
@@ -69,14 +73,15 @@ def _addresses(run: Run, address: str) -> None:
         mine, other, selectors = ours["remote_vips"], theirs.local_vips, theirs.children[0].local_ts
     run.same("virtual addresses", tuple(mine), other)
     run.same("virtual address", mine, [address])
-    run.same("selectors of who has it", selectors, (f"{address}/32",))
+    run.same("selectors of who has it", selectors, (_network(address),))
 
 
 def _datagrams(run: Run, address: str) -> None:
+    six = ":" in address
     if run.case.we_initiate:
-        run.datagrams(address, "10.2.0.1", count=3)
+        run.datagrams(address, "2001:db8:2::1" if six else "10.2.0.1", count=3)
     else:
-        run.datagrams("10.1.0.1", address, count=3)
+        run.datagrams("2001:db8:1::1" if six else "10.1.0.1", address, count=3)
 
 
 def _refused(run: Run) -> None:
@@ -91,6 +96,10 @@ def _refused(run: Run) -> None:
         return
     run.our_log_has(r"IKE_SA lab\S* established")
     run.peer_log_has(rf"parsed IKE_AUTH response 1 \[ IDr AUTH N\({logged}\) \]")
+
+
+def _network(address: str) -> str:
+    return str(ipaddress.ip_network(address))
 
 
 def _shown(run: Run, host: str) -> str:
