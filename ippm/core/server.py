@@ -181,9 +181,8 @@ class ControlServer(ServerConnection[ServerEvent]):
     def _stop_sessions(self, body: bytes, now: float) -> None:
         stop = StopSessions.parse(body)
         if stop.number_of_sessions != len(self._started):
-            # rfc5357-s3.8-05
             text = f"Stop-Sessions is for {stop.number_of_sessions} sessions, {len(self._started)} are in progress"
-            self._close(text, ProtocolError(text))
+            self._close(text, ProtocolError(text))  # rfc5357-s3.8-05
             return
         stopped, self._started = tuple(self._started), []
         self.state = ServerState.READY
