@@ -72,7 +72,8 @@ class Pair:
         inbound = InboundEspSa(
             child.spi_in, _cipher(child, outbound=False), esn=suite.esn, replay_window=child.replay_window
         )
-        pair = cls(child, Policy.of(child), outbound, inbound, child.mode is Mode.TUNNEL, b"", b"", b"", b"")
+        nothing = Policy((), ())
+        pair = cls(child, nothing, outbound, inbound, child.mode is Mode.TUNNEL, b"", b"", b"", b"")
         pair.move(child)
         return pair
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ikev2.wire.payloads.ts import TrafficSelector
 
 _LAST_PORT = 0xFFFF
+_VERSIONS = {TsType.TS_IPV4_ADDR_RANGE: 4, TsType.TS_IPV6_ADDR_RANGE: 6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Selector:
     @classmethod
     def of(cls, selector: TrafficSelector) -> Selector | None:
         """The selector of a payload's; None for one that is neither of IPv4 nor of IPv6."""
-        version = {TsType.TS_IPV4_ADDR_RANGE: 4, TsType.TS_IPV6_ADDR_RANGE: 6}.get(selector.ts_type)
+        version = _VERSIONS.get(selector.ts_type)
         if version is None:
             return None
         return cls(

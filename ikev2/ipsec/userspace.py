@@ -37,6 +37,7 @@ from ikev2.ipsec.claims import Claims
 from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
 from ikev2.ipsec.esp import inner_octets_that_fit
 from ikev2.ipsec.icmp import OnPathMtu
+from ikev2.ipsec.inner_mtus import InnerMtus
 from ikev2.ipsec.routing import (
     INSTANCES,
     MAIN_TABLE,
@@ -93,7 +94,7 @@ class UserspaceBackend(Backend):
         self._instance = 0
         self._device_index = 0
         self._mtu = 0
-        self._inner_mtus: dict[int, int] = {}
+        self._inner_mtus = InnerMtus()
         self._event_fd = -1
 
     @classmethod
@@ -195,13 +196,13 @@ class UserspaceBackend(Backend):
             self._settle(pair)
         except BackendError:
             self._engine.delete(child)
-            self._inner_mtus.pop(child.spi_in, None)
+            self._inner_mtus.forget(child.spi_in)
             raise
 
     def _check_scopes(self, child: ChildSaParameters) -> None:
         """Routes of ours lead a destination into the device, whatever link it is on: link-local ones cannot be told."""
         for selector in selectors_of((*child.ts_local, *child.ts_remote)):
-            if any(network.is_link_local and network.version == 6 for network in selector.networks()):
+            if selector.version == 6 and any(network.is_link_local for network in selector.networks()):
                 raise BackendError(
                     f"Child SA {child.label} protects link-local addresses: routes cannot say on which link"
                 )
@@ -212,7 +213,7 @@ class UserspaceBackend(Backend):
 
     def delete(self, child: ChildSaParameters) -> None:
         if self._engine.delete(child) is not None and self._tun is not None:
-            del self._inner_mtus[child.spi_in]
+            self._inner_mtus.forget(child.spi_in)
             self._set_mtu()
             self._unshare(child.spi_in)
 
@@ -286,9 +287,10 @@ class UserspaceBackend(Backend):
             self._checked.clear()
             for alike, sharing in self._sharing.items():
                 self._claim_again(alike, next(iter(sharing.values())))
-        self._inner_mtus[pair.inbound.spi] = self._inner_mtu(pair)
+        carries_ipv6 = _carries_ipv6(pair)
+        self._inner_mtus.note(pair.inbound.spi, self._inner_mtu(pair), carries_ipv6=carries_ipv6)
         self._set_mtu()
-        if _carries_ipv6(pair) and self._tun is not None:
+        if carries_ipv6 and self._tun is not None:
             self._tun.with_ipv6()
         self._share(pair)
 
@@ -323,9 +325,7 @@ class UserspaceBackend(Backend):
             log.warning("the routes of Child SA %s stay as they were: %s", pair.child.label, error)
 
     def _set_mtu(self) -> None:
-        mtu = min(self._inner_mtus.values(), default=self._mtu)
-        if any(_carries_ipv6(pair) for pair in self._engine.pairs):
-            mtu = max(mtu, ipv6.LEAST_MTU)  # with less the kernel takes IPv6 off the device
+        mtu = self._inner_mtus.least(self._mtu)
         if mtu != self._mtu:
             self._routing.set_mtu(self._device_index, mtu)
             self._mtu = mtu
