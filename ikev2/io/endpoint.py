@@ -9,22 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
-import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
 
 from ikev2.core.config import ConnectionConfig
 from ikev2.core.events import (
-    AddressesReleased,
-    AddressesTaken,
     Answered,
-    ChildSaDeleted,
-    ChildSaHalfClosed,
-    ChildSaMoved,
-    ChildSaReady,
-    ChildSaRekeyed,
     Event,
     IkeSaDeleted,
     IkeSaEstablished,
@@ -39,11 +30,13 @@ from ikev2.errors import BackendError, IkeError, LocalProtocolError
 from ikev2.io.configuration import EndpointConfig
 from ikev2.io.describe import CHILD_EVENTS, describe_event
 from ikev2.io.entropy import SystemEntropy
+from ikev2.io.first_addresses import first_addresses
+from ikev2.io.installer import Installer
 from ikev2.io.log import LogRing
 from ikev2.io.sockets import SocketSet
-from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket, source_address
+from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket
 from ikev2.io.wish import Wish
-from ikev2.ipsec.backend import IKE_PORT, NON_ESP_MARKER, Backend, Expire, PeerMoved, UnknownSpi
+from ikev2.ipsec.backend import NON_ESP_MARKER, Backend
 from ikev2.ipsec.memory import MemoryBackend
 
 if TYPE_CHECKING:
@@ -60,7 +53,6 @@ if TYPE_CHECKING:
 
 STOP_S = 2.0
 """How long stop() waits for the peers to acknowledge the deletion of their SAs."""
-ANY = "%any"
 
 
 class Capture(Protocol):
@@ -113,6 +105,7 @@ class Endpoint:
             keylog=keylog if recorder is None else recorder,
             before_timer=self._note_inbound_traffic,
         )
+        self._installer = Installer(backend, self.manager, self.log, self.counters)
         self.exporter = KeyExporter(self.manager, label=config.label, sa_grace_s=config.sa_grace_s)
         self._pcap: Capture | None = pcap if recorder is None else recorder
         self._sockets = SocketSet(backend, self._received, self._path_mtu_told)
@@ -121,8 +114,6 @@ class Endpoint:
         self._timer: asyncio.TimerHandle | None = None
         self._keepalives = Keepalives()
         self._keepalive: asyncio.TimerHandle | None = None
-        self._inbound_packets: dict[int, int] = {}
-        self._virtual_addresses: Counter[str] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_turn = False
 
@@ -212,7 +203,7 @@ class Endpoint:
             return sa.info()
         wish = self._coming(connection)
         if wish is None:
-            local, remote = await self._addresses(connection)
+            local, remote = await first_addresses(connection)
             wish = self._coming(connection)  # somebody else may have been quicker
         if wish is None:
             begun = self.manager.initiate(connection.name, remote, local, self._now(), child=child)
@@ -338,21 +329,14 @@ class Endpoint:
 
     def child_counters(self, child: ChildSaParameters | int) -> ChildCounters:
         """What the backend counted for a Child SA, given as parameters or as its inbound SPI."""
-        if not isinstance(child, int):
-            return self.backend.query(child)
-        for sa in self.manager.sas:
-            found = sa.children.get(child)
-            if found is not None:
-                return self.backend.query(found.params)
-        raise LocalProtocolError(f"no Child SA has the inbound SPI {child:08x}")
+        return self.backend.query(self.find_child(child) if isinstance(child, int) else child)
 
     def find_child(self, spi_in: int) -> ChildSaParameters:
         """The parameters of an installed Child SA. LocalProtocolError when there is none."""
-        for sa in self.manager.sas:
-            found = sa.children.get(spi_in)
-            if found is not None:
-                return found.params
-        raise LocalProtocolError(f"no Child SA has the inbound SPI {spi_in:08x}")
+        found = self._installer.find_child(spi_in)
+        if found is None:
+            raise LocalProtocolError(f"no Child SA has the inbound SPI {spi_in:08x}")
+        return found
 
     def now(self) -> float:
         """The clock of `to_dict(now)` of the snapshots."""
@@ -431,45 +415,15 @@ class Endpoint:
         self._turn()
 
     def _note_inbound_traffic(self, sa: IkeSa) -> None:
-        """A peer whose packets arrive lives: no need to ask. RFC 7296 section 2.4."""
-        if not sa.connection.dpd_delay_s:
-            return
-        for spi_in, child in sa.children.items():
-            with contextlib.suppress(BackendError):
-                packets = self.backend.query(child.params).packets_in
-                if packets > self._inbound_packets.get(spi_in, 0):
-                    sa.note_inbound_traffic(self._now())
-                self._inbound_packets[spi_in] = packets
+        self._installer.note_inbound_traffic(sa, self._now())
+
+    def _backend_events(self) -> None:
+        self._installer.take_events(self._now())
+        self._turn()
 
     def _carry_out(self, event: Event) -> None:
-        try:
-            match event:
-                case ChildSaReady(child, standby):
-                    if standby:
-                        self.backend.install_standby(child)
-                    else:
-                        self.backend.install(child)
-                case ChildSaRekeyed(_, new):
-                    self.backend.activate(new)
-                case ChildSaMoved(old, new):
-                    self.backend.update_address(old, new)
-                case ChildSaDeleted(child):
-                    self._inbound_packets.pop(child.spi_in, None)
-                    self.backend.delete(child)
-                case AddressesTaken(_, addresses):
-                    self._take_addresses(addresses)
-                case AddressesReleased(_, addresses):
-                    self._release_addresses(addresses)
-                case ChildSaHalfClosed(child):
-                    self.backend.delete_outbound(child)  # rfc7296-s1.4.1-04; the rest goes with ChildSaDeleted
-                case _:
-                    pass
-        except IkeError as error:  # also what a backend takes for nonsense: a peer may have asked for it
-            self.log.log("KNL", f"{describe_event(event)}: {error}")
-            self.counters["backend_errors"] += 1
-            if isinstance(event, ChildSaReady):
-                self.manager.child_install_failed(event.child, str(error), self._now())
-                return
+        if not self._installer.carry_out(event, self._now()):
+            return
         match event:
             case IkeSaEstablished(sa) | IkeSaRekeyed(_, sa) if sa.nat_local:
                 self._running().call_soon(self._keep_mapping_of, sa.spi_i, sa.spi_r)
@@ -482,28 +436,6 @@ class Endpoint:
             wish.hear(event)
         for callback in tuple(self._subscribers):
             callback(event)
-
-    def _take_addresses(self, addresses: Sequence[str]) -> None:
-        """Make these addresses this host's; several IKE SAs may have one, as when one replaces the other."""
-        for address in addresses:
-            self._virtual_addresses[address] += 1
-            if self._virtual_addresses[address] == 1:
-                self._attempt(self.backend.add_address, address)
-
-    def _release_addresses(self, addresses: Sequence[str]) -> None:
-        for address in addresses:
-            self._virtual_addresses[address] -= 1
-            if not self._virtual_addresses[address]:
-                del self._virtual_addresses[address]
-                self._attempt(self.backend.remove_address, address)
-
-    def _attempt(self, action: Callable[[str], None], address: str) -> None:
-        """One address that the system refuses does not keep the others from their place."""
-        try:
-            action(address)
-        except IkeError as error:
-            self.log.log("KNL", str(error))
-            self.counters["backend_errors"] += 1
 
     def _send(self, datagram: Datagram) -> None:
         sock = self._sockets.find(datagram.local)
@@ -562,44 +494,6 @@ class Endpoint:
             self.log.log("LIB", f"the capture ends here: {error}")
             self._pcap = None
 
-    def _backend_events(self) -> None:
-        while (event := self.backend.next_event()) is not None:
-            if isinstance(event, PeerMoved):
-                self._peer_moved(event)
-                continue
-            if isinstance(event, UnknownSpi):
-                self._stray_esp(event)
-                continue
-            if not isinstance(event, Expire):
-                self.log.log("KNL", f"traffic wants a Child SA to {event.remote}; bring it up with `ikev2 up`")
-                continue
-            self.log.log(
-                "KNL", f"the Child SA with SPI {event.spi:08x} reached its {'hard' if event.hard else 'soft'} limit"
-            )
-            for child in [child.params for sa in self.manager.sas for child in sa.children.values()]:
-                if event.spi not in (child.spi_in, child.spi_out):
-                    continue
-                if event.hard:
-                    self.manager.expire_child(child, self._now())
-                else:
-                    self.manager.rekey_child(child, self._now())
-        self._turn()
-
-    def _stray_esp(self, event: UnknownSpi) -> None:
-        """ESP for nobody: its sender is told, from the port to which it came, or from that of IKE."""
-        in_udp = event.remote.port != 0
-        port = next((one.ike_port for one in self.manager.connections), IKE_PORT)
-        local = event.local if in_udp else Address(event.local.host, port)
-        remote = event.remote if in_udp else Address(event.remote.host, port)
-        self.log.log("KNL", f"ESP with SPI {event.spi:08x} from {event.remote.host}: no such Child SA")
-        self.manager.stray_esp(event.spi, local, remote, self._now(), in_udp=in_udp)
-
-    def _peer_moved(self, event: PeerMoved) -> None:
-        """ESP of a peer comes by another mapping of its NAT: IKE goes there, too. RFC 7296 section 2.23."""
-        with contextlib.suppress(LocalProtocolError):  # gone by now
-            child = self.find_child(event.spi)
-            self.manager.peer_moved(child, Address(event.remote, event.remote_port), self._now())
-
     # --- small things --------------------------------------------------------------------------------------------
 
     def _now(self) -> float:
@@ -632,42 +526,3 @@ class Endpoint:
     def _coming(self, connection: ConnectionConfig) -> Wish | None:
         """What waits already for this connection to come up."""
         return next((one for one in self._wishes if one.up and one.sa.connection.name == connection.name), None)
-
-    async def _addresses(self, connection: ConnectionConfig) -> tuple[Address, Address]:
-        """Local and remote address to begin with. Raises IkeError when the peer has no address."""
-        loop = self._running()
-        hosts = [host for host in connection.remote_addrs if host != ANY and "/" not in host]
-        if not hosts:
-            raise LocalProtocolError(f"{connection.name}: remote_addrs names no host: only the peer can begin")
-        failure = ""
-        for host in hosts:
-            try:
-                found = await _resolve(loop, host)
-            except OSError as error:
-                failure = f"{host}: {error.strerror or error}"
-                continue
-            for text in found:
-                remote = Address(text, connection.first_ports[1])
-                local = self._local_for(connection, remote)
-                if local is not None:
-                    return local, remote
-                failure = f"no local address or route towards {remote.host}"
-        raise IkeError(f"{connection.name}: {failure}")
-
-    def _local_for(self, connection: ConnectionConfig, remote: Address) -> Address | None:
-        for host in connection.local_addrs or (ANY,):
-            if host == ANY:
-                with contextlib.suppress(OSError):
-                    return Address(source_address(remote.host, remote.port), connection.first_ports[0])
-            elif (":" in host) == (":" in remote.host):
-                return Address(host, connection.first_ports[0])
-        return None
-
-
-async def _resolve(loop: asyncio.AbstractEventLoop, host: str) -> list[str]:
-    """The IP addresses of a host; a literal address is its own. Raises OSError when the name is not known."""
-    try:
-        return [str(ipaddress.ip_address(host))]
-    except ValueError:
-        found = await loop.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
-        return [str(name[0]) for *_, name in found]
