@@ -99,6 +99,8 @@ def make_aead(
     """
     if len(key) != encr.keymat_octets:
         raise LocalProtocolError(f"{encr.keyword} takes {encr.keymat_octets} octets of key, not {len(key)}")
+    if not encr.for_ike:
+        raise UnknownAlgorithm(f"{encr.keyword} does not protect messages here")
     raw_key, salt = key.octets[: encr.key_octets], key.octets[encr.key_octets :]
     if encr.is_aead:
         if integ is not None:
@@ -108,8 +110,6 @@ def make_aead(
         raise LocalProtocolError(f"{encr.keyword} needs an integrity algorithm")
     if integ_key is None or len(integ_key) != integ.key_octets:
         raise LocalProtocolError(f"{integ.keyword} takes {integ.key_octets} octets of key")
-    if encr.kind not in (EncrKind.CBC, EncrKind.CTR):
-        raise UnknownAlgorithm(f"{encr.keyword} does not protect messages here")
     return _EncryptThenMac(encr, raw_key, integ, integ_key.octets), salt
 
 

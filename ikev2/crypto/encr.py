@@ -1,6 +1,6 @@
 """Encryption algorithms (transform type 1): what each one's numbers are, and what makes its ciphers.
 
-RFC 7296 section 3.3.2, RFC 3602, RFC 5282, RFC 5930, RFC 7634.
+RFC 7296 section 3.3.2, RFC 3602, RFC 4543, RFC 5282, RFC 5930, RFC 7634, RFC 8750.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class EncrKind(Enum):
     GCM = "gcm"
     CCM = "ccm"
     CHACHA20_POLY1305 = "chacha20poly1305"
+    GMAC = "gmac"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,10 @@ class Encr:
     """An encryption algorithm with its key length: all lengths in octets.
 
     `key_octets` is the cipher's own key; `salt_octets` more are taken from the keying material behind it (RFC 5282
-    section 7.1). `iv_octets` is what each message carries; `icv_octets` the tag of an AEAD, 0 for the others,
-    which need an integrity algorithm. `key_bits` is the Key Length attribute, None where the key length is fixed
-    and the attribute is not allowed. `for_ike` False: for Child SAs only.
+    section 7.1). `iv_octets` is what each message carries, 0 where the sequence number of ESP stands for it (RFC
+    8750); `icv_octets` the tag of an AEAD, 0 for the others, which need an integrity algorithm. `key_bits` is the
+    Key Length attribute, None where the key length is fixed and the attribute is not allowed. `for_ike` False: for
+    Child SAs only.
 
     RFC 7296 sections 3.3.2 and 3.3.5.
     """
@@ -57,6 +59,14 @@ class Encr:
         return self.key_octets + self.salt_octets
 
 
+def _implicit_iv(
+    encr_id: EncrId, kind: EncrKind, keyword: str, key_bits: int | None, salt_octets: int, icv_octets: int
+) -> Encr:
+    """A cipher whose packets carry no IV: for ESP only, as a Message ID of IKE may come twice. RFC 8750 section 7."""
+    key_octets = 32 if key_bits is None else key_bits // 8
+    return Encr(encr_id, kind, keyword, key_bits, key_octets, salt_octets, 0, icv_octets, 1, for_ike=False)
+
+
 def _table() -> list[Encr]:
     rows = [
         # rfc7296-s3.3.5-04: ChaCha20 has one key length, so no attribute (RFC 7634 section 4).
@@ -64,6 +74,7 @@ def _table() -> list[Encr]:
         # rfc7296-s5-02: never for the IKE SA (RFC 2410).
         # rfc8247-s2.1-06
         Encr(EncrId.NULL, EncrKind.NULL, "null", None, 0, 0, 0, 0, 1, for_ike=False),
+        _implicit_iv(EncrId.CHACHA20_POLY1305_IIV, EncrKind.CHACHA20_POLY1305, "chacha20poly1305iiv", None, 4, 16),
     ]
     for bits in (128, 192, 256):  # rfc5282-s7.3-02
         key = bits // 8
@@ -79,6 +90,11 @@ def _table() -> list[Encr]:
             rows.append(Encr(gcm, EncrKind.GCM, f"aes{bits}gcm{icv}", bits, key, 4, 8, icv, 1))
             # rfc5282-s4-02, rfc5282-s7.1-02
             rows.append(Encr(ccm, EncrKind.CCM, f"aes{bits}ccm{icv}", bits, key, 3, 8, icv, 1))
+        # RFC 4543 section 3: a combined mode that does not encrypt; section 5.4: a salt of four octets.
+        gmac = EncrId.NULL_AUTH_AES_GMAC
+        rows.append(Encr(gmac, EncrKind.GMAC, f"aes{bits}gmac", bits, key, 4, 8, 16, 1, for_ike=False))
+        rows.append(_implicit_iv(EncrId.AES_GCM_16_IIV, EncrKind.GCM, f"aes{bits}gcm16iiv", bits, 4, 16))
+        rows.append(_implicit_iv(EncrId.AES_CCM_8_IIV, EncrKind.CCM, f"aes{bits}ccm8iiv", bits, 3, 8))
     return rows
 
 

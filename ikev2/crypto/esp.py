@@ -1,7 +1,8 @@
 """Packet ciphers of ESP: encryption and integrity of one packet, on contexts that live as long as the SA.
 
 A cipher is made once per SA and direction. AEAD ciphers take the 64-bit sequence number as their IV, which can
-never repeat under one key (RFC 4106 section 3.1, RFC 7634 section 2). CBC runs one chained context over the whole
+never repeat under one key (RFC 4106 section 3.1, RFC 4543 section 3.1, RFC 7634 section 2); it is carried in the
+packet or, with an implicit IV, left out (RFC 8750). CBC runs one chained context over the whole
 SA: a fresh random block goes in before every plaintext, and the block that comes out is the IV of that packet, as
 unpredictable as RFC 3602 section 3 wants it, without a context of its own per packet.
 RFC 4303 sections 2, 3.3 and 3.4.
@@ -99,6 +100,68 @@ class AeadEspCipher(EspCipher):
             return self._decrypt(self._salt + packet[8:16], packet[16:], aad)
         except InvalidTag:
             raise IntegrityError("the ICV of an ESP packet does not verify") from None
+
+
+class ImplicitIvCipher(AeadEspCipher):
+    """The same ciphers with the sequence number, which both ends know, for the IV: packets do not carry one.
+
+    Neither end of an SA ever takes a sequence number twice, so that no nonce comes twice. RFC 8750 section 4.
+    """
+
+    iv_octets = 0
+
+    def seal(self, header: bytes, sequence: int, plaintext: Buffer) -> bytes:
+        """The packet without an IV. RFC 8750 section 4."""
+        iv = _pack_u64(sequence)
+        aad = header[:4] + iv if self._esn else header
+        return header + self._encrypt(self._salt + iv, plaintext, aad)
+
+    def open(self, packet: Buffer, sequence_high: int) -> bytes:
+        """The plaintext; without extended sequence numbers the high half of the IV is zero. RFC 8750 section 4."""
+        iv = _pack_u32(sequence_high) + packet[4:ESP_HEADER_OCTETS]
+        aad = bytes(packet[:4]) + iv if self._esn else packet[:ESP_HEADER_OCTETS]
+        try:
+            return self._decrypt(self._salt + iv, packet[ESP_HEADER_OCTETS:], aad)
+        except InvalidTag:
+            raise IntegrityError("the ICV of an ESP packet does not verify") from None
+
+
+class GmacEspCipher(EspCipher):
+    """AES-GMAC: nothing is encrypted; header, IV, payload and trailer are the associated data of GCM.
+
+    The list of section 3.3 does not name the IV, figure 4 of section 3.5 has it among the associated data; the latter
+    is done here, as the Linux kernel does it. RFC 4543 section 3.
+    """
+
+    iv_octets = 8
+    icv_octets = 16
+    alignment = 4
+
+    def __init__(self, key: bytes, salt: bytes, *, esn: bool = False) -> None:
+        aead = AESGCM(key)
+        self._encrypt = aead.encrypt
+        self._decrypt = aead.decrypt
+        self._salt = salt
+        self._esn = esn
+
+    def seal(self, header: bytes, sequence: int, plaintext: Buffer) -> bytes:
+        """Header, IV, the plaintext as it is, and the tag over them. RFC 4543 section 3.3."""
+        iv = _pack_u64(sequence)
+        aad_header = header[:4] + iv if self._esn else header
+        tag = self._encrypt(self._salt + iv, b"", aad_header + iv + plaintext)
+        return header + iv + plaintext + tag
+
+    def open(self, packet: Buffer, sequence_high: int) -> bytes:
+        """What lies between IV and tag, once the tag has been verified. RFC 4543 sections 3.3 and 3.4."""
+        start, end = ESP_HEADER_OCTETS + self.iv_octets, len(packet) - self.icv_octets
+        aad = packet[:end]
+        if self._esn:
+            aad = bytes(packet[:4]) + _pack_u32(sequence_high) + packet[4:end]
+        try:
+            self._decrypt(self._salt + packet[ESP_HEADER_OCTETS:start], packet[end:], aad)
+        except InvalidTag:
+            raise IntegrityError("the ICV of an ESP packet does not verify") from None
+        return bytes(packet[start:end])
 
 
 class _Mac(Protocol):
@@ -252,8 +315,11 @@ _GCM_TAG_OCTETS = 16
 _GCM_SALT_OCTETS = 4
 _CCM_SALT_OCTETS = 3
 _CTR_NONCE_OCTETS = 4
-_GCM_ICV_OCTETS = {EncrId.AES_GCM_8: 8, EncrId.AES_GCM_12: 12, EncrId.AES_GCM_16: 16}
-_CCM_ICV_OCTETS = {EncrId.AES_CCM_8: 8, EncrId.AES_CCM_12: 12, EncrId.AES_CCM_16: 16}
+_GCM_ICV_OCTETS = {EncrId.AES_GCM_8: 8, EncrId.AES_GCM_12: 12, EncrId.AES_GCM_16: 16, EncrId.AES_GCM_16_IIV: 16}
+_CCM_ICV_OCTETS = {EncrId.AES_CCM_8: 8, EncrId.AES_CCM_12: 12, EncrId.AES_CCM_16: 16, EncrId.AES_CCM_8_IIV: 8}
+_CHACHA20 = frozenset((EncrId.CHACHA20_POLY1305, EncrId.CHACHA20_POLY1305_IIV))
+_IMPLICIT_IV = frozenset((EncrId.AES_CCM_8_IIV, EncrId.AES_GCM_16_IIV, EncrId.CHACHA20_POLY1305_IIV))
+_COMBINED = _CHACHA20 | _GCM_ICV_OCTETS.keys() | _CCM_ICV_OCTETS.keys() | {EncrId.NULL_AUTH_AES_GMAC}
 _AES_KEY_OCTETS = (16, 24, 32)
 
 
@@ -266,7 +332,7 @@ def esp_cipher(
     RFC 7296 section 2.17 and RFC 4106 section 8.1 take it. Raises LocalProtocolError when ESP here does not know
     the algorithms, or a key has another length than theirs; the text never holds a key.
     """
-    if encr == EncrId.CHACHA20_POLY1305 or encr in _GCM_ICV_OCTETS or encr in _CCM_ICV_OCTETS:
+    if encr in _COMBINED:
         if integ_id not in (None, IntegId.NONE):
             raise LocalProtocolError(f"ESP with {encr} takes no integrity algorithm, {integ_id} was given")
         return _aead_cipher(encr, key, esn=esn)
@@ -296,17 +362,20 @@ def _mac(integ_id: IntegId | None, key: bytes) -> _Mac:
 def _aead_cipher(encr: EncrId, key: bytes, *, esn: bool) -> EspCipher:
     salt_octets = _CCM_SALT_OCTETS if encr in _CCM_ICV_OCTETS else _GCM_SALT_OCTETS
     secret, salt = key[:-salt_octets], key[-salt_octets:]
-    if encr == EncrId.CHACHA20_POLY1305:
+    make = ImplicitIvCipher if encr in _IMPLICIT_IV else AeadEspCipher
+    if encr in _CHACHA20:
         if len(secret) != 32:
             raise LocalProtocolError(f"the key of {encr} with its salt is 36 octets, not {len(key)}")
-        return AeadEspCipher(ChaCha20Poly1305(secret), salt, _GCM_TAG_OCTETS, esn=esn)
+        return make(ChaCha20Poly1305(secret), salt, _GCM_TAG_OCTETS, esn=esn)
     _check_aes_key(encr, len(secret))
+    if encr == EncrId.NULL_AUTH_AES_GMAC:
+        return GmacEspCipher(secret, salt, esn=esn)
     if encr in _CCM_ICV_OCTETS:
         icv_octets = _CCM_ICV_OCTETS[encr]
-        return AeadEspCipher(AESCCM(secret, tag_length=icv_octets), salt, icv_octets, esn=esn)
+        return make(AESCCM(secret, tag_length=icv_octets), salt, icv_octets, esn=esn)
     icv_octets = _GCM_ICV_OCTETS[encr]
     aead: _Aead = AESGCM(secret) if icv_octets == _GCM_TAG_OCTETS else _ShortGcm(secret, icv_octets)
-    return AeadEspCipher(aead, salt, icv_octets, esn=esn)
+    return make(aead, salt, icv_octets, esn=esn)
 
 
 def _check_aes_key(encr: EncrId, octets: int) -> None:

@@ -25,6 +25,8 @@ from ikev2.wire.payloads.sa import Proposal, Transform
 
 AEAD_IDS = frozenset(row.id for row in ENCRS.values() if row.is_aead)
 """The combined-mode ciphers."""
+ESP_ONLY_IDS = frozenset(row.id for row in ENCRS.values() if not row.for_ike)
+"""The ciphers that an IKE SA cannot have."""
 
 _INTEG_TO_PRF = {
     IntegId.HMAC_SHA1_96: PrfId.HMAC_SHA1,
@@ -152,6 +154,10 @@ def parse_ike_proposal(text: str) -> Proposal:
     if any(transform.id == EncrId.NULL for transform in found[TransformType.ENCR]):
         # rfc7296-s5-02
         raise ConfigurationError(f"{what}: an IKE SA cannot be without encryption")
+    for transform in found[TransformType.ENCR]:
+        if transform.id in ESP_ONLY_IDS:
+            # RFC 4543 section 3, RFC 8750 section 7
+            raise ConfigurationError(f"{what}: {transform_keyword(transform)} is for ESP only")
     if any(transform.id == KeId.NONE for transform in found[TransformType.KE]):
         # rfc7296-s2.18-02
         raise ConfigurationError(f"{what}: an IKE SA cannot be without a key exchange")

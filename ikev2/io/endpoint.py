@@ -38,6 +38,7 @@ from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket
 from ikev2.io.wish import Wish
 from ikev2.ipsec.backend import NON_ESP_MARKER, Backend
 from ikev2.ipsec.memory import MemoryBackend
+from ikev2.ipsec.probe import require_ciphers
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildCounters, ChildSaParameters
@@ -129,6 +130,7 @@ class Endpoint:
     async def start(self) -> None:
         """Open the backend and bind the sockets. Nothing stays open when this raises."""
         loop = asyncio.get_running_loop()
+        require_ciphers(self.backend, self.config.connections)
         self.backend.open()
         try:
             self._sockets.bind(self.config.connections, loop)
@@ -180,8 +182,9 @@ class Endpoint:
     def reload(self, config: EndpointConfig) -> None:
         """Take other connections: new SAs use them, SAs that are up stay as they are.
 
-        Raises ConfigurationError, and changes nothing, when an address cannot be bound.
+        Raises ConfigurationError, and changes nothing, when an address cannot be bound or the backend lacks a cipher.
         """
+        require_ciphers(self.backend, config.connections)
         self._sockets.bind(config.connections, self._running())
         self.config = config
         self.manager.connections = list(config.connections)

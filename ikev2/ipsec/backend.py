@@ -157,6 +157,11 @@ class Backend(ABC):
     """True: `attach_encap_socket` is to be called with the UDP 4500 socket, and the caller no longer reads it."""
 
     @classmethod
+    def carries(cls, encr_id: int) -> bool:
+        """Whether ESP of this backend has a cipher that is implemented for negotiation."""
+        return True
+
+    @classmethod
     @abstractmethod
     def probe(cls) -> ProbeResult:
         """Try, in this network namespace, whether the backend would work; leaves nothing behind, never raises."""

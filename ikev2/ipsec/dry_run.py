@@ -17,6 +17,7 @@ from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.ipsec.backend import IKE_PORT, NAT_PORT, SPI_MINIMUM, Backend, Bypass, ProbeResult
 from ikev2.ipsec.virtual_ip import DEVICE_PREFIX as VIRTUAL_DEVICE
 from ikev2.ipsec.xfrm import plan, words
+from ikev2.ipsec.xfrm.algorithms import kernel_has
 from ikev2.ipsec.xfrm.messages import Policy, Request, Sa, encode_message
 from ikev2.ipsec.xfrm.structs import SaId
 from ikev2.ipsec.xfrm.uapi import NlmF, XfrmMsg
@@ -36,6 +37,11 @@ class DryRunBackend(Backend):
         self._ike_ports = {IKE_PORT, NAT_PORT}
         self._children: dict[tuple[str, int], tuple[ChildSaParameters, tuple[Policy, ...]]] = {}
         self._bypasses: dict[Bypass, tuple[Policy, ...]] = {}
+
+    @classmethod
+    def carries(cls, encr_id: int) -> bool:
+        """As the kernel would."""
+        return kernel_has(encr_id)
 
     @classmethod
     def probe(cls) -> ProbeResult:

@@ -5,11 +5,14 @@ The order of `auto` is: the kernel's own ESP, ESP of our own over a TUN device, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from types import MappingProxyType
 
+from ikev2.core.config import ConnectionConfig
+from ikev2.crypto.keywords import transform_keyword
 from ikev2.errors import BackendError, ConfigurationError
+from ikev2.iana import TransformType
 from ikev2.ipsec.backend import Backend, ProbeResult
 
 AUTO = "auto"
@@ -46,6 +49,20 @@ def _probe(name: str) -> ProbeResult:
 def probe_backends(probe: Callable[[str], ProbeResult] = _probe) -> tuple[ProbeResult, ...]:
     """Every backend of `AUTO_ORDER`, probed; for listings."""
     return tuple(probe(name) for name in AUTO_ORDER)
+
+
+def require_ciphers(backend: Backend, connections: Iterable[ConnectionConfig]) -> None:
+    """ConfigurationError when a Child SA may be negotiated with a cipher that the backend does not have."""
+    for connection in connections:
+        for child in connection.children:
+            for proposal in child.esp_proposals:
+                for transform in proposal.of_type(TransformType.ENCR):
+                    if not backend.carries(transform.id):
+                        where = f"child {child.name!r} of connection {connection.name!r}"
+                        raise ConfigurationError(
+                            f"{where}: the {backend.name} backend has no {transform_keyword(transform)}: "
+                            "take it out of esp_proposals, or choose another backend"
+                        )
 
 
 def choose_backend(

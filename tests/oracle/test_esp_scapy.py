@@ -34,6 +34,9 @@ ORACLE = {
     "aes128ctr-sha256": ("AES-CTR", "SHA2-256-128"),
     "aes256-aescmac": ("AES-CBC", "AES-CMAC-96"),
     "null-sha256": ("NULL", "SHA2-256-128"),
+    "aes128gmac": ("AES-NULL-GMAC", None),
+    "aes192gmac": ("AES-NULL-GMAC", None),
+    "aes256gmac": ("AES-NULL-GMAC", None),
 }
 SIZES = (0, 1, 2, 3, 13, 16, 100, 1200)
 
@@ -101,6 +104,54 @@ def test_we_open_what_scapy_seals(name: str, mode: Mode, esn: bool, encap: bool)
         assert engine.unprotect(esp, sealed[1], sealed[8], header) == packet
     assert engine.counters(of_b).packets_in == len(SIZES)
     assert engine.counters(of_b).errors == {}
+
+
+# Those that scapy has with an explicit IV.
+EXPLICIT = {
+    "aes128ccm8iiv": ("AES-CCM", 8),
+    "aes256gcm16iiv": ("AES-GCM", 16),
+    "chacha20poly1305iiv": ("CHACHA20-POLY1305", 16),
+}
+
+
+@pytest.mark.parametrize("first", [0, 0xFFFFFFFD], ids=["first", "at-2**32"])
+@pytest.mark.parametrize("esn", [False, True], ids=["", "esn"])
+@pytest.mark.parametrize("name", EXPLICIT)
+def test_a_packet_with_an_implicit_iv_is_one_with_that_iv_left_out(name: str, esn: bool, first: int) -> None:
+    """RFC 8750 section 4: put the sequence number in as IV, and scapy opens the packet of RFC 4106, 4309, 7634."""
+    of_a, of_b = child_pair(name, esn=esn)
+    a, b = Engine(), Engine()
+    pair = a.install(of_a)
+    b.install(of_b).inbound.window.top = first
+    pair.outbound.sequence = first
+    crypt, icv_octets = EXPLICIT[name]
+    oracle = ipsec.SecurityAssociation(
+        ipsec.ESP,
+        spi=of_a.spi_out,
+        crypt_algo=crypt,
+        crypt_key=of_a.encr_key_out.octets,
+        crypt_icv_size=icv_octets,
+        tunnel_header=IP(src=of_a.local, dst=of_a.remote),
+        esn_en=esn,
+    )
+    for sequence in range(first + 1, first + (6 if esn else 3)):
+        packet = udp_packet(data=bytes(sequence & 0xFF))
+        result = a.protect(packet)
+        assert result is not None
+        _, esp, _ = result
+        padded = -(len(packet) + 2) % 4 + len(packet) + 2
+        assert len(esp) == 8 + padded + icv_octets, "no octet of an IV"
+        explicit = esp[:8] + sequence.to_bytes(8, "big") + esp[8:]
+        outer = bytes(IP(src=of_a.local, dst=of_a.remote, proto=50) / explicit)
+        opened = oracle.decrypt(IP(outer), esn_en=esn, esn=sequence >> 32)
+        assert bytes(opened) == packet
+        assert b.unprotect(esp) == packet
+        # And the other way: what scapy makes with that IV, without it.
+        oracle.seq_num = sequence & 0xFFFFFFFF  # given as an argument, scapy takes 0 for no number
+        iv = sequence.to_bytes(8, "big")
+        theirs = oracle.encrypt(IP(packet), iv=iv, esn_en=esn, esn=sequence >> 32)
+        made = bytes(theirs)[20:]
+        assert made[:8] + made[16:] == esp
 
 
 @pytest.mark.req("rfc7296-s2.22-04")

@@ -35,7 +35,7 @@ from interop.peers.strongswan import StrongSwan, wait_until  # noqa: E402
 
 STRONGSWAN, USERSPACE, XFRM = "strongswan", "userspace", "xfrm"
 IKE = "aes128gcm16-prfsha256-curve25519"
-GCM, CBC = "aes128gcm16", "aes128-sha256"
+GCM, CBC, GMAC = "aes128gcm16", "aes128-sha256", "aes128gmac"
 PACKETS = 5
 WAIT_S = 5.0
 ETH_P_ALL = 3
@@ -45,6 +45,7 @@ CHARON: dict[str, Any] = {
 ALGORITHMS = {
     GCM: r"aead rfc4106\(gcm\(aes\)\) .* 128\n",
     CBC: r"auth-trunc hmac\(sha256\) .* 128\n\s+enc cbc\(aes\) ",
+    GMAC: r"aead rfc4543\(gcm\(aes\)\) .* 128\n",
 }
 
 
@@ -91,7 +92,7 @@ def _cases() -> Iterator[Case]:
     number = 0
     for peer in (STRONGSWAN, USERSPACE, XFRM):
         for mode in ("tunnel", "transport"):
-            for esp in (GCM, CBC):
+            for esp in (GCM, CBC, GMAC):
                 for family, encap in ((4, False), (4, True), (6, False), (6, True)):
                     for role in ("initiator", "responder"):
                         if _wanted(peer, mode, esp, family, encap, role):
@@ -101,6 +102,8 @@ def _cases() -> Iterator[Case]:
 
 def _wanted(peer: str, mode: str, esp: str, family: int, encap: bool, role: str) -> bool:
     """All for strongSwan over IPv4, half of that over IPv6; our own planes with each other where they differ."""
+    if esp == GMAC:
+        return mode == "tunnel" and family == 4 and not encap and (role == "initiator" or peer == STRONGSWAN)
     crossed = (mode == "tunnel") == (esp == GCM)
     if peer == STRONGSWAN:
         return family == 4 or crossed != encap

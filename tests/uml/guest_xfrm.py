@@ -456,6 +456,8 @@ CASES: dict[str, Case] = {
     "tunnel-gcm128": protected("aes128gcm16", Mode.TUNNEL),
     "tunnel-gcm256-encap": protected("aes256gcm16", Mode.TUNNEL, encap=True),
     "tunnel-chacha": protected("chacha20poly1305", Mode.TUNNEL),
+    "tunnel-gmac128": protected("aes128gmac", Mode.TUNNEL),
+    "transport-gmac256-esn": protected("aes256gmac-esn", Mode.TRANSPORT),
     "tunnel-cbc128-sha256": protected("aes128-sha256", Mode.TUNNEL),
     "tunnel-cbc256-sha512-encap": protected("aes256-sha512", Mode.TUNNEL, encap=True),
     "tunnel-cbc128-sha1-esn": protected("aes128-sha1-esn", Mode.TUNNEL),

@@ -1,7 +1,7 @@
 """From a negotiated ESP suite to the names that the kernel gives its algorithms.
 
 The kernel's names are those of its crypto API; the table is `xfrm_algo.c`'s, cut down to what IKEv2 negotiates.
-RFC 4106, 4309, 3686, 7634, 2404, 4868, 3566, 4494.
+RFC 4106, 4309, 3686, 4543, 7634, 2404, 4868, 3566, 4494.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ AEAD_NAMES: Mapping[EncrId, str] = MappingProxyType(
         EncrId.AES_CCM_12: "rfc4309(ccm(aes))",
         EncrId.AES_CCM_16: "rfc4309(ccm(aes))",
         EncrId.CHACHA20_POLY1305: "rfc7539esp(chacha20,poly1305)",
+        EncrId.NULL_AUTH_AES_GMAC: "rfc4543(gcm(aes))",
     }
 )
 
@@ -45,6 +46,11 @@ AUTH_NAMES: Mapping[IntegId, str] = MappingProxyType(
         IntegId.AES_CMAC_96: "cmac(aes)",
     }
 )
+
+
+def kernel_has(encr_id: int) -> bool:
+    """Whether the kernel has a name for a cipher: not for those with an implicit IV (RFC 8750)."""
+    return encr_id in AEAD_NAMES or encr_id in CRYPT_NAMES
 
 
 def kernel_algorithms(

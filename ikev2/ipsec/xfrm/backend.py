@@ -31,6 +31,7 @@ from ikev2.ipsec.backend import (
 )
 from ikev2.ipsec.virtual_ip import VirtualAddresses
 from ikev2.ipsec.xfrm import plan
+from ikev2.ipsec.xfrm.algorithms import kernel_has
 from ikev2.ipsec.xfrm.attributes import Algorithm
 from ikev2.ipsec.xfrm.cleaner import remove_leftovers, remove_ours, unless_absent
 from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
@@ -90,6 +91,11 @@ class XfrmBackend(Backend):
         self._addresses = VirtualAddresses()
 
     # -- life
+
+    @classmethod
+    def carries(cls, encr_id: int) -> bool:
+        """The kernel has no cipher with an implicit IV (RFC 8750)."""
+        return kernel_has(encr_id)
 
     @classmethod
     def probe(cls) -> ProbeResult:

@@ -31,6 +31,12 @@ SUITES: dict[str, tuple[EncrId, int | None, IntegId | None]] = {
     "aes128-aesxcbc": (EncrId.AES_CBC, 128, IntegId.AES_XCBC_96),
     "aes256-aescmac": (EncrId.AES_CBC, 256, IntegId.AES_CMAC_96),
     "null-sha256": (EncrId.NULL, None, IntegId.HMAC_SHA2_256_128),
+    "aes128gmac": (EncrId.NULL_AUTH_AES_GMAC, 128, None),
+    "aes192gmac": (EncrId.NULL_AUTH_AES_GMAC, 192, None),
+    "aes256gmac": (EncrId.NULL_AUTH_AES_GMAC, 256, None),
+    "aes128ccm8iiv": (EncrId.AES_CCM_8_IIV, 128, None),
+    "aes256gcm16iiv": (EncrId.AES_GCM_16_IIV, 256, None),
+    "chacha20poly1305iiv": (EncrId.CHACHA20_POLY1305_IIV, None, None),
 }
 
 

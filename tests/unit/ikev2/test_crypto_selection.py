@@ -66,6 +66,24 @@ def test_one_proposal_and_one_transform_of_each_type_is_chosen() -> None:
 
 
 @pytest.mark.req("rfc7296-s3.3.1-05")
+@pytest.mark.parametrize(
+    ("configured", "offered", "chosen"),
+    [
+        ("aes128gcm16iiv-aes128gcm16", "aes128gcm16iiv-aes128gcm16", "aes128gcm16iiv"),
+        ("aes128gcm16", "aes128gcm16iiv-aes128gcm16", "aes128gcm16"),
+        ("aes128gcm16iiv-aes128gcm16", "aes128gcm16", "aes128gcm16"),
+        ("aes128gcm16iiv-aes128gcm16", "aes256gcm16iiv", "aes256gcm16iiv"),
+    ],
+)
+def test_an_implicit_iv_is_an_algorithm_of_its_own_beside_the_explicit_one(
+    configured: str, offered: str, chosen: str
+) -> None:
+    """RFC 8750 sections 5 and 6: for a peer without it, the same cipher with its IV is offered beside it."""
+    assert proposal_keyword(choose_proposal(esp(offered), esp(configured))) == chosen
+    with pytest.raises(NoProposalChosen):
+        choose_proposal(esp("aes128gcm16iiv"), esp("aes128gcm16"))
+
+
 def test_the_number_and_the_spi_are_those_of_the_offer() -> None:
     chosen = choose_proposal(esp("aes256gcm16", "aes128gcm16", spi=b"\1\2\3\4"), esp("aes128gcm16", spi=b""))
     assert (chosen.number, chosen.spi, chosen.protocol) == (2, b"\1\2\3\4", ProtocolId.ESP)

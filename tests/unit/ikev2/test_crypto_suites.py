@@ -135,7 +135,8 @@ def test_key_sizes_are_alternative_transforms_of_one_attribute_each() -> None:
 @pytest.mark.req("rfc7296-s3.3.5-04", "rfc7296-s2.13-01")
 def test_a_key_length_goes_with_ciphers_of_several_lengths_only() -> None:
     for keyword, transform in KEYWORDS.items():
-        variable = transform.type == ENCR and transform.id not in (EncrId.CHACHA20_POLY1305, EncrId.NULL)
+        fixed = (EncrId.CHACHA20_POLY1305, EncrId.CHACHA20_POLY1305_IIV, EncrId.NULL)
+        variable = transform.type == ENCR and transform.id not in fixed
         assert bool(transform.attributes) is variable, keyword
 
 
@@ -171,6 +172,43 @@ def test_an_ike_proposal_without_key_exchange_is_refused() -> None:
 def test_an_ike_proposal_without_encryption_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="cannot be without encryption"):
         parse_ike_proposal("null-sha256-modp2048")
+
+
+@pytest.mark.parametrize("cipher", ["aes128gmac", "aes128gcm16iiv", "aes128ccm8iiv", "chacha20poly1305iiv"])
+def test_ciphers_of_esp_alone_are_refused_for_an_ike_sa(cipher: str) -> None:
+    """RFC 8750 section 7: IKE messages have nothing that an IV could be made of. GMAC (RFC 4543) hides nothing."""
+    with pytest.raises(ConfigurationError, match=f"{cipher} is for ESP only"):
+        parse_ike_proposal(f"{cipher}-prfsha256-curve25519")
+    esp = parse_esp_proposal(cipher)
+    prf_and_group = parse_ike_proposal("aes128gcm16-prfsha256-curve25519").transforms[1:]
+    with pytest.raises(UnknownAlgorithm, match=f"{cipher} is not for IKE"):
+        IkeSuite.from_proposal(Proposal(1, ProtocolId.IKE, b"", (esp.transforms[0], *prf_and_group)))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "number", "bits", "octets"),
+    [
+        ("aes128gmac", 21, 128, 20),  # RFC 4543 section 5.3: 128, 192 and 256 bits, each with a salt of four octets
+        ("aes192gmac", 21, 192, 28),
+        ("aes256gmac", 21, 256, 36),
+        ("aes128ccm8iiv", 29, 128, 19),  # RFC 4309 section 7.1
+        ("aes256ccm8iiv", 29, 256, 35),
+        ("aes128gcm16iiv", 30, 128, 20),  # RFC 4106 section 8.1
+        ("aes256gcm16iiv", 30, 256, 36),
+        ("chacha20poly1305iiv", 31, None, 36),  # RFC 7634 section 2
+    ],
+)
+def test_ciphers_of_esp_alone_have_the_numbers_and_key_lengths_of_their_rfcs(
+    keyword: str, number: int, bits: int | None, octets: int
+) -> None:
+    """RFC 4543 section 8, RFC 8750 section 8: all else is as with an explicit IV."""
+    proposal = parse_esp_proposal(keyword)
+    assert proposal.of_type(ENCR)[0].key_bits == bits
+    assert proposal.of_type(ENCR)[0].id == number
+    assert proposal.of_type(INTEG) == ()
+    suite = EspSuite.from_proposal(proposal)
+    assert suite.keyword == keyword
+    assert suite.keymat_octets == 2 * octets
 
 
 @pytest.mark.parametrize(

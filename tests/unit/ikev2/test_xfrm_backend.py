@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 from xfrm_support import child_pair
 
+from ikev2.core.config import ChildConfig, ConnectionConfig
 from ikev2.core.types import Mode
+from ikev2.crypto.secret import SecretOctets
+from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
 from ikev2.errors import BackendError, ConfigurationError, LocalProtocolError
 from ikev2.ipsec import probe
-from ikev2.ipsec.backend import Bypass, ProbeResult
+from ikev2.ipsec.backend import Backend, Bypass, ProbeResult
 from ikev2.ipsec.dry_run import DryRunBackend
 from ikev2.ipsec.memory import MemoryBackend
 from ikev2.ipsec.xfrm import backend as backend_module
@@ -485,6 +488,18 @@ def test_a_named_backend_is_taken_or_refused_never_replaced() -> None:
     assert chosen is DryRunBackend
     with pytest.raises(ConfigurationError, match="backend 'foo' does not exist: one of auto, xfrm"):
         probe.choose_backend("foo")
+
+
+@pytest.mark.parametrize("kind", [XfrmBackend, DryRunBackend])
+def test_a_cipher_that_the_backend_lacks_is_refused_before_anything_is_negotiated(kind: type[Backend]) -> None:
+    child = ChildConfig("net", esp_proposals=(parse_esp_proposal("aes128gcm16iiv-aes128gcm16"),))
+    ike, psk = (parse_ike_proposal("aes128gcm16-prfsha256-curve25519"),), SecretOctets("PSK", b"secret")
+    connection = ConnectionConfig("lab", ("%any",), ("%any",), ike, None, None, psk, (child,))
+    with pytest.raises(ConfigurationError, match=r"child 'net' of connection 'lab': the .* has no aes128gcm16iiv"):
+        probe.require_ciphers(kind(), [connection])
+    probe.require_ciphers(MemoryBackend(), [connection])
+    explicit = replace(child, esp_proposals=(parse_esp_proposal("aes128gcm16-aes128gmac"),))
+    probe.require_ciphers(kind(), [replace(connection, children=(explicit,))])
 
 
 def test_no_backend_at_all_names_every_reason() -> None:

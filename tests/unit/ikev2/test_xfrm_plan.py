@@ -121,6 +121,8 @@ def test_what_the_kernel_cannot_say_is_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("keyword", "names", "bits"),
     [
+        ("aes128gmac", ["rfc4543(gcm(aes))"], [(160, 128)]),
+        ("aes256gmac", ["rfc4543(gcm(aes))"], [(288, 128)]),
         ("aes128gcm16", ["rfc4106(gcm(aes))"], [(160, 128)]),
         ("aes256gcm8", ["rfc4106(gcm(aes))"], [(288, 64)]),
         ("chacha20poly1305", ["rfc7539esp(chacha20,poly1305)"], [(288, 128)]),
@@ -140,6 +142,13 @@ def test_algorithms_have_the_kernels_names_and_lengths(
         used = [algorithm for algorithm in (sa.aead, sa.crypt, sa.auth) if algorithm is not None]
         assert [algorithm.name for algorithm in used] == names
         assert [(8 * len(algorithm.key), algorithm.icv_bits) for algorithm in used] == bits
+
+
+@pytest.mark.parametrize("keyword", ["aes128gcm16iiv", "aes256ccm8iiv", "chacha20poly1305iiv"])
+def test_an_implicit_iv_is_nothing_the_kernel_has(keyword: str) -> None:
+    """`xfrm_algo.c` of Linux has no name for the transforms of RFC 8750."""
+    with pytest.raises(BackendError, match=f"the xfrm backend has no {keyword}"):
+        planned(keyword)
 
 
 def test_each_direction_has_its_own_addresses_spi_and_keys() -> None:
