@@ -53,14 +53,19 @@ def connection_of(
     }
 
 
-def run_client(run: Callable[[StopSignal], Coroutine[Any, Any, T]], *, as_json: bool) -> T:
-    """Run a client in an event loop of its own. An IppmError is raised, and printed before when `as_json`."""
+def run_client(
+    run: Callable[[StopSignal], Coroutine[Any, Any, T]], *, as_json: bool, until_terminated: bool = False
+) -> T:
+    """Run a client in an event loop of its own. An IppmError is raised, and printed before when `as_json`.
+
+    SIGINT ends it, and SIGTERM when `until_terminated`.
+    """
     import asyncio
 
     from ippm.errors import ConfigurationError, IppmError
 
     try:
-        return asyncio.run(_until_interrupt(run))
+        return asyncio.run(_until_interrupt(run, until_terminated))
     except ConfigurationError:
         raise
     except IppmError as error:
@@ -69,7 +74,7 @@ def run_client(run: Callable[[StopSignal], Coroutine[Any, Any, T]], *, as_json: 
         raise
 
 
-async def _until_interrupt(run: Callable[[StopSignal], Coroutine[Any, Any, T]]) -> T:
+async def _until_interrupt(run: Callable[[StopSignal], Coroutine[Any, Any, T]], until_terminated: bool) -> T:
     import asyncio
     import signal
 
@@ -88,13 +93,16 @@ async def _until_interrupt(run: Callable[[StopSignal], Coroutine[Any, Any, T]]) 
         if interrupts > 1:
             task.cancel()
 
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    signals = [signal.SIGINT, *([signal.SIGTERM] if until_terminated else [])]
+    for one in signals:
+        loop.add_signal_handler(one, interrupt)
     try:
         return await task
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for one in signals:
+            loop.remove_signal_handler(one)
         stop.close()
 
 

@@ -17,6 +17,7 @@ from ippm.cli.owamp import fetch, owping, stats
 from ippm.cli.serve import serve
 
 if TYPE_CHECKING:
+    from ippm.crypto import KeyProvider
     from ippm.io.options import TwpingOptions
     from ippm.io.twamp_client import TwampRun
     from ippm.report.result import RunResult
@@ -104,12 +105,24 @@ def cli() -> None:
 )
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--continuous", is_flag=True, help="Measure until interrupted: one line of JSON for each period.")
+@click.option(
+    "--period",
+    "period_s",
+    type=click.FloatRange(0.1, 86400),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a period of --continuous is.",
+)
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
 def twping(
     host: str,
     quiet: bool,
     as_json: bool,
+    continuous: bool,
+    period_s: float,
     max_loss: float | None,
     max_delay: float | None,
     user: str | None,
@@ -121,6 +134,10 @@ def twping(
 
     options = _twping_options(host, has_keys=bool(user or key_file), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
+    if continuous:
+        _without_end({"-c": "count", "--max-loss": "max_loss", "--max-delay": "max_delay", "-Q": "quiet"})
+        _run_continuous(options, provider, period_s)
+        return
     run = run_client(lambda stop: run_twping(options, provider, stop=stop), as_json=as_json)
     result = run.result
     if as_json:
@@ -165,6 +182,31 @@ def _twping_options(
     features = dict.fromkeys((*rest.pop("features"), *(["reflect-octets"] if rest["reflected_octets"] else [])))
     return TwpingOptions(
         interval_s=interval_s, exponential=exponential, features=tuple(features), **connection, **rest
+    )
+
+
+def _without_end(options: dict[str, str]) -> None:
+    """Raise ConfigurationError when an option was given that a measurement without an end has no use for."""
+    from click.core import ParameterSource
+
+    from ippm.errors import ConfigurationError
+
+    context = click.get_current_context()
+    for option, name in options.items():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ConfigurationError(f"--continuous and {option} exclude each other")
+
+
+def _run_continuous(options: TwpingOptions, provider: KeyProvider | None, period_s: float) -> None:
+    from ippm.io.continuous import run_continuous
+
+    def report(line: dict[str, Any]) -> None:
+        click.echo(json.dumps(line))
+
+    run_client(
+        lambda stop: run_continuous(options, provider, report=report, period_s=period_s, stop=stop),
+        as_json=False,
+        until_terminated=True,
     )
 
 

@@ -27,8 +27,10 @@ __all__ = [
     "Slot",
     "SlotSchedule",
     "SlotType",
+    "StreamSchedule",
     "exponential_deviates",
     "poisson_schedule",
+    "poisson_stream",
     "slot_offsets",
     "uniform_numbers",
 ]
@@ -89,6 +91,34 @@ class SlotSchedule:
     def offset_ns(self, index: int) -> int:
         """The offset of packet `index`, `index < count`."""
         return self._offsets[index]
+
+
+class StreamSchedule:
+    """The schedule of a list of slots for as many packets as wanted, none of them kept: asked for in ascending order.
+
+    RFC 4656 section 3.6.
+    """
+
+    __slots__ = ("_index", "_offset_ns", "_offsets")
+
+    def __init__(self, slots: Sequence[Slot], sid: bytes) -> None:
+        self._offsets = slot_offsets(slots, sid)
+        self._index = -1
+        self._offset_ns = 0
+
+    def offset_ns(self, index: int) -> int:
+        """The offset of packet `index`. LocalProtocolError for one before that asked for last."""
+        if index < self._index:
+            raise LocalProtocolError("the schedule of a stream is not gone back in")
+        while self._index < index:
+            self._offset_ns = ns_from_fixed_point(next(self._offsets))
+            self._index += 1
+        return self._offset_ns
+
+
+def poisson_stream(mean_ns: int, sid: bytes) -> StreamSchedule:
+    """A Poisson stream without an end. RFC 4656 section 3.6, RFC 2330 section 11.1.1."""
+    return StreamSchedule([Slot(SlotType.EXPONENTIAL, fixed_point_from_ns(mean_ns))], sid)
 
 
 def poisson_schedule(mean_ns: int, sid: bytes, count: int) -> SlotSchedule:

@@ -60,6 +60,22 @@ class SenderPlan:
         return PacketLayout.of(self.mode, self.reflected_octets, self.tw_auth_pad)
 
 
+_ELEMENTS = {
+    "t1": 8,
+    "t2": 8,
+    "t3": 8,
+    "t4": 8,
+    "sender_error": 2,
+    "reflector_error": 2,
+    "reflector_sequence": 4,
+    "reflector_ttl": 1,
+    "reply_ttl": 1,
+    "reflector_dscp_ecn": 1,
+    "reply_dscp_ecn": 1,
+}
+"""The arrays of SenderRecords with one element a packet, and the octets of one."""
+
+
 class SenderRecords:
     """What a session left behind, one element per sequence number; a stamp of 0 means "never happened".
 
@@ -98,15 +114,16 @@ class SenderRecords:
     )
 
     def __init__(self, count: int) -> None:
-        self.count = count
-        self.t1, self.t2, self.t3, self.t4 = (array("Q", bytes(8 * count)) for _ in range(4))
-        self.sender_error = array("H", bytes(2 * count))
-        self.reflector_error = array("H", bytes(2 * count))
-        self.reflector_sequence = array("I", bytes(4 * count))
-        self.reflector_ttl = array("B", bytes(count))
-        self.reply_ttl = array("B", bytes(count))
-        self.reflector_dscp_ecn = array("B", bytes(count))
-        self.reply_dscp_ecn = array("B", bytes(count))
+        self.count = 0
+        self.t1, self.t2, self.t3, self.t4 = (array("Q") for _ in range(4))
+        self.sender_error = array("H")
+        self.reflector_error = array("H")
+        self.reflector_sequence = array("I")
+        self.reflector_ttl = array("B")
+        self.reply_ttl = array("B")
+        self.reflector_dscp_ecn = array("B")
+        self.reply_dscp_ecn = array("B")
+        self.grow(count)
         self.arrivals = array("I")
         self.arrival_reflector_sequence = array("I")
         self.rejected: dict[str, int] = {}
@@ -117,6 +134,18 @@ class SenderRecords:
         self.send_failed = 0
         self.user_stamps = 0
         self.stopped = False
+
+    def grow(self, more: int) -> None:
+        """Room for `more` packets behind the others."""
+        self.count += more
+        for name, octets in _ELEMENTS.items():
+            getattr(self, name).frombytes(bytes(octets * more))
+
+    def shrink(self, count: int) -> None:
+        """Forgets what is behind the first `count` packets."""
+        for name in _ELEMENTS:
+            del getattr(self, name)[count:]
+        self.count = len(self.t1)
 
     @property
     def sent(self) -> int:
@@ -155,11 +184,11 @@ class SessionSender:
     it, or with `zero_padding`, the padding is all zeros.
     """
 
-    def __init__(self, plan: SenderPlan, padding_source: bytes = b"") -> None:
+    def __init__(self, plan: SenderPlan, padding_source: bytes = b"", records: SenderRecords | None = None) -> None:
         if not 0 <= plan.count <= 1 << 32 or plan.padding_octets < 0:
             raise LocalProtocolError("a session has 0 to 2**32 packets and no negative padding")
         self.plan = plan
-        self.records = SenderRecords(plan.count)
+        self.records = SenderRecords(plan.count) if records is None else records
         self._protection = TestProtection.of(plan.mode, plan.keys)
         self._layout = layout = plan.layout
         if plan.padding_octets < layout.reflected_octets:
@@ -217,9 +246,9 @@ class SessionSender:
         if self._layout.ptp:
             stamp, error_estimate = self._on_the_wire(timestamp), error_estimate | PTP_FLAG
         self._protection.pack_sender_into(self._buffer, sequence, stamp, error_estimate)
-        records = self.records
-        records.t1[sequence] = timestamp
-        records.sender_error[sequence] = error_estimate
+        records, index = self._new_element(sequence)
+        records.t1[index] = timestamp
+        records.sender_error[index] = error_estimate
         self._sent += 1
         return self._view
 
@@ -230,13 +259,23 @@ class SessionSender:
 
     def unsent(self, sequence: int) -> None:
         """Takes back `pack`: the system did not take the packet."""
-        self.records.t1[sequence] = 0
-        self.records.send_failed += 1
+        records, index = self._new_element(sequence)
+        records.t1[index] = 0
+        records.send_failed += 1
         self._sent -= 1
 
     def skip(self, sequence: int) -> None:
         """Notes that a packet is not sent: its time is further in the past than Timeout."""
         self.records.skipped.append(sequence)  # rfc4656-s4.1.1-03
+
+    def _new_element(self, sequence: int) -> tuple[SenderRecords, int]:
+        """Where the packet that is being sent is recorded."""
+        return self.records, sequence
+
+    def _element(self, sequence: int) -> tuple[SenderRecords, int] | None:
+        """Where a packet that was sent is recorded; None when there was none with this number."""
+        records = self.records
+        return (records, sequence) if sequence < records.count and records.t1[sequence] else None
 
     def _on_the_wire(self, timestamp: int) -> int:
         """Our stamp as packets have it."""
@@ -256,47 +295,49 @@ class SessionSender:
         except InvalidMessage as error:
             return self._reject("too_short" if len(data) < self._protection.reflector_octets else str(error))
         sequence = fields[4]
-        records = self.records
-        if sequence >= records.count or not records.t1[sequence]:
+        element = self._element(sequence)
+        if element is None:
             return self._reject("unknown_sequence_number")
-        if fields[5] != self._on_the_wire(records.t1[sequence]):
+        records, index = element
+        if fields[5] != self._on_the_wire(records.t1[index]):
             return self._reject("sender_timestamp_differs")
         if self._layout.reflected_octets and not self._came_back(data, sequence):
             return self._reject("reflected_octets_differ")
-        if ntp_difference_ns(receive_timestamp, records.t1[sequence]) > self.plan.timeout_ns:
+        if ntp_difference_ns(receive_timestamp, records.t1[index]) > self.plan.timeout_ns:
             records.late += 1
             return False
-        records.arrivals.append(sequence)
+        records.arrivals.append(index)
         records.arrival_reflector_sequence.append(fields[0])
-        if records.t4[sequence]:
-            if records.reflector_sequence[sequence] == fields[0]:
+        if records.t4[index]:
+            if records.reflector_sequence[index] == fields[0]:
                 records.reflect_duplicates += 1
             else:
                 records.send_duplicates += 1
             return False
-        self._record(sequence, fields, ttl, receive_timestamp)
-        records.reply_dscp_ecn[sequence] = dscp_ecn or 0
+        self._record(records, index, fields, ttl, receive_timestamp)
+        records.reply_dscp_ecn[index] = dscp_ecn or 0
         return True
 
     def _came_back(self, data: Octets, sequence: int) -> bool:
         at, octets = self._layout.reflector_octets, self._layout.reflected_octets
         return data[at : at + octets] == self._expected_back(sequence)
 
-    def _record(self, sequence: int, fields: ReflectorFields, ttl: int | None, receive_timestamp: int) -> None:
-        records = self.records
+    def _record(
+        self, records: SenderRecords, index: int, fields: ReflectorFields, ttl: int | None, receive_timestamp: int
+    ) -> None:
         t2, t3 = fields[3], fields[1]
         if self._layout.ptp and fields[2] & PTP_FLAG:
             offset_s = self.plan.utc_offset_s
             t2, t3 = ntp_from_ptp(t2, offset_s), ntp_from_ptp(t3, offset_s)
-        records.reflector_sequence[sequence] = fields[0]
-        records.t3[sequence] = t3
-        records.reflector_error[sequence] = fields[2]
-        records.t2[sequence] = t2
+        records.reflector_sequence[index] = fields[0]
+        records.t3[index] = t3
+        records.reflector_error[index] = fields[2]
+        records.t2[index] = t2
         if self._layout.monitored:
-            records.reflector_dscp_ecn[sequence] = fields[8]
-        records.reflector_ttl[sequence] = fields[7]
-        records.reply_ttl[sequence] = TTL_UNKNOWN if ttl is None else ttl  # rfc4656-s4.2-03
-        records.t4[sequence] = receive_timestamp
+            records.reflector_dscp_ecn[index] = fields[8]
+        records.reflector_ttl[index] = fields[7]
+        records.reply_ttl[index] = TTL_UNKNOWN if ttl is None else ttl  # rfc4656-s4.2-03
+        records.t4[index] = receive_timestamp
         self._received += 1
 
     def _reject(self, name: str) -> bool:

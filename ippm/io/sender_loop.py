@@ -68,16 +68,22 @@ def run_sender(
     `plan.remote` and stays open. `io` is a way of `ippm.io.batch`. OSError only for what makes sending impossible (a
     message too long, no route).
     """
-    # rfc4656-s4.1.2-08, rfc5357-s4.2.1-06
-    padding = b"" if plan.zero_padding or not plan.padding_octets else os.urandom(plan.padding_octets + 4096)
-    loop = _SenderLoop(SessionSender(plan, padding), sock, stop, clock or SystemClock(), io)
+    loop = SenderLoop(SessionSender(plan, padding_of(plan)), sock, stop, clock or SystemClock(), io)
     lasts_ns = plan.schedule.offset_ns(plan.count - 1) if plan.count else 0
     with exact_timers(), no_collections() if lasts_ns <= NO_COLLECTIONS_NS else contextlib.nullcontext():
         loop.run()
     return loop.session.records
 
 
-class _SenderLoop:
+def padding_of(plan: SenderPlan) -> bytes:
+    """Octets for the padding of a session's packets, pseudo-random and drawn for it alone."""
+    # rfc4656-s4.1.2-08, rfc5357-s4.2.1-06
+    return b"" if plan.zero_padding or not plan.padding_octets else os.urandom(plan.padding_octets + 4096)
+
+
+class SenderLoop:
+    """The loop itself; `run` returns at the end of the session."""
+
     def __init__(
         self,
         session: SessionSender,
@@ -100,6 +106,7 @@ class _SenderLoop:
         sock.setblocking(True)
 
     def run(self) -> None:
+        """Send, and take the replies."""
         start = self._start_ns()
         offset_ns = self._plan.schedule.offset_ns
         for sequence in range(self._plan.count):

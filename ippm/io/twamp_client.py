@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Self, TypeVar
 
 from ippm.core.control_client import ClientState, ControlClient, SessionWish
 from ippm.core.control_events import (
@@ -38,6 +38,8 @@ from ippm.io.test_socket import open_test_socket
 from ippm.report.result import RunResult
 from ippm.timestamps import ClockState, ntp_add_ns
 from ippm.wire.test_packet import PacketLayout
+
+T = TypeVar("T")
 
 
 class TwampClient(ControlTcpClient):
@@ -139,23 +141,30 @@ async def run_twping(
     """
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(await TwampClient.connect(options, provider, entropy))
-        local = client.role.local.host
-        ports = options.test_port_range or options.local_port_range or 0
-        monitor = bool(client.role.mode & Mode.DSCP_ECN_MONITORING)
-        sock = stack.enter_context(
-            open_test_socket(local, ports, options.mark_callback, dscp=options.dscp, monitor_dscp_ecn=monitor)
-        )
-        sender = Endpoint(local, int(sock.getsockname()[1]))
-        session = await client.request_session(session_wish(options, sender, client.role.mode))
+        sock, session = await open_session(client, options, stack)
         plan = sender_plan(options, session)
         await client.start_sessions()
         clock = clock_state()
-        records = await _send(client, plan, sock, stop)
+        records = await while_watched(client, lambda end: run_sender(plan, sock, end), stop)
         # Packets under way are reflected for Timeout after this.
         await client.stop_sessions()
         if client.connected is None:
             raise LocalProtocolError("the connection is not set up")
         return TwampRun(options, client.connected, session, plan, records, clock)
+
+
+async def open_session(
+    client: TwampClient, options: TwpingOptions, stack: ExitStack | AsyncExitStack
+) -> tuple[socket.socket, TestSession]:
+    """A socket for test packets, which `stack` closes, and a session that was accepted for it. Raises IppmError."""
+    local = client.role.local.host
+    ports = options.test_port_range or options.local_port_range or 0
+    monitor = bool(client.role.mode & Mode.DSCP_ECN_MONITORING)
+    sock = stack.enter_context(
+        open_test_socket(local, ports, options.mark_callback, dscp=options.dscp, monitor_dscp_ecn=monitor)
+    )
+    sender = Endpoint(local, int(sock.getsockname()[1]))
+    return sock, await client.request_session(session_wish(options, sender, client.role.mode))
 
 
 def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = None) -> SessionWish:
@@ -206,12 +215,10 @@ def sender_plan(options: TwpingOptions, session: TestSession) -> SenderPlan:
     )
 
 
-async def _send(
-    client: TwampClient, plan: SenderPlan, sock: socket.socket, stop: StopSignal | None
-) -> SenderRecords:
-    """Run the sender in a thread while the Control connection is watched. Raises IppmError."""
+async def while_watched(client: TwampClient, send: Callable[[StopSignal], T], stop: StopSignal | None) -> T:
+    """Run a sender in a thread while the Control connection is watched, and give its result. Raises IppmError."""
     own_stop = stop or StopSignal()
-    sending = asyncio.ensure_future(asyncio.to_thread(run_sender, plan, sock, own_stop))
+    sending = asyncio.ensure_future(asyncio.to_thread(send, own_stop))
     watching = asyncio.ensure_future(client.watch())
     try:
         await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)

@@ -89,6 +89,11 @@ class DelayStatistics:
         for value in values:
             histogram.add(value)
             total += value
+        return cls.of_histogram(histogram, total)
+
+    @classmethod
+    def of_histogram(cls, histogram: Histogram, total: int) -> Self:
+        """The statistics of what a histogram counted; `total` is the sum of its values. ValueError when it is empty."""
         return cls(
             histogram.count,
             histogram.minimum,

@@ -27,7 +27,7 @@ from ippm.io.batch import Receiver
 from ippm.io.clock import SystemClock, clock_state, now_ntp
 from ippm.io.pacing import StopSignal, Waiter
 from ippm.io.reflector_loop import Reflector, _Channel
-from ippm.io.sender_loop import _SenderLoop, run_sender
+from ippm.io.sender_loop import SenderLoop, run_sender
 from ippm.io.sockopts import IP_TOS, IP_TTL, SO_TIMESTAMPNS
 from ippm.io.test_socket import open_test_socket
 from ippm.report import RunResult
@@ -172,7 +172,7 @@ def test_a_packet_that_is_handed_over_twice_carries_the_later_time() -> None:
     """The system reports an ICMP error of before instead of taking the packet; it is stamped again."""
     with open_test_socket("127.0.0.1") as sock:
         plan = SenderPlan(SID, 1, None, sock.getsockname(), ("127.0.0.1", 9), 1, timeout_ns=1)
-        loop = _SenderLoop(SessionSender(plan), sock, None, SystemClock(), "auto")
+        loop = SenderLoop(SessionSender(plan), sock, None, SystemClock(), "auto")
         fake = RefusesOnce()
         loop._sock = fake  # type: ignore[assignment]
         loop._send(0)

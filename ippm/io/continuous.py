@@ -1,0 +1,199 @@
+"""A two-way measurement without an end: one session after the other on one Control connection, reported by period.
+
+A session ends when its sequence numbers are used up (2**32 packets) and the next one is asked for on the same
+connection; what ends the measurement is `stop`, or an error. RFC 5357 sections 3.5 to 3.8.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from ippm.core.rolling_sender import Period, RollingSender
+from ippm.core.schedule import poisson_stream
+from ippm.core.session_sender import SenderPlan
+from ippm.crypto import Entropy, KeyProvider
+from ippm.errors import ConfigurationError, IppmError
+from ippm.io.clock import SystemClock
+from ippm.io.options import TwpingOptions
+from ippm.io.pacing import StopSignal, Waiter, exact_timers
+from ippm.io.sender_loop import STOP_CHECK_NS, SenderLoop, padding_of
+from ippm.io.twamp_client import TwampClient, open_session, sender_plan, while_watched
+from ippm.report.rolling import RollingReport, SessionWords
+
+MOST_PACKETS = 1 << 32
+"""As many as there are sequence numbers. RFC 4656 section 4.1.2."""
+
+MOST_WAITING = 64
+"""Periods that wait to be reported; beyond these they are dropped and counted."""
+
+
+async def run_continuous(
+    options: TwpingOptions,
+    provider: KeyProvider | None = None,
+    *,
+    report: Callable[[dict[str, Any]], None],
+    period_s: float = 10.0,
+    stop: StopSignal | None = None,
+    entropy: Entropy | None = None,
+    session_packets: int = MOST_PACKETS,
+) -> None:
+    """Measure until `stop`, and call `report`, in another thread, with each period and at last with the end.
+
+    `options.count` says nothing here; a session has `session_packets`. Raises IppmError, after the last report, and
+    what `report` raises.
+    """
+    if not 0 < period_s <= 86400:
+        raise ConfigurationError(f"period = {period_s:g}: seconds, more than 0, up to a day")
+    lines = RollingReport(options.host, options.path)
+    reporter = _Reporter(lines, report, stop)
+    error: IppmError | None = None
+    try:
+        async with await TwampClient.connect(options, provider, entropy) as client:
+            while True:
+                await _one_session(client, options, session_packets, int(period_s * 1e9), reporter, stop)
+                if stop is not None and stop():
+                    break
+    except IppmError as raised:
+        error = raised
+        raise
+    finally:
+        await asyncio.to_thread(reporter.close, None if error is None else str(error))
+
+
+async def _one_session(
+    client: TwampClient,
+    options: TwpingOptions,
+    packets: int,
+    period_ns: int,
+    reporter: _Reporter,
+    stop: StopSignal | None,
+) -> None:
+    with ExitStack() as stack:
+        sock, session = await open_session(client, options, stack)
+        plan = replace(sender_plan(replace(options, count=1), session), count=packets)
+        if options.exponential:
+            plan = replace(plan, schedule=poisson_stream(int(options.interval_s * 1e9), session.sid))
+        await client.start_sessions()
+        words = SessionWords(plan.sid, session.mode.word, plan.local, plan.remote, time.time_ns())
+        await while_watched(
+            client,
+            lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take(words, period)),
+            stop,
+        )
+        await client.stop_sessions()
+
+
+def _run(
+    plan: SenderPlan, sock: socket.socket, stop: StopSignal, period_ns: int, give: Callable[[Period], None]
+) -> None:
+    session = RollingSender(plan, padding_of(plan), period_ns=period_ns)
+    with exact_timers():
+        _RollingLoop(session, sock, stop, give).run()
+
+
+class _RollingLoop(SenderLoop):
+    """The Session-Sender's loop, with time told to the session and periods given away.
+
+    A stop ends the sending; replies are taken for Timeout after that, so that what was under way is not called lost.
+    """
+
+    def __init__(
+        self, session: RollingSender, sock: socket.socket, stop: StopSignal, give: Callable[[Period], None]
+    ) -> None:
+        super().__init__(session, sock, stop, SystemClock(), "auto")
+        self._rolling = session
+        self._give = give
+        self._slice_ns = STOP_CHECK_NS
+        self._start = 0
+        self._sending = True
+
+    def run(self) -> None:
+        """Send until the stop or the last sequence number."""
+        self._start = self._start_ns()
+        offset_ns, timeout_ns = self._plan.schedule.offset_ns, self._plan.timeout_ns
+        try:
+            for sequence in range(self._plan.count):
+                self.session.prepare(sequence)
+                due = self._start + offset_ns(sequence)
+                if not self._wait_until(due):
+                    break
+                now = self._tick()
+                if now - due > timeout_ns:
+                    self.session.skip(sequence)  # rfc4656-s4.1.1-02
+                else:
+                    self._send(sequence)  # rfc4656-s4.1.1-04
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self._sending = False
+        ended = time.monotonic_ns()
+        self._stop = None
+        self._waiter = Waiter(self._sock.fileno())
+        self._wait_for_replies(ended + self._plan.timeout_ns)
+        for period in self._rolling.finish(ended - self._start):
+            self._give(period)
+
+    def _tick(self) -> int:
+        now = time.monotonic_ns()
+        self._clock.refresh(now)
+        for period in self._rolling.tick(now - self._start):
+            self._give(period)
+        return now
+
+    def _sleep(self, timeout_ns: int) -> tuple[bool, bool]:
+        woken = super()._sleep(timeout_ns)
+        if self._sending:
+            self._tick()
+        return woken
+
+
+class _Reporter:
+    """A thread that makes and reports the lines, so that neither delays a packet."""
+
+    def __init__(
+        self, lines: RollingReport, report: Callable[[dict[str, Any]], None], stop: StopSignal | None
+    ) -> None:
+        self._lines = lines
+        self._report = report
+        self._stop = stop
+        self._waiting: queue.Queue[tuple[SessionWords, Period] | None] = queue.Queue(MOST_WAITING)
+        self._raised: BaseException | None = None
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="ippm-report", daemon=True)
+        self._thread.start()
+
+    def take(self, words: SessionWords, period: Period) -> None:
+        """Report a period, when its turn comes; drop it when too many wait."""
+        try:
+            self._waiting.put_nowait((words, period))
+        except queue.Full:
+            self._dropped += 1
+
+    def close(self, error: str | None) -> None:
+        """Report what waits, and the end. Raises what `report` raised."""
+        self._waiting.put(None)
+        self._thread.join()
+        if self._raised is None:
+            self._report(self._lines.end(error, self._dropped))
+        else:
+            raise self._raised
+
+    def _run(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            if self._raised is not None:
+                continue
+            try:
+                self._report(self._lines.period(*item))
+            except Exception as error:
+                self._raised = error
+                if self._stop is not None:
+                    self._stop.set()

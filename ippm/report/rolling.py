@@ -1,0 +1,153 @@
+"""Reports of a measurement without an end: a dictionary a period, with all since the start, and one at the end.
+
+Of the time since the start counts and histograms are kept, which do not grow with the packets: quantiles have the error
+that `quantile_error_ppm` states. Reordering, loss periods and delay variation are those within a period; a copy of a
+reply that comes after its period was reported is in `rejected`, as `unknown_sequence_number`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ippm.core.rolling_sender import Period
+from ippm.core.session_sender import SenderRecords
+from ippm.metrics import delay
+from ippm.metrics.histogram import Histogram
+from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
+from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics, worst_clock
+from ippm.report.result import loss_pattern_dict, statistics_dict
+
+COUNTS = ("sent", "received", "lost", "duplicates", "reordered", "skipped", "late", "send_failed")
+"""What is counted in a period and since the start. In packets, copies and late replies apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWords:
+    """What the reports say of the session that a period belongs to; `start_unix_ns` is when it started."""
+
+    sid: bytes
+    mode: str
+    local: tuple[str, int]
+    remote: tuple[str, int]
+    start_unix_ns: int
+
+
+class _Sample:
+    """Statistics of a sample of which no value is kept."""
+
+    def __init__(self) -> None:
+        self._histogram = Histogram()
+        self._total = 0
+
+    def add(self, values: Iterable[int]) -> None:
+        for value in values:
+            self._histogram.add(value)
+            self._total += value
+
+    def to_dict(self) -> dict[str, int] | None:
+        if not self._histogram.count:
+            return None
+        return DelayStatistics.of_histogram(self._histogram, self._total).to_dict()
+
+
+class RollingReport:
+    """Makes the dictionaries, each after the other. `path` is the caller's word for the way, or None."""
+
+    def __init__(self, host: str, path: str | None = None) -> None:
+        self._host = host
+        self._path = path
+        self._periods = 0
+        self._last_sid = b""
+        self._sessions = 0
+        self._counts: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
+        self._round_trip, self._forward, self._backward = _Sample(), _Sample(), _Sample()
+
+    def period(self, session: SessionWords, period: Period) -> dict[str, Any]:
+        """A period that is complete, and `total`, all up to its end."""
+        records = period.records
+        metrics = two_way_metrics(records)
+        counts = _counts(metrics, records)
+        self._take(session, counts, records)
+        local = worst_clock(error for error, t1 in zip(records.sender_error, records.t1, strict=True) if t1)
+        peer = metrics.peer_clock
+        made = {
+            "kind": "period",
+            "period": self._periods,
+            "host": self._host,
+            "path": self._path,
+            "sid": session.sid.hex(),
+            "mode": session.mode,
+            "local": {"address": session.local[0], "port": session.local[1]},
+            "remote": {"address": session.remote[0], "port": session.remote[1]},
+            "start_unix_ns": session.start_unix_ns + period.start_ns,
+            "end_unix_ns": session.start_unix_ns + period.end_ns,
+            "first_sequence": period.first_sequence if records.count else None,
+            **counts,
+            "rejected": dict(records.rejected),
+            "delay": statistics_dict(metrics.round_trip),
+            "forward": statistics_dict(metrics.forward),
+            "backward": statistics_dict(metrics.backward),
+            "ipdv": statistics_dict(metrics.round_trip_ipdv),
+            "reflector_turnaround": statistics_dict(metrics.reflector_turnaround),
+            "loss_pattern": loss_pattern_dict(metrics.loss_pattern),
+            "clock": {
+                "local": None if local is None else local.to_dict(),
+                "peer": None if peer is None else peer.to_dict(),
+                "both_synchronized": bool(local and local.synchronized and peer and peer.synchronized),
+            },
+            "total": self._total(),
+        }
+        self._periods += 1
+        return made
+
+    def end(self, error: str | None = None, periods_dropped: int = 0) -> dict[str, Any]:
+        """The last one: all there was, and why it ended when an error ended it."""
+        return {
+            "kind": "end",
+            "ok": error is None,
+            "error": error,
+            "host": self._host,
+            "path": self._path,
+            "periods": self._periods,
+            "periods_dropped": periods_dropped,
+            "total": self._total(),
+            "quantiles": QUANTILE_DEFINITION,
+        }
+
+    def _take(self, session: SessionWords, counts: dict[str, int], records: SenderRecords) -> None:
+        if session.sid != self._last_sid:
+            self._last_sid = session.sid
+            self._sessions += 1
+        self._counts.update(counts)
+        self._rejected.update(records.rejected)
+        self._round_trip.add(delay.round_trip(records))
+        self._forward.add(delay.forward(records))
+        self._backward.add(delay.backward(records))
+
+    def _total(self) -> dict[str, Any]:
+        return {
+            "sessions": self._sessions,
+            **{name: self._counts[name] for name in COUNTS},
+            "rejected": dict(self._rejected),
+            "delay": self._round_trip.to_dict(),
+            "forward": self._forward.to_dict(),
+            "backward": self._backward.to_dict(),
+        }
+
+
+def _counts(metrics: TwoWayMetrics, records: SenderRecords) -> dict[str, int]:
+    values = (
+        metrics.sent,
+        metrics.received,
+        metrics.lost,
+        metrics.duplicates,
+        metrics.reordered,
+        len(records.skipped),
+        records.late,
+        records.send_failed,
+    )
+    return dict(zip(COUNTS, values, strict=True))
