@@ -83,12 +83,14 @@ def intersect_all(
     found: list[TrafficSelector] = []
     for selector in offered:
         for allowed in policy:
+            if len(found) == _MOST:  # and no further: what is compared grows with the square of it
+                return tuple(found)
             common = intersect(selector, allowed)
             if common is None or any(_contains(kept, common) for kept in found):
                 continue
             found = [kept for kept in found if not _contains(common, kept)]
             found.append(common)
-    return tuple(found[:_MOST])
+    return tuple(found)
 
 
 def covers(outer: Sequence[TrafficSelector], inner: Iterable[TrafficSelector]) -> bool:

@@ -136,6 +136,28 @@ def test_nothing_in_common_on_either_side_is_unacceptable(side: int) -> None:
         narrowing.narrow([ts("198.51.100.0/24")], [ts("192.0.2.0/24")], policies[0], policies[1])
 
 
+def test_many_selectors_against_a_large_policy_are_not_compared_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a peer asks for in one message must not keep us busy for seconds; 255 selectors are left, the first ones."""
+    contains, compared = narrowing._contains, [0]
+
+    def counting(outer: TrafficSelector, inner: TrafficSelector) -> bool:
+        compared[0] += 1
+        return contains(outer, inner)
+
+    monkeypatch.setattr(narrowing, "_contains", counting)
+    offered = [ts("0.0.0.0/0", 6, port, port) for port in range(1, 256)]
+    policy = [ts(f"10.{number}.0.0/16") for number in range(0, 20, 2)]
+    found = narrowing.intersect_all(offered, policy)
+    assert len(found) == 255
+    assert found[:11] == (
+        *(ts(f"10.{number}.0.0/16", 6, 1, 1) for number in range(0, 20, 2)),
+        ts("10.0.0.0/16", 6, 2, 2),
+    )
+    assert compared[0] < 255 * 255
+
+
 def test_selectors_of_unknown_type_are_left_out() -> None:
     strange = TrafficSelector(TsType(200), 0, 0, 0, b"", b"whatever")
     found = narrowing.narrow(
