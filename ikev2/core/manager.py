@@ -212,8 +212,8 @@ class SaManager(SaKeeper):
     def note_path_mtu(self, host: str, octets: int, now: float) -> None:
         """An ICMP error says that IP datagrams to `host` may have `octets` at most. RFC 7383 section 2.5.2."""
         worth = self._path_mtus.note(host, octets, now)
-        for sa in self._table:
-            if worth and sa.remote.host == host and sa.fragmentation.path_mtu != worth:
+        for sa in self._table if worth else ():
+            if sa.remote.host == host and sa.fragmentation.path_mtu != worth:
                 sa.note_path_mtu(worth, now)
                 self._collect(sa, now)
 

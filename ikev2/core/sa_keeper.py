@@ -230,6 +230,7 @@ class SaKeeper:
             self._strangers.half_open.set(spi, "", half_open=False)
             return
         self._strangers.half_open.set(spi, sa.remote.host, half_open=sa.is_half_open)
+        self._table.place(sa)
         self._table.arm(sa)
 
     def _queue(self, datagrams: Iterable[Datagram], now: float) -> None:

@@ -28,6 +28,8 @@ class SaTable:
         self._by_request: dict[bytes, bytes] = {}
         self._request_of: dict[bytes, bytes] = {}
         self._of_identities: dict[_Identities, dict[bytes, IkeSa]] = {}
+        self._at_host: dict[str, dict[bytes, IkeSa]] = {}
+        self._host_of: dict[bytes, str] = {}
         self._timers: list[tuple[float, int, bytes]] = []
         self._timer_of: dict[bytes, float] = {}
         self._serial = 0
@@ -50,6 +52,7 @@ class SaTable:
         """Keep an SA; `digest` is of the request that began it."""
         spi = own_spi(sa)
         self._by_spi[spi] = sa
+        self.place(sa)
         if digest is not None:
             self._by_request[digest] = spi
             self._request_of[spi] = digest
@@ -59,12 +62,26 @@ class SaTable:
         spi = own_spi(sa)
         self._by_spi.pop(spi, None)
         self._timer_of.pop(spi, None)
+        self._leave_host(spi)
         digest = self._request_of.pop(spi, None)
         if digest is not None:
             self._by_request.pop(digest, None)
         alike = self._of_identities.get((sa.local_id, sa.peer_id), {})
         if alike.pop(spi, None) is not None and not alike:
             del self._of_identities[sa.local_id, sa.peer_id]
+
+    def place(self, sa: IkeSa) -> None:
+        """Note where the peer of an SA that is kept here is by now."""
+        spi, host = own_spi(sa), sa.remote.host
+        if self._host_of.get(spi) != host:
+            self._leave_host(spi)
+            self._host_of[spi] = host
+            self._at_host.setdefault(host, {})[spi] = sa
+
+    def _leave_host(self, spi: bytes) -> None:
+        host = self._host_of.pop(spi, None)
+        if host is not None and (there := self._at_host[host]).pop(spi, None) is not None and not there:
+            del self._at_host[host]
 
     def authenticated(self, sa: IkeSa) -> None:
         """Note between whom an established SA is."""
@@ -113,13 +130,17 @@ class SaTable:
         """
         return [
             other
-            for other in self._by_spi.values()
-            if other.remote.host == sa.remote.host
-            and other.established_at is not None
+            for other in self._at_host.get(sa.remote.host, {}).values()
+            if other.established_at is not None
             and other.state is not State.CLOSED
             and other.peer_id is not None
             and (sa.peer_id is None or not other.peer_id.matches(sa.peer_id))
         ]
+
+    def at_host(self, host: str) -> list[IkeSa]:
+        """Established IKE SAs whose peer has this address; the newest first, and no other is looked at."""
+        found = [sa for sa in reversed(self._at_host.get(host, {}).values()) if _has_keys(sa)]
+        return sorted(found, key=lambda sa: sa.established_at or 0.0, reverse=True)
 
     def is_only_sa(self, sa: IkeSa) -> bool:
         """True when no other SA that may be of this connection's identities is there, or on its way.

@@ -55,9 +55,12 @@ class RetiredSpis:
 
 
 def partner(table: SaTable, remote: Address, *, in_udp: bool) -> IkeSa | None:
-    """The newest established IKE SA with this address, and with this port where NAT traversal is used."""
-    for sa in table.by_peer(remote.host):
-        if sa.remote.host == remote.host and (not sa.nat.between or (in_udp and sa.remote.port == remote.port)):
+    """The newest established IKE SA with this address, and with this port where NAT traversal is used.
+
+    Whoever forges what comes for no SA makes us look for one: that must not take longer the more SAs there are.
+    """
+    for sa in table.at_host(remote.host):
+        if not sa.nat.between or (in_udp and sa.remote.port == remote.port):
             return sa
     return None
 

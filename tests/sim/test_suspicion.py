@@ -9,11 +9,12 @@ RFC 7296 sections 1.5 and 2.21.4.
 from __future__ import annotations
 
 import pytest
-from sim.craft import clear, give, notify_types, opened, parse
-from sim.network import A, Host, Network, assert_joined, connected, pair, up
+from sim.craft import clear, give, notify_types, opened, parse, sealed
+from sim.network import A, B, Host, Network, assert_joined, connected, connection, pair, up
 from sim.test_informational import snapshot
 
-from ikev2.core.config import Limits
+from ikev2.core import sa_table
+from ikev2.core.config import Identity, Limits
 from ikev2.core.events import PeerAlive
 from ikev2.core.suspicion import IN_FLIGHT_S, REPORT_INTERVAL_S
 from ikev2.core.types import Address
@@ -195,3 +196,44 @@ def test_a_report_waits_for_the_window() -> None:
         for sent in network.sent[before:]
         if sent.sender is a
     )
+
+
+def test_what_comes_for_no_sa_costs_the_same_however_many_sas_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever forges such messages and packets must not make us look at all SAs. RFC 7296 section 2.4."""
+    network = Network()
+    b = network.add("b", B, [connection(B, "%any", remote_id=None)])
+    hosts = []
+    for number in range(1, 13):
+        there = f"198.51.100.{number}"
+        own = connection(there, B, local_id=Identity.parse(f"fqdn:host-{number}"))
+        hosts.append(network.add(f"a{number}", there, [own]))
+        up(network, hosts[-1], until=network.now + 1)
+    assert len(b.manager.sas) == len(hosts)
+    looked_at: list[str] = []
+    has_keys = sa_table._has_keys
+    monkeypatch.setattr(sa_table, "_has_keys", lambda sa: looked_at.append(sa.remote.host) or has_keys(sa))
+    forged = clear(INFO, (Encrypted(PayloadType.NO_NEXT_PAYLOAD, bytes(40)),), spi_r=b"\x99" * 8)
+    hint = clear(INFO, (Notify(NotifyType.INVALID_SPI, b"\1\2\3\4"),), spi_i=bytes(8))
+    for message in (forged, hint):
+        give(network, b, message, ELSEWHERE._replace(host="203.0.113.1"))
+    stray(network, b, ELSEWHERE._replace(host="203.0.113.1"))
+    assert looked_at == []
+    give(network, b, forged, hosts[4].address)
+    assert set(looked_at) == {hosts[4].host}
+
+
+def test_an_ike_sa_is_found_where_its_peer_has_moved_to_and_no_longer_where_it_was() -> None:
+    network, a, b = pair(a={"encap": True}, b={"remote_addrs": ("%any",)})
+    up(network, a, until=5.0)
+    sa, before = b.sa, len(network.sent)
+    was, there = sa.remote, Address("203.0.113.7", 40000)
+    give(network, b, sealed(a, INFO, ()), there)
+    assert sa.remote == there
+    b.manager.stray_esp(STRAY, sa.local, there, network.now, in_udp=True)
+    network.flush(b)
+    assert network.sent[-1].datagram.remote == there
+    assert parse(network.sent[-1].datagram).encrypted is not None
+    b.manager.stray_esp(STRAY, sa.local, was, network.now, in_udp=True)
+    network.flush(b)
+    assert parse(network.sent[-1].datagram).encrypted is None
+    assert len(network.sent) == before + 3
