@@ -26,6 +26,8 @@ from binding.derivation import Derivation
 from binding.provider import KeyOptions
 from binding.switches import NOT_YET
 from ikev2.embedding import ConfigurationError
+from ippm import ConfigurationError as IppmConfigurationError
+from ippm import Limits, parse_limits
 
 Path = Literal["tunnel", "bypass", "both"]
 
@@ -177,7 +179,11 @@ SERVER_WORDS = frozenset(
 
 def parse_measurement(section: Mapping[str, Any], where: str = "measurement") -> MeasurementConfig:
     """Validate a section. Raises ConfigurationError: each fault in one line with its full path."""
-    faults = [f"{where}.{word}: {fault}" for word in section if (fault := _unknown(word)) is not None]
+    faults = [
+        f"{where}.{word}: {fault}"
+        for word in section
+        if word not in LIMIT_WORDS and (fault := _unknown(word)) is not None
+    ]
     known = {word: value for word, value in section.items() if word in MeasurementConfig.model_fields}
     try:
         config = MeasurementConfig.model_validate(known)
@@ -194,7 +200,7 @@ def parse_servers(section: Mapping[str, Any]) -> tuple[MeasurementConfig, tuple[
     A table serves OWAMP only when it has an `owamp_port` of its own.
     Raises ConfigurationError with every fault.
     """
-    own = {word: value for word, value in section.items() if word != "servers"}
+    own = {word: value for word, value in section.items() if word != "servers" and word not in LIMIT_WORDS}
     tables = section.get("servers", [])
     faults: list[str] = []
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
@@ -204,7 +210,7 @@ def parse_servers(section: Mapping[str, Any]) -> tuple[MeasurementConfig, tuple[
         faults += [
             f"measurement.servers[{number}].{word}: is one for the whole host, in [measurement]"
             for word in table
-            if word in MeasurementConfig.model_fields and word not in SERVER_WORDS
+            if (word in MeasurementConfig.model_fields and word not in SERVER_WORDS) or word in LIMIT_WORDS
         ]
     parsed: list[MeasurementConfig] = []
     try:
@@ -218,6 +224,29 @@ def parse_servers(section: Mapping[str, Any]) -> tuple[MeasurementConfig, tuple[
     if faults:
         raise ConfigurationError("\n".join(faults))
     return parsed[0], tuple(parsed)
+
+
+LIMIT_WORDS = ("limit", "assign", "id_map")
+"""Tables of [measurement] that are about limit classes; they are one for the whole host."""
+
+
+def parse_host_limits(section: Mapping[str, Any]) -> Limits | None:
+    """The limit classes of [measurement], and by `id_map` those of IKE identities (reading A20); None: there are none.
+
+    Raises ConfigurationError with every fault.
+    """
+    if not any(word in section for word in LIMIT_WORDS):
+        return None
+    try:
+        return parse_limits(
+            section.get("limit", {}),
+            section.get("assign", {}),
+            section.get("id_map"),
+            prefix="measurement.",
+            id_map_at="measurement.id_map",
+        )
+    except IppmConfigurationError as error:
+        raise ConfigurationError(str(error)) from None
 
 
 def _repeated(numbers: Iterable[int]) -> list[int]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from binding.config import MeasurementConfig, parse_servers
+from binding.config import MeasurementConfig, parse_host_limits, parse_servers
 from binding.measurement import (
     BY_ADDRESS,
     NO_TRAFFIC,
@@ -51,7 +51,7 @@ from ikev2.embedding import (
     choose_backend,
     load_configuration,
 )
-from ippm import ClientSetUp, OwampServer, OwampServerOptions, ServerOptions, TwampServer
+from ippm import ClientSetUp, Limits, LimitUsage, OwampServer, OwampServerOptions, ServerOptions, TwampServer
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -70,6 +70,7 @@ class HostConfig:
     file: Configuration
     measurement: MeasurementConfig
     servers: tuple[MeasurementConfig, ...]
+    limits: Limits | None = None
 
 
 def load_host_config(path: Path, switches: Mapping[str, Any] | None = None) -> HostConfig:
@@ -78,9 +79,11 @@ def load_host_config(path: Path, switches: Mapping[str, Any] | None = None) -> H
     Raises ConfigurationError: each fault in a line of its own, with its full path.
     """
     file = load_configuration(path)
-    measurement, servers = parse_servers({**file.measurement, **(switches or {})})
+    section = {**file.measurement, **(switches or {})}
+    measurement, servers = parse_servers(section)
+    limits = parse_host_limits(section)
     endpoint = replace(file.endpoint, label=measurement.label.encode("ascii"), sa_grace_s=measurement.sa_grace)
-    return HostConfig(replace(file, endpoint=endpoint), measurement, servers)
+    return HostConfig(replace(file, endpoint=endpoint), measurement, servers, limits)
 
 
 class Host:
@@ -101,6 +104,7 @@ class Host:
         self._keylog = keylog
         self._pcap = pcap
         self._serve = serve
+        self._usage = None if config.limits is None else LimitUsage(config.limits)
         self._endpoint: Endpoint | None = None
         self._secret_log: SecretLog | None = None
         self._stack = AsyncExitStack()
@@ -208,13 +212,13 @@ class Host:
         for address in addresses or [None]:
             options = ServerOptions(
                 address=address, port=measurement.port, test_ports=measurement.test_ports,
-                strict_modes=measurement.strict_modes, hmac_counter=HMAC_COUNTER,
+                strict_modes=measurement.strict_modes, hmac_counter=HMAC_COUNTER, usage=self._usage,
             )  # fmt: skip
             await self._serve_one(TwampServer(options, provider), measurement, stack)
             if measurement.owamp_port:
                 one_way = OwampServerOptions(
                     address=address, port=measurement.owamp_port, test_ports=measurement.test_ports,
-                    strict_modes=measurement.strict_modes, ikev2_bit=measurement.owamp_ikev2_mode,
+                    strict_modes=measurement.strict_modes, ikev2_bit=measurement.owamp_ikev2_mode, usage=self._usage,
                 )  # fmt: skip
                 await self._serve_one(OwampServer(one_way, provider), measurement, stack)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-NOT_YET = frozenset({"end_on_ike_delete", "id_map", "allow_null_auth", "offer", "prefer", "stamp_ikev2"})
+NOT_YET = frozenset({"end_on_ike_delete", "allow_null_auth", "offer", "prefer", "stamp_ikev2"})
 """Switches of docs/rfc7717.md that later versions will have."""
 
 

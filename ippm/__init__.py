@@ -20,6 +20,7 @@ from ippm.iana import Accept, Mode
 if TYPE_CHECKING:
     from ippm.core.control_events import ClientSetUp
     from ippm.core.control_events import Endpoint as PacketEndpoint
+    from ippm.core.limits import Limits, LimitUsage
     from ippm.crypto import (
         ControlSecret,
         Entropy,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         seal_token,
         test_session_keys,
     )
+    from ippm.io.limit_tables import parse_limits
     from ippm.io.options import ServerOptions, TwpingOptions
     from ippm.io.owamp_client import owping
     from ippm.io.owamp_options import OwampServerOptions, OwpingOptions
@@ -51,6 +53,8 @@ __all__ = [
     "Entropy",
     "IppmError",
     "KeyProvider",
+    "LimitUsage",
+    "Limits",
     "Mode",
     "NoProvider",
     "NoSecret",
@@ -71,6 +75,7 @@ __all__ = [
     "format_one_way",
     "format_result",
     "owping",
+    "parse_limits",
     "pbkdf2_token_key",
     "seal_token",
     "test_session_keys",
@@ -88,6 +93,9 @@ _LATER = {
     "pbkdf2_token_key": "ippm.crypto",
     "seal_token": "ippm.crypto",
     "test_session_keys": "ippm.crypto",
+    "LimitUsage": "ippm.core.limits",
+    "Limits": "ippm.core.limits",
+    "parse_limits": "ippm.io.limit_tables",
     "PacketSession": "ippm.io.packet_path",
     "RunResult": "ippm.report.result",
     "format_result": "ippm.report.text",

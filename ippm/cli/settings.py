@@ -1,7 +1,8 @@
 """Texts of the command line and of a configuration file, as options of a server or client.
 
 The file is TOML: tables `[twamp]` with the names of ServerOptions and `[owamp]` with those of OwampServerOptions
-(`address`, `port`, `test_ports`, `modes`, `count`, `servwait_s` ...) and `key_file`, the path of a key file beside it.
+(`address`, `port`, `test_ports`, `modes`, `count`, `servwait_s` ...) and `key_file`, the path of a key file beside it;
+`[limit.NAME]` and `[assign]` are limit classes, which both servers share (`ippm.io.limit_tables`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from ippm.core.limits import LimitUsage
 from ippm.errors import ConfigurationError
 from ippm.iana import FEATURE_WORDS, Mode
+from ippm.io.limit_tables import parse_limits
 from ippm.io.options import ServerOptions, check_port_range
 from ippm.io.owamp_options import OwampServerOptions
 
-_KEPT_OUT = {"mark_callback"}
+_KEPT_OUT = {"mark_callback", "usage"}
 
 
 def parse_ports(text: str, name: str = "ports") -> tuple[int, int]:
@@ -77,10 +80,11 @@ def read_server_file(path: str | Path) -> ServerTables:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from None
     for name in document:
-        if name not in ("twamp", "owamp"):
-            raise ConfigurationError(f"{path}: {name}: not known; [twamp] and [owamp] are")
-    twamp, twamp_keys = _table(path, document, "twamp", ServerOptions)
-    owamp, owamp_keys = _table(path, document, "owamp", OwampServerOptions)
+        if name not in ("twamp", "owamp", "limit", "assign"):
+            raise ConfigurationError(f"{path}: {name}: not known; [twamp], [owamp], [limit.NAME] and [assign] are")
+    usage = _usage(path, document.pop("limit", None), document.pop("assign", None))
+    twamp, twamp_keys = _table(path, document, "twamp", ServerOptions, usage)
+    owamp, owamp_keys = _table(path, document, "owamp", OwampServerOptions, usage)
     if twamp_keys and owamp_keys and twamp_keys != owamp_keys:
         raise ConfigurationError(f"{path}: owamp.key_file: not that of [twamp]")
     return ServerTables(
@@ -90,8 +94,22 @@ def read_server_file(path: str | Path) -> ServerTables:
     )
 
 
+def _usage(path: Path, limit: object, assign: object) -> LimitUsage | None:
+    """The limit classes of the file; None when it has none. Raises ConfigurationError: a line for each fault."""
+    if limit is None and assign is None:
+        return None
+    try:
+        return LimitUsage(parse_limits({} if limit is None else limit, {} if assign is None else assign))
+    except ConfigurationError as error:
+        raise ConfigurationError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
 def _table(
-    path: Path, document: dict[str, Any], name: str, kind: type[ServerOptions | OwampServerOptions]
+    path: Path,
+    document: dict[str, Any],
+    name: str,
+    kind: type[ServerOptions | OwampServerOptions],
+    usage: LimitUsage | None,
 ) -> tuple[ServerOptions | OwampServerOptions | None, Path | None]:
     """The options in one table; None when only the other table is there."""
     if name not in document and document:
@@ -115,7 +133,7 @@ def _table(
     if isinstance(values.get("directory"), str):
         values["directory"] = str(path.parent / values["directory"])
     try:
-        return kind(**values), key_file
+        return kind(**values, usage=usage), key_file
     except ConfigurationError as error:
         raise ConfigurationError(f"{path}: {name}.{error}") from None
 

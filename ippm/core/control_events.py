@@ -72,6 +72,7 @@ class ClientSetUp:
     derivation: str | None
     peer_identity: str | None
     token_key_index: int | None
+    limit_class: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class OwampSession:
     """An OWAMP-Test session as the two ends agreed on it. `keys` is None where Test has no keys.
 
     `request` has the port numbers that are used. `server_sends`: the server is the Session-Sender and the client the
-    Session-Receiver; else the other way round. RFC 4656 section 3.5.
+    Session-Receiver; else the other way round. `limit_class` is what it counts in. RFC 4656 section 3.5.
     """
 
     sid: bytes
@@ -52,6 +52,7 @@ class OwampSession:
     request: RequestSession
     sender: Endpoint
     receiver: Endpoint
+    limit_class: str | None = None
 
     @property
     def server_sends(self) -> bool:
@@ -157,6 +158,13 @@ class SessionFetched:
     records: int
 
 
+@dataclass(frozen=True, slots=True)
+class SessionDelivered:
+    """The complete data of a session that has ended is sent. RFC 4656 section 3.9."""
+
+    sid: bytes
+
+
 OwampServerEvent = (
     ClientSetUp
     | ClientRefused
@@ -166,6 +174,7 @@ OwampServerEvent = (
     | StopReceived
     | AllStopped
     | SessionFetched
+    | SessionDelivered
     | ConnectionClosed
 )
 

@@ -121,6 +121,12 @@ def packet_bits(request: RequestSession, mode: Mode) -> int:
     return 8 * (PacketMode.of(int(mode.security)).sender_octets + request.padding_length + headers)
 
 
+def mean_bits_per_second(request: RequestSession, mode: Mode) -> float:
+    """The average rate that a request asks for; 0 when its packets have no time between them (it has one packet)."""
+    interval = mean_interval(request.slots)
+    return packet_bits(request, mode) / interval if interval else 0.0
+
+
 def endpoints(request: RequestSession, local: Endpoint, remote: Endpoint) -> tuple[Endpoint, Endpoint]:
     """(sender, receiver) of a request; addresses that are zero are those of the Control connection."""
     sender = _host(request.sender_address, local if request.conf_sender else remote)

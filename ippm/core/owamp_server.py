@@ -32,11 +32,12 @@ from ippm.core.owamp_events import (
     OwampSession,
     OwampSessionOpened,
     Owner,
+    SessionDelivered,
     SessionFetched,
     StopReceived,
     StoredSession,
 )
-from ippm.core.owamp_policy import OwampServerConfig, check_owamp_request, endpoints
+from ippm.core.owamp_policy import OwampServerConfig, check_owamp_request, endpoints, mean_bits_per_second
 from ippm.core.server_connection import ServerConnection, ServerState, Transition
 from ippm.crypto import Entropy, KeyProvider
 from ippm.errors import InvalidMessage, ProtocolError, RefuseSession
@@ -82,6 +83,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         self._stop_received = False
         self._source: Iterator[bytes] | None = None
         self._stored: StoredSession | None = None
+        self._delivering: bytes | None = None
         self._parked: FetchSession | None = None
         self._now = now
         super().__init__(config, provider, hooks, entropy, local=local, remote=remote, now=now)
@@ -135,6 +137,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
     def session_ended(self, sid: bytes) -> None:
         """A test session needs no keys any more. The last one of a closed connection frees the secret."""
         self._sessions.discard(sid)
+        self._give_back(sid)
         if self._parked is not None and self._parked.sid == sid and not self.closed:
             fetch, self._parked = self._parked, None
             self._answer_fetch(fetch)
@@ -204,8 +207,21 @@ class OwampServer(ServerConnection[OwampServerEvent]):
             sender = Endpoint(sender.host, 0)
         else:
             receiver = Endpoint(receiver.host, 0)
-        wished = OwampSession(sid, self.mode, self._test_keys(sid), replace(request, sid=sid), sender, receiver)
-        port = self._opener.open_owamp_session(wished, self.owner)
+        wished = OwampSession(
+            sid,
+            self.mode,
+            self._test_keys(sid),
+            replace(request, sid=sid),
+            sender,
+            receiver,
+            None if self.terms is None else self.terms.name,
+        )
+        self._take(sid, round(mean_bits_per_second(request, self.mode)))
+        try:
+            port = self._opener.open_owamp_session(wished, self.owner)
+        except BaseException:
+            self._give_back(sid)
+            raise
         return with_port(wished, port)
 
     def _start_sessions(self, parts: list[bytes], now: float) -> None:
@@ -260,6 +276,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
             self._deny_command(Command.FETCH_SESSION, Accept.INTERNAL_ERROR, f"the session cannot be read: {error}")
             return
         self._stored = stored
+        self._delivering = fetch.sid if fetch.complete and stored.finished else None
         records = stored.count(fetch.begin, fetch.end)
         self._events.append(SessionFetched(fetch.sid, records))
         self._source = self._session_data(stored, fetch, records)  # rfc4656-s3.9-03, rfc4656-s3.9-08
@@ -298,6 +315,9 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         if self._stored is not None:
             self._stored.close()
             self._stored = None
+        if self._delivering is not None:
+            self._events.append(SessionDelivered(self._delivering))
+            self._delivering = None
 
     # Helpers.
 

@@ -95,6 +95,7 @@ class ControlServer(ServerConnection[ServerEvent]):
     def session_ended(self, sid: bytes) -> None:
         """A test session is over, its Timeout has passed. The last one of a closed connection frees the secret."""
         self._timeouts.pop(sid, None)
+        self._give_back(sid)
         self._release()
 
     # Commands.
@@ -154,7 +155,14 @@ class ControlServer(ServerConnection[ServerEvent]):
             dscp=request.dscp or 0,
             **self._reflection(request),
         )
-        return replace(wished, reflector=Endpoint(host, self._opener.open_session(wished)))
+        # How fast a client will send is not in a Request-TW-Session: only the session is counted.
+        self._take(sid)
+        try:
+            port = self._opener.open_session(wished)
+        except BaseException:
+            self._give_back(sid)
+            raise
+        return replace(wished, reflector=Endpoint(host, port))
 
     def _reflection(self, request: RequestTwSession) -> dict[str, int]:
         """What is to come back of each packet's padding, and what of that is ours. RFC 6038 section 4.3."""

@@ -17,6 +17,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from ippm.core.control_events import ClientRefused, ClientSetUp, ConnectionClosed, Endpoint
 from ippm.core.inbox import Inbox
+from ippm.core.limits import Terms
 from ippm.core.server_policy import ControlServerConfig, bare_address, check_count, check_mode
 from ippm.crypto import (
     HMAC_OCTETS,
@@ -110,6 +111,8 @@ class ServerConnection(ABC, Generic[Event]):
         self._inbox = Inbox()
         self._outbox = bytearray()
         self._events: deque[Event | ConnectionEvent] = deque()
+        self.terms: Terms | None = None
+        self._taken: dict[bytes, int] = {}
         self._secret: ControlSecret | None = None
         self._keys: SessionKeys | None = None
         self._send: SendStream = OpenSender()
@@ -204,6 +207,9 @@ class ServerConnection(ABC, Generic[Event]):
 
     def _greet(self) -> None:
         modes = int(self.config.modes & self.SECURITY)  # rfc4656-s3.1-01
+        usage = self.config.usage
+        if usage is not None and not usage.limits.of_address(self.remote.host).modes & Mode.OPEN:
+            modes &= ~int(Mode.OPEN)
         if self._provider.offers_ikev2 and self.config.modes & self.SECURITY & KEYED_BITS:
             modes |= self.derived_bit  # rfc7717-s5.2-01, rfc7717-s5.2-m1, rfc7717-s5.2-m1
         if modes:
@@ -235,8 +241,11 @@ class ServerConnection(ABC, Generic[Event]):
             self._close("the client does not wish to continue")  # rfc4656-s3.1-14
             return
         try:
+            if not chosen.keyed:
+                self._admit(chosen)
             self.mode = check_mode(chosen, self._mode_of(self._greeting.modes), strict=self.config.strict_modes)
             token_key_index = self._open_secret(response) if self.mode.keyed else None
+            self._admit(self.mode)
         except NoSecret as error:
             # rfc7717-s5.3-07, rfc7717-s5.3-08
             self._refuse(error.accept, error.reason, now)
@@ -266,8 +275,27 @@ class ServerConnection(ABC, Generic[Event]):
                 derivation=None if secret is None else secret.derivation,
                 peer_identity=None if secret is None else secret.peer_identity,
                 token_key_index=token_key_index,
+                limit_class=None if self.terms is None else self.terms.name,
             )
         )
+
+    def _admit(self, mode: Mode) -> None:
+        """Find the limit class of the client, as far as it is known. Raises ProtocolError when it excludes the mode.
+
+        RFC 4656 sections 3.1 and 6.5.
+        """
+        if self.config.usage is None:
+            return
+        limits, secret = self.config.usage.limits, self._secret
+        if secret is None:
+            self.terms = limits.of_address(self.remote.host)
+        elif secret.ikev2_derived:
+            self.terms = limits.of_identity(secret.peer_identity)
+        else:
+            self.terms = limits.of_user(secret.key_id.rstrip(bytes(1)).decode(errors="replace"), self.remote.host)
+        if not mode.security & self.terms.modes:
+            words = f"class {self.terms.name}: {mode.security.word} mode is not allowed"
+            raise ProtocolError(words, accept=Accept.NOT_SUPPORTED)
 
     def _mode_of(self, bits: int) -> Mode:
         """What the bits of this protocol's Modes field say; in OWAMP and TWAMP they have not the same places."""
@@ -352,6 +380,17 @@ class ServerConnection(ABC, Generic[Event]):
         if sessions >= limit:  # rfc4656-s6.5-01
             # rfc4656-s3.3-01
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"a connection may have {limit} sessions")
+
+    def _take(self, sid: bytes, bits_per_second: int = 0) -> None:
+        """Count a session in the client's limit class. Raises RefuseSession. RFC 4656 section 6.5."""
+        if self.config.usage is not None and self.terms is not None:
+            self.config.usage.take(self.terms, test_sessions=1, bandwidth=bits_per_second)
+            self._taken[sid] = bits_per_second
+
+    def _give_back(self, sid: bytes) -> None:
+        """A session is over, or it did not come about."""
+        if self.config.usage is not None and self.terms is not None and sid in self._taken:
+            self.config.usage.give_back(self.terms, test_sessions=1, bandwidth=self._taken.pop(sid))
 
     def _new_sid(self) -> bytes:
         """An IPv4 address of ours, a timestamp, a random value. RFC 4656 section 3.5."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ippm.core.control_events import Endpoint
+from ippm.core.limits import LimitUsage
 from ippm.errors import ConfigurationError, ProtocolError, RefuseSession
 from ippm.iana import FEATURE_BITS, MINIMUM_COUNT, NO_FEATURES, SECURITY_BITS, Accept, Mode, feature_words
 from ippm.timestamps import ns_from_fixed_point
@@ -26,7 +27,8 @@ class ControlServerConfig:
     exactly one of authenticated, encrypted, mixed. `any_sender`: the Sender Address may be another than the
     client's own. `features` are what of RFC 5938, 6038, 7750 and 8186 is offered (TWAMP only), `server_octets` what
     this server wants to have in each test packet (0: nothing), `tw_auth_pad` the padding that a keyed mode takes for
-    replies of the same length (64, or 56 by the text of RFC 6038).
+    replies of the same length (64, or 56 by the text of RFC 6038). `usage` has the limit classes and what is taken of
+    them; None: there are none.
     Raises ConfigurationError. RFC 4656 sections 3.1 and 6.5.
     """
 
@@ -45,6 +47,7 @@ class ControlServerConfig:
     features: Mode = NO_FEATURES
     server_octets: int = 0
     tw_auth_pad: int = 64
+    usage: LimitUsage | None = None
 
     def __post_init__(self) -> None:
         check_count(self.count)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, ParamSpec, Protocol
 
-from ippm.core.control_events import ClientRefused, ClientSetUp, Endpoint
+from ippm.core.control_events import ClientRefused, ClientSetUp, Endpoint, SessionDenied
 from ippm.errors import IppmError, PortRangeExhausted, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp
@@ -302,6 +302,7 @@ class ControlConnection(ABC):
                     async with asyncio.timeout(self._servwait_s):
                         await loop.sock_sendall(self._sock, data)
                     self._handle_events()
+                self._handle_events()
                 if role.closed:
                     say_goodbye(self._sock)
                     return
@@ -328,7 +329,20 @@ def log_set_up(client: str, event: ClientSetUp | ClientRefused) -> None:
         return
     keys = "IKEv2-derived keys" if event.ikev2_derived else "no IKEv2-derived keys"
     peer = f", peer {event.peer_identity}" if event.peer_identity else ""
-    log.info("%s: set up in %s mode, %s%s", client, event.mode.word, keys, peer)
+    limits = f", class {event.limit_class}" if event.limit_class else ""
+    log.info("%s: set up in %s mode, %s%s%s", client, event.mode.word, keys, peer, limits)
+
+
+def log_denied(client: str, event: SessionDenied) -> None:
+    """A request was refused; that a limit was reached is told without being asked. RFC 4656 section 3.3."""
+    limited = event.accept in (Accept.PERMANENT_LIMITATION, Accept.TEMPORARY_LIMITATION)
+    log.log(
+        logging.WARNING if limited else logging.INFO,
+        "%s: session refused, Accept %d: %s",
+        client,
+        event.accept,
+        event.reason,
+    )
 
 
 def say_goodbye(sock: socket.socket) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ippm.core.limits import LimitUsage
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_WORDS, SECURITY_BITS, TWAMP_PORT, Mode, features_of
 
@@ -31,7 +32,7 @@ class ServerOptions:
     `maximum_open_sessions` are in open mode, so that clients without a key leave room for those with one.
     `features` are words of `ippm.iana.FEATURE_WORDS`: what is offered beyond RFC 5357. `server_octets` (0: none) begin
     the padding of each test packet in sessions that reflect two octets or more; `tw_auth_pad` is 64, or 56 by the text
-    of RFC 6038.
+    of RFC 6038. `usage` counts what limit classes have taken; servers that share it share the limits.
     RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5, RFC 6038 section 4.3.
     """
 
@@ -57,6 +58,7 @@ class ServerOptions:
     server_octets: int = 0
     tw_auth_pad: int = 64
     mark_callback: MarkCallback | None = None
+    usage: LimitUsage | None = None
 
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ippm.core.limits import LimitUsage
 from ippm.core.owamp_events import SECURITY
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, OWAMP_IKEV2_DERIVED, OWAMP_PORT, Mode
@@ -19,7 +20,8 @@ class OwampServerOptions:
     range of UDP ports. `directory` keeps the records of sessions; None is a temporary one. `disk_octets` bounds them
     all. `keep_s` is how long the records of a keyed session are kept; those of an open one go when its Control
     connection is closed, or `keep_open_s` later. `bits_per_second` bounds all sessions that the server sends or
-    receives at once. RFC 4656 sections 3.1 and 6.5.
+    receives at once. `usage` counts what limit classes have taken; servers that share it share the limits.
+    RFC 4656 sections 3.1 and 6.5.
     """
 
     address: str | None = None
@@ -47,6 +49,7 @@ class OwampServerOptions:
     keep_open_s: float = 0.0
     ikev2_bit: int = OWAMP_IKEV2_DERIVED
     mark_callback: MarkCallback | None = None
+    usage: LimitUsage | None = None
 
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)

@@ -24,21 +24,22 @@ from ippm.core.owamp_events import (
     OwampSession,
     OwampSessionOpened,
     Owner,
+    SessionDelivered,
     SessionFetched,
     StopReceived,
     StoredSession,
 )
-from ippm.core.owamp_policy import OwampServerConfig, packet_bits
+from ippm.core.owamp_policy import OwampServerConfig, mean_bits_per_second
 from ippm.core.owamp_server import OwampServer as ServerRole
 from ippm.core.owamp_server import with_port
 from ippm.core.server_policy import check_count
 from ippm.core.session_receiver import ReceiverPlan, ReceiverResult, SessionEnd
-from ippm.core.session_schedule import SessionSchedule, mean_interval
+from ippm.core.session_schedule import SessionSchedule
 from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp
-from ippm.io.control_server import ControlConnection, ControlTcpServer, log_set_up, session_socket
+from ippm.io.control_server import ControlConnection, ControlTcpServer, log_denied, log_set_up, session_socket
 from ippm.io.control_tcp import own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.one_way_loop import OneWayLoop, SenderEnding
@@ -95,7 +96,12 @@ class OwampServer(ControlTcpServer):
         """Listen. Raises IppmError when the address or port cannot be had."""
         options = self.options
         await self._open()
-        self._store = SessionStore(options.store, octets=options.disk_octets, open_octets=options.open_disk_octets)
+        self._store = SessionStore(
+            options.store,
+            octets=options.disk_octets,
+            open_octets=options.open_disk_octets,
+            usage=options.usage,
+        )
         self._receivers = ReceiverLoop(
             on_complete=self._later(self._receiver_complete), on_finished=self._later(self._receiver_finished)
         )
@@ -193,8 +199,7 @@ class OwampServer(ControlTcpServer):
     def _check_rate(self, session: OwampSession, owner: Owner) -> float:
         """The average bits per second of a session. RefuseSession when all together would be too many."""
         keyed = owner.mode.keyed != 0
-        interval = mean_interval(session.request.slots)
-        rate = packet_bits(session.request, owner.mode) / interval if interval else 0.0
+        rate = mean_bits_per_second(session.request, owner.mode)
         limit = self.options.bits_per_second if keyed else self.options.open_bits_per_second
         used = sum(other for its, other in self._rates.values() if its == keyed)
         if used + rate > limit:  # rfc4656-s6.5-01, rfc4656-s6.5-02
@@ -249,6 +254,8 @@ class OwampServer(ControlTcpServer):
     def _receiver_finished(self, sid: bytes, ending: Ending) -> None:
         counters = ", ".join(f"{name} {n}" for name, n in ending.counters.items())
         log.info("session %s: %d received, %s; %s", sid.hex(), ending.received, ending.result.end.name, counters)
+        if self._store is not None:
+            self._store.settle(sid)
         if ending.result.end is SessionEnd.INVALID:
             log.warning("session %s is invalid: %s", sid.hex(), ending.result.reason)
         if sid in self._owners:
@@ -272,6 +279,11 @@ class OwampServer(ControlTcpServer):
         connection.wake()
         if connection.role.closed:
             self.reclaim(session)
+
+    def delete(self, sid: bytes) -> None:
+        """Forget the records of a session that has ended."""
+        if self._store is not None and sid not in self._owners:
+            self._store.remove(sid)
 
     def reclaim(self, session: OwampSession) -> None:
         """Of a closed connection: the records of an open session go. RFC 4656 section 6.5."""
@@ -303,6 +315,7 @@ def _config(options: OwampServerOptions, provider: KeyProvider, *, offers_keys: 
         open_bits_per_second=options.open_bits_per_second,
         sid_address=own_ipv4(),
         ikev2_bit=options.ikev2_bit,
+        usage=options.usage,
     )
 
 
@@ -346,7 +359,7 @@ class _Connection(ControlConnection):
                 sender, receiver = event.session.sender, event.session.receiver
                 log.info("%s: session %s, %s:%d to %s:%d", host, event.session.sid.hex(), *sender, *receiver)
             case SessionDenied():
-                log.info("%s: refused, Accept %d: %s", host, event.accept, event.reason)
+                log_denied(host, event)
             case SessionsStarted():
                 for sid in event.sids:
                     self._server.start_session(sid)
@@ -355,6 +368,10 @@ class _Connection(ControlConnection):
                     self._server.stop_session(sid, event)
             case SessionFetched():
                 log.info("%s: %d records of session %s", host, event.records, event.sid.hex())
+            case SessionDelivered():
+                if self.role.terms is not None and self.role.terms.delete_on_fetch:
+                    self._server.delete(event.sid)
+                    log.info("%s: session %s deleted: it has been fetched", host, event.sid.hex())
             case ConnectionClosed():
                 log.info("%s: closed: %s", host, event.reason)
                 for sid in event.sids:

@@ -18,9 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ippm.core.limits import LimitUsage, Terms
 from ippm.core.owamp_events import OwampSession, Owner
 from ippm.core.session_receiver import ReceiverResult, SessionEnd
-from ippm.errors import InvalidMessage, RefuseSession
+from ippm.errors import InvalidMessage, LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.wire.packet_record import RECORD_OCTETS
 from ippm.wire.request_session import RequestSession
@@ -39,6 +40,8 @@ class _Meta:
     skip_ranges: tuple[SkipRange, ...] = ()
     ended_unix_s: float = 0.0
     reserved: int = 0
+    limit_class: str | None = None
+    counted: int = 0
 
     def to_json(self) -> str:
         head, slots = self.request.encode()
@@ -52,6 +55,7 @@ class _Meta:
                 "next_seqno": self.next_seqno,
                 "skip_ranges": [list(item) for item in self.skip_ranges],
                 "ended_unix_s": self.ended_unix_s,
+                "limit_class": self.limit_class,
             }
         )
 
@@ -61,17 +65,23 @@ class _Meta:
         request = RequestSession.parse(bytes.fromhex(found["request"]), bytes.fromhex(found["slots"]))
         owner = Owner(found["user"], Mode(found["mode"]))
         skips = tuple(SkipRange(first, last) for first, last in found["skip_ranges"])
-        return cls(request, owner, SessionEnd(found["end"]), found["next_seqno"], skips, found["ended_unix_s"])
+        ended, limit_class = found["ended_unix_s"], found.get("limit_class")
+        return cls(request, owner, SessionEnd(found["end"]), found["next_seqno"], skips, ended, 0, limit_class)
 
 
 class SessionStore:
     """The sessions of one server. `directory` None is a temporary one that goes when the store is closed.
 
     `octets` bounds what all keyed sessions take on the disk, `open_octets` what those of open mode do. A session that
-    was in progress when the program ended is a broken one when it is found again. RFC 4656 section 6.5.
+    was in progress when the program ended is a broken one when it is found again. `usage` counts the `disk` of limit
+    classes: a session's room until it is removed. Files are finished in any thread; all else is for one.
+    RFC 4656 section 6.5.
     """
 
-    def __init__(self, directory: Path | None, *, octets: int, open_octets: int) -> None:
+    def __init__(
+        self, directory: Path | None, *, octets: int, open_octets: int, usage: LimitUsage | None = None
+    ) -> None:
+        self._usage = usage
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="owamp-")) if directory is None else directory
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -97,7 +107,10 @@ class SessionStore:
                 )
             if used + reserved > self._limits[keyed]:  # rfc4656-s6.5-01, rfc4656-s6.5-02
                 raise RefuseSession(Accept.TEMPORARY_LIMITATION, "there is no room for the records now")
-            meta = _Meta(session.request, owner, reserved=reserved)
+            meta = _Meta(session.request, owner, reserved=reserved, limit_class=session.limit_class)
+            if self._usage is not None:
+                self._usage.take(self._terms(meta), disk=reserved)  # rfc4656-s6.5-01
+                meta.counted = reserved
             self._sessions[session.sid] = meta
         try:
             return SessionFile(self, session.sid, meta)
@@ -116,7 +129,9 @@ class SessionStore:
     def remove(self, sid: bytes) -> None:
         """Forget a session. RFC 4656 section 6.5."""
         with self._lock:
-            self._sessions.pop(sid, None)
+            meta = self._sessions.pop(sid, None)
+            if meta is not None:
+                self._recount(meta, 0)
         self.records_path(sid).unlink(missing_ok=True)
         self.meta_path(sid).unlink(missing_ok=True)
 
@@ -177,6 +192,26 @@ class SessionStore:
             if meta.end is SessionEnd.RUNNING:
                 meta.end, meta.ended_unix_s = SessionEnd.BROKEN, path.stat().st_mtime
             self._sessions[sid] = meta
+            if self._usage is not None:
+                self._usage.add(self._terms(meta), disk=meta.reserved)
+                meta.counted = meta.reserved
+
+    def settle(self, sid: bytes) -> None:
+        """A session has ended: from now on it counts what it takes."""
+        with self._lock:
+            meta = self._sessions.get(sid)
+            if meta is not None:
+                self._recount(meta, meta.reserved)
+
+    def _recount(self, meta: _Meta, octets: int) -> None:
+        if self._usage is not None:
+            self._usage.give_back(self._terms(meta), disk=meta.counted - octets)
+            meta.counted = octets
+
+    def _terms(self, meta: _Meta) -> Terms:
+        if self._usage is None:
+            raise LocalProtocolError("there are no limit classes")
+        return self._usage.limits.terms(meta.limit_class)
 
 
 class SessionFile:

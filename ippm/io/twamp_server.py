@@ -31,7 +31,7 @@ from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp, utc_offset_s
-from ippm.io.control_server import ControlConnection, ControlTcpServer, log_set_up, session_socket
+from ippm.io.control_server import ControlConnection, ControlTcpServer, log_denied, log_set_up, session_socket
 from ippm.io.control_tcp import own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import ServerOptions
@@ -77,6 +77,7 @@ class TwampServer(ControlTcpServer):
             features=self.options.feature_bits,
             server_octets=self.options.server_octets,
             tw_auth_pad=self.options.tw_auth_pad,
+            usage=self.options.usage,
         )
         self._refusing = ControlServerConfig(modes=Mode(0))
         self._owners: dict[bytes, _Connection] = {}
@@ -231,7 +232,7 @@ class _Connection(ControlConnection):
                     session.reflector.port,
                 )
             case SessionDenied():
-                log.info("%s: session refused, Accept %d: %s", host, event.accept, event.reason)
+                log_denied(host, event)
             case SessionsStarted():
                 for sid in event.sids:
                     self._server.start_session(sid)

@@ -15,12 +15,14 @@ from ippm_control_peers import derived_provider, passphrases
 
 from ippm.core.control_events import Endpoint
 from ippm.core.fetched_session import FetchedSession
+from ippm.core.limits import LimitUsage
 from ippm.core.owamp_client import OwampWish
 from ippm.core.owamp_events import AllStopped
 from ippm.crypto import KeyProvider, PassphraseProvider
 from ippm.errors import ConfigurationError, ConnectionFailed, IppmError, ServerRefused
 from ippm.iana import OWAMP_PORT, Accept, Mode
 from ippm.io.clock import now_ntp
+from ippm.io.limit_tables import parse_limits
 from ippm.io.owamp_client import OwampTcpClient, fetch, owping, run_owping, slots_of
 from ippm.io.owamp_options import OwampServerOptions, OwpingOptions
 from ippm.io.owamp_server import OwampServer
@@ -193,6 +195,56 @@ class TestStored:
                 with pytest.raises(ServerRefused) as refused:
                     await owping(replace(options, count=2000))
                 assert refused.value.accept == 4
+
+        run(test)
+
+    @pytest.mark.req("rfc4656-s6.5-01", "rfc4656-s3.3-01")
+    def test_a_class_has_its_own_disk_and_a_line_says_which_is_full(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def test() -> None:
+            tables = {"root": {}, "small": {"parent": "root", "disk": 60_000}}
+            usage = LimitUsage(parse_limits(tables, {"default": "small", "user": {"bob": "root"}}))
+            users = PassphraseProvider({"alice": "correct horse", "bob": "battery"}, "alice")
+            async with serving(replace(OPTIONS, usage=usage), users) as server:
+                options = replace(PING, port=server.port, mode="encrypted", from_server=False)
+                ran = await run_owping(options, users)
+                assert ran.to_server is not None
+                # A session in progress counts the room that it may need, an ended one its 20 records.
+                await until(lambda: usage.used("small", "disk") == 20 * 25 == usage.used("root", "disk"))
+                for count, accept in ((2000, Accept.PERMANENT_LIMITATION), (1120, Accept.TEMPORARY_LIMITATION)):
+                    with pytest.raises(ServerRefused) as refused:
+                        await owping(replace(options, count=count), users)
+                    assert refused.value.accept == accept
+                assert "Accept 4: class small: disk is limited to 60000 octets, 87500 are asked for" in caplog.text
+                assert "Accept 5: class small: disk is limited to 60000 octets, 500 are taken" in caplog.text
+                bob = PassphraseProvider({"alice": "correct horse", "bob": "battery"}, "bob")
+                await owping(replace(options, count=2000, interval_s=0.0001), bob)
+
+        run(test)
+
+    def test_what_a_class_has_on_the_disk_is_counted_when_the_server_starts_again(self, tmp_path: Path) -> None:
+        async def test() -> None:
+            limits = parse_limits({"small": {"disk": 60_000}}, {"default": "small"})
+            options = replace(OPTIONS, directory=str(tmp_path))
+            for number in (1, 2):
+                usage = LimitUsage(limits)
+                async with serving(replace(options, usage=usage), passphrases()) as server:
+                    assert usage.used("small", "disk") == (number - 1) * 500
+                    ping = replace(PING, port=server.port, mode="authenticated", from_server=False)
+                    await run_owping(ping, passphrases())
+
+        run(test)
+
+    def test_delete_on_fetch(self) -> None:
+        async def test() -> None:
+            usage = LimitUsage(parse_limits({"root": {"delete_on_fetch": "on"}}, {"default": "root"}))
+            async with serving(replace(OPTIONS, usage=usage), passphrases()) as server:
+                options = replace(PING, port=server.port, mode="encrypted", from_server=False)
+                ran = await run_owping(options, passphrases())
+                assert ran.to_server is not None
+                await until(lambda: server.stored == 0)
+                assert usage.used("root", "disk") == 0
+                with pytest.raises(ServerRefused):
+                    await fetch(options, ran.to_server.sid, passphrases())
 
         run(test)
 

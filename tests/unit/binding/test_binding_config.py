@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from binding.cli import main
-from binding.config import SERVER_WORDS, MeasurementConfig, parse_measurement, parse_servers
+from binding.config import LIMIT_WORDS, SERVER_WORDS, MeasurementConfig, parse_measurement, parse_servers
 from binding.derivation import Derivation
 from binding.host import load_host_config
 from binding.init import write_pair
@@ -53,9 +53,9 @@ def switches_of_the_document() -> set[str]:
 def test_every_switch_of_the_document_is_there_or_refused_by_name() -> None:
     document = switches_of_the_document()
     assert len(document) > 20
-    assert document - set(MeasurementConfig.model_fields) == NOT_YET
+    assert document - set(MeasurementConfig.model_fields) - set(LIMIT_WORDS) == NOT_YET
     options = {switch.word for switch in (*CLIENT, *SERVER)}
-    assert document - NOT_YET <= options
+    assert document - NOT_YET - set(LIMIT_WORDS) <= options
 
 
 @pytest.mark.parametrize("word", sorted(NOT_YET))
@@ -113,6 +113,38 @@ def test_a_fault_is_one_line_with_its_path(section: dict[str, Any], line: str) -
         parse_measurement(section)
     (said,) = str(caught.value).splitlines()
     assert said.startswith(line)
+
+
+def test_the_id_map_gives_ike_identities_a_limit_class(tmp_path: Path) -> None:
+    """docs/rfc7717.md, reading A20."""
+    classes = "[measurement.limit.root]\n[measurement.limit.guest]\nparent = 'root'\ntest_sessions = 1\n"
+    text = classes + "[measurement.assign]\ndefault = 'guest'\n[measurement.id_map]\n'b.example' = 'root'\n"
+    limits = load(tmp_path, text).limits
+    assert limits is not None
+    assert limits.of_identity("b.example").name == "root"
+    assert limits.of_identity("c.example").name == "guest"
+    assert load(tmp_path / "other", "").limits is None
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[measurement.id_map]\n'b.example' = 'x'\n", "measurement.limit: tables are wanted"),
+        (
+            "[measurement.limit.a]\n[measurement.assign]\ndefault = 'a'\n[measurement.id_map]\n'b.example' = 'x'\n",
+            'measurement.id_map."b.example": there is no class x',
+        ),
+        ("[measurement.limit.a]\n", "measurement.assign.default: the class of every client"),
+        (
+            "[[measurement.servers]]\nport = 8620\nid_map = {}\n",
+            "measurement.servers[0].id_map: is one for the whole",
+        ),
+    ],
+)
+def test_a_fault_of_the_limit_classes_is_one_line_with_its_path(tmp_path: Path, text: str, line: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).splitlines()[0].startswith(line)
 
 
 def test_all_faults_come_at_once() -> None:

@@ -16,14 +16,16 @@ from ikev2.embedding import IkeError, LocalProtocolError
 from ippm import (
     ConnectionFailed,
     KeyProvider,
+    LimitUsage,
     NoProvider,
     NoSecret,
     PassphraseProvider,
     ServerRefused,
     SessionKeys,
+    parse_limits,
     seal_token,
 )
-from ippm.core.control_events import ClientSetUp, Connected, ConnectionClosed, TestSession
+from ippm.core.control_events import ClientRefused, ClientSetUp, Connected, ConnectionClosed, TestSession
 from ippm.core.server import ServerState
 from ippm.core.session_reflector import ReflectorPlan, SessionReflector
 from ippm.core.session_sender import SenderPlan, SessionSender
@@ -482,3 +484,21 @@ def test_a_handle_gives_nothing_but_what_the_derivation_needs() -> None:
             both.at_a.open(B, "rfc7717").secret(context)
     with pytest.raises(IkeError):
         both.at_a.open(B, "sk_d")
+
+
+def test_the_identity_that_ike_authenticated_selects_the_limit_class() -> None:
+    """Reading A20 of docs/rfc7717.md: IDi of A, as B's IKE SA has it."""
+    both = ends()
+    tables = {"guest": {"test_sessions": 1}, "partner": {"modes": "A"}}
+    identity = both.at_b.open(both.spis, "rfc7717").peer_identity
+    for id_map, mode, outcome_is in (
+        ({identity: "partner"}, Mode.AUTHENTICATED, "partner"),
+        ({"x" + identity: "partner"}, Mode.ENCRYPTED, "guest"),
+    ):
+        usage = LimitUsage(parse_limits(tables, {"default": "guest"}, id_map))
+        _, at_server = outcome(both.control(mode=mode, usage=usage))
+        assert isinstance(at_server, ClientSetUp)
+        assert at_server.limit_class == outcome_is
+    usage = LimitUsage(parse_limits(tables, {"default": "guest"}, {identity: "partner"}))
+    _, at_server = outcome(both.control(mode=Mode.ENCRYPTED, usage=usage))
+    assert at_server == ClientRefused(3, "class partner: encrypted mode is not allowed")

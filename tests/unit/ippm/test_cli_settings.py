@@ -143,7 +143,7 @@ class TestServerFile:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("[stamp]\n", "stamp: not known; [twamp] and [owamp] are"),
+            ("[stamp]\n", "stamp: not known; [twamp], [owamp], [limit.NAME] and [assign] are"),
             ("twamp = 3\n", "twamp: a table is wanted"),
             ("[twamp]\nporrt = 5\n", "twamp.porrt: not known"),
             ('[twamp]\nport = "862"\n', "twamp.port: a value of type int is wanted"),
