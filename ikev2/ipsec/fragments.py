@@ -101,6 +101,9 @@ class Reassembler:
             datagram.header = header
         try:
             payload = datagram.payload()
+            if payload is not None and len(datagram.header) + len(payload) > _LONGEST:
+                # The first fragment's header may be longer than that of the last.
+                raise MalformedPacket(f"fragments of {len(payload)} octets")
         except MalformedPacket:
             del self._datagrams[key]
             raise

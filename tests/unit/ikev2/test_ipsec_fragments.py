@@ -9,8 +9,9 @@ from esp_support import udp_packet
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ikev2.ipsec import ipv6
 from ikev2.ipsec.fragments import Reassembler, fragments
-from ikev2.ipsec.ipv4 import MalformedPacket, ones_complement_sum
+from ikev2.ipsec.ipv4 import MalformedPacket, build_header, ones_complement_sum
 
 
 @given(st.integers(1, 5000), st.integers(28, 1600), st.randoms(use_true_random=False))
@@ -61,6 +62,29 @@ def test_only_so_many_unfinished_datagrams_are_kept() -> None:
     assert reassembler.add(pieces[4][1]) is None
     assert reassembler.add(pieces[4][2]) is not None
     assert [reassembler.add(piece) for piece in pieces[0][1:]] == [None, None]
+
+
+def fragment(family: int, options: int, at: int, octets: int, *, more: bool) -> bytes:
+    """One fragment of `octets` at `at`, behind so many octets of options or extension headers."""
+    if family == 4:
+        header = bytearray(build_header(bytes(4), bytes(4), 17, options + octets, flags=at // 8 | more << 13))
+        header[0] += options // 4
+        return bytes(header) + bytes((1,)) * options + bytes(octets)
+    ahead = bytes((ipv6.FRAGMENT, options // 8 - 1, 1, options - 4)) + bytes(options - 4) if options else b""
+    head = ipv6.build_header(bytes(16), bytes(16), 0 if ahead else ipv6.FRAGMENT, len(ahead) + 8 + octets)
+    return head + ahead + bytes((17, 0)) + (at | more).to_bytes(2, "big") + bytes(4) + bytes(octets)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_first_header_longer_than_the_last_makes_no_datagram_that_is_too_long(family: int) -> None:
+    """Each fragment is within bounds; with the first one's header the whole is not."""
+    reassembler = Reassembler()
+    pieces = [fragment(family, 40, 0, 32000, more=True), fragment(family, 0, 32000, 32000, more=True)]
+    assert [reassembler.add(piece) for piece in pieces] == [None, None]
+    last = 65535 - (20 if family == 4 else 40) - 64000
+    with pytest.raises(MalformedPacket):
+        reassembler.add(fragment(family, 0, 64000, last, more=False))
+    assert reassembler.add(pieces[0]) is None
 
 
 def test_an_mtu_without_room_is_refused() -> None:
