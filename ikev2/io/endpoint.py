@@ -355,6 +355,7 @@ class Endpoint:
             total["nat_keepalives_received"] += counters.keepalives
             total["esp_in_udp_ignored"] += counters.esp
             total["runts_ignored"] += counters.runts
+            total["overruns"] += counters.overruns
             for reason, number in counters.send_errors.items():
                 total[f"send_error_{reason}"] += number
         return dict(total)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from ikev2.core.config import ConnectionConfig
 from ikev2.core.types import Address
 from ikev2.errors import BackendError, ConfigurationError
-from ikev2.io.udp import IkeSocket
+from ikev2.io.udp import DATAGRAM_OVERHEAD_OCTETS, RECEIVE_BUFFER_OCTETS, IkeSocket
 from ikev2.ipsec.backend import Backend
 from ikev2.ipsec.icmp import OnPathMtu
 
@@ -19,6 +19,29 @@ ANY = "%any"
 _WILDCARDS = ("0.0.0.0", "::")
 
 OnMessage: TypeAlias = Callable[[IkeSocket, bytes, Address, Address], None]
+
+
+class _Waiting:
+    """What the backend's thread has read of one socket and the loop has not yet taken: no more than a socket holds.
+
+    The thread reads as fast as anybody sends; without a bound a flood would grow in memory. Each side has a number of
+    its own, so that neither waits for the other.
+    """
+
+    def __init__(self) -> None:
+        self._came = 0
+        self._went = 0
+
+    def put(self, octets: int) -> bool:
+        """The thread's side: False when there is no room."""
+        if self._came - self._went + octets + DATAGRAM_OVERHEAD_OCTETS > RECEIVE_BUFFER_OCTETS:
+            return False
+        self._came += octets + DATAGRAM_OVERHEAD_OCTETS
+        return True
+
+    def take(self, octets: int) -> None:
+        """The loop's side."""
+        self._went += octets + DATAGRAM_OVERHEAD_OCTETS
 
 
 class SocketSet:
@@ -62,9 +85,18 @@ class SocketSet:
         def deliver(data: bytes, local: Address, remote: Address) -> None:
             self._on_message(sock, data, local, remote)
 
+        waiting = _Waiting()
+
         def from_thread(data: bytes, local: Address, remote: Address) -> None:
+            if not waiting.put(len(data)):
+                sock.counters.overruns += 1
+                return
             sock.counters.received += 1
-            loop.call_soon_threadsafe(deliver, data, local, remote)
+            loop.call_soon_threadsafe(taken, data, local, remote)
+
+        def taken(data: bytes, local: Address, remote: Address) -> None:
+            waiting.take(len(data))
+            deliver(data, local, remote)
 
         def mtu_from_thread(host: str, octets: int) -> None:
             loop.call_soon_threadsafe(self._on_path_mtu, host, octets)

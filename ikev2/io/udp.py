@@ -32,6 +32,8 @@ DATAGRAMS_PER_WAKEUP = 64
 
 RECEIVE_BUFFER_OCTETS = 4 << 20
 """The kernel counts some 900 octets and more for each datagram of an IKE_SA_INIT: a few thousand of them."""
+DATAGRAM_OVERHEAD_OCTETS = 768
+"""What is counted beside the octets of a datagram that waits."""
 
 # Linux's numbers: Python's socket module lacks some of them.
 _SO_RCVBUFFORCE = 33
@@ -58,6 +60,7 @@ class UdpCounters:
     keepalives: int = 0
     esp: int = 0
     runts: int = 0
+    overruns: int = 0
     send_errors: dict[str, int] = field(default_factory=dict)
 
 

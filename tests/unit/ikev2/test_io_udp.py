@@ -9,8 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from ikev2.core.config import ConnectionConfig
 from ikev2.core.types import Address
-from ikev2.io.udp import RECEIVE_BUFFER_OCTETS, IkeSocket, source_address
+from ikev2.crypto.secret import SecretOctets
+from ikev2.io.sockets import SocketSet
+from ikev2.io.udp import DATAGRAM_OVERHEAD_OCTETS, RECEIVE_BUFFER_OCTETS, IkeSocket, source_address
+from ikev2.ipsec.backend import OnIke
+from ikev2.ipsec.icmp import OnPathMtu
+from ikev2.ipsec.memory import MemoryBackend
 
 MESSAGE = b"an IKE message, as far as a socket knows"
 Received = tuple[bytes, Address, Address]
@@ -165,3 +171,53 @@ def test_largest_datagram_and_a_short_one_behind_it_come_as_they_were_sent(peer:
         assert [data for data, _, _ in receive(sock, 2)] == [large, MESSAGE]
     finally:
         sock.close()
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class ReadingBackend(MemoryBackend):
+    """A backend that reads the socket of ESP and IKE on a thread of its own."""
+
+    wants_encap_socket = True
+
+    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke, on_path_mtu: OnPathMtu | None = None) -> None:
+        self.on_ike = on_ike
+
+
+def test_what_a_backend_reads_for_ike_waits_in_bounded_memory() -> None:
+    """Its thread reads as fast as anybody sends: the loop is given as much as a socket would keep, and no more."""
+    large, sent = bytes(10_000), 2 * RECEIVE_BUFFER_OCTETS // 10_000
+    taken: list[bytes] = []
+    backend = ReadingBackend()
+
+    async def flood() -> None:
+        sockets = SocketSet(backend, lambda sock, data, local, remote: taken.append(data), lambda host, mtu: None)
+        connection = ConnectionConfig(
+            "lab",
+            ("127.0.0.1",),
+            ("%any",),
+            (),
+            None,
+            None,
+            SecretOctets("PSK", b"secret"),
+            ike_port=free_port(),
+            nat_port=free_port(),
+        )
+        sockets.bind([connection], asyncio.get_running_loop())
+        nat = next(sock for sock in sockets.all() if sock.nat_traversal)
+        try:
+            for round_number in (1, 2):
+                for _ in range(sent):
+                    backend.on_ike(large, nat.local, Address("192.0.2.1", 500))
+                await asyncio.sleep(0)  # what waits is taken
+                waited = RECEIVE_BUFFER_OCTETS // (len(large) + DATAGRAM_OVERHEAD_OCTETS)
+                assert len(taken) == nat.counters.received == round_number * waited
+                assert nat.counters.overruns == round_number * (sent - waited)
+        finally:
+            sockets.close()
+
+    asyncio.run(flood())
