@@ -28,7 +28,7 @@ from ikev2.ipsec.backend import NON_ESP_MARKER, DropReason, OnIke
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.icmp import OnPathMtu, read_errors
 from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, fragmentation_needed
-from ikev2.ipsec.outer import outer_packet, udp
+from ikev2.ipsec.outer import inner_mtu, outer_packet, udp
 from ikev2.ipsec.routing import SOCKET_MARK
 from ikev2.ipsec.sad import Engine, Pair
 from ikev2.ipsec.tun import has_ipv6
@@ -48,6 +48,8 @@ _SO_SNDBUFFORCE = 32
 _GONE = (errno.EBADF, errno.EBADFD, errno.ENODEV, errno.ENOTSOCK)
 
 _BATCH = 64
+_FULL_BUFFER_BATCHES = 160
+"""What a full socket buffer holds, in batches: the kernel counts some 800 octets for the smallest packet."""
 _KNOWN_SOURCES = 100_000
 _RECEIVE_OCTETS = 65536
 _SOCKET_BUFFER_OCTETS = 8 << 20
@@ -145,6 +147,16 @@ class DataPlane:
         self._calls.append(lambda: self._watch(sock.fileno(), lambda: self._from_encap(encap)))
         self._wake()
 
+    def after_reading(self, call: Callable[[], None]) -> None:
+        """Call on the thread when it has read what lies in the sockets now."""
+
+        def read_and_call() -> None:
+            self._read_all()
+            call()
+
+        self._calls.append(read_and_call)
+        self._wake()
+
     def can_encapsulate(self, remote: str) -> bool:
         """True when there is a UDP socket of the family of `remote`."""
         family = socket.AF_INET6 if ":" in remote else socket.AF_INET
@@ -166,17 +178,35 @@ class DataPlane:
             self._calls.popleft()()
 
     def _run(self) -> None:
-        poll, handlers, events = self._poll.poll, self._handlers, self._engine.events
+        poll, handle, events = self._poll.poll, self._handle, self._engine.events
         while self._running:
             for fd, ready in poll():
-                try:
-                    if ready & select.POLLERR:
-                        self._drain_errors(fd)
-                    handlers[fd]()
-                except OSError as error:
-                    self._failed(fd, ready, error)
+                handle(fd, ready)
             if events:
                 self._on_event()
+
+    def _handle(self, fd: int, ready: int) -> None:
+        handler = self._handlers.get(fd)
+        if handler is None:
+            return
+        try:
+            if ready & select.POLLERR:
+                self._drain_errors(fd)
+            handler()
+        except OSError as error:
+            self._failed(fd, ready, error)
+        except Exception:  # one packet that nobody foresaw does not end all Child SAs
+            self._engine.drops[DropReason.MALFORMED] += 1
+            log.exception("the ESP loop met a packet that it cannot treat")
+
+    def _read_all(self) -> None:
+        """Read what the sockets hold, as far as their buffers go."""
+        for _ in range(_FULL_BUFFER_BATCHES):
+            ready = [(fd, events) for fd, events in self._poll.poll(0) if fd not in (self._wake_fd, self._tun_fd)]
+            if not ready:
+                return
+            for fd, events in ready:
+                self._handle(fd, events)
 
     def _drain_errors(self, fd: int) -> None:
         """Take ICMP errors that wait for a socket whose owner asked for them: until then it is ready for ever."""
@@ -188,6 +218,7 @@ class DataPlane:
         if ready & (select.POLLNVAL | select.POLLHUP) or error.errno in _GONE:
             # Closed under us, or the device is gone: a descriptor like that is ready for ever.
             self._poll.unregister(fd)
+            del self._handlers[fd]
             log.warning("the ESP loop no longer reads descriptor %d: %s", fd, error)
             return
         self._engine.drops[DropReason.SEND] += 1
@@ -214,7 +245,7 @@ class DataPlane:
                 else:
                     self._send_raw(pair, socket.IPPROTO_UDP, udp(pair, esp), packet)
             except OSError as error:
-                self._not_sent(pair, packet, len(esp), error)
+                self._not_sent(pair, packet, error)
 
     def _send_raw(self, pair: Pair, protocol: int, esp: bytes, inner: bytes) -> None:
         """Over IPv4, ESP or ESP in UDP. Raises OSError; EMSGSIZE only for what must not be fragmented."""
@@ -299,7 +330,7 @@ class DataPlane:
         self._senders[remote, zone] = sender
         return sender
 
-    def _not_sent(self, pair: Pair, inner: bytes, octets: int, error: OSError) -> None:
+    def _not_sent(self, pair: Pair, inner: bytes, error: OSError) -> None:
         if error.errno != errno.EMSGSIZE:
             pair.outbound.errors[DropReason.SEND] += 1
             return
@@ -307,8 +338,8 @@ class DataPlane:
         sender = self._senders.get((pair.remote, ""))
         if sender is not None and len(pair.remote) == 4 and inner[0] >> 4 == 4 and inner[6] << 8 & FLAG_DF:
             # The path is narrower than it was: tell the host. RFC 4301 section 8.2.
-            mtu = sender.getsockopt(socket.IPPROTO_IP, _IP_MTU) - (HEADER_OCTETS + octets - len(inner))
-            os.write(self._tun_fd, fragmentation_needed(inner, mtu & ~3))
+            mtu = inner_mtu(pair, sender.getsockopt(socket.IPPROTO_IP, _IP_MTU))
+            os.write(self._tun_fd, fragmentation_needed(inner, mtu))
 
     # --- network to host --------------------------------------------------------------------------------------
 

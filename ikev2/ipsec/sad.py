@@ -4,13 +4,16 @@
 (with the packet itself, which may have been put together from fragments); `Engine.unprotect` takes ESP octets as
 they came and gives the IP packet to hand to the host. Both give None for a packet that is dropped, after counting
 it. They belong to one thread (the data plane); `install`, `replace`, `delete` and the bypass methods may be called
-from another: each changes a table in one step, or builds a new one and swaps it in whole.
+from another: each changes a table in one step, or builds a new one and swaps it in whole, under a lock, because the
+data plane changes the order of the pairs, too: a pair on standby is sent on from the first authentic packet that
+comes on it (RFC 7296 section 2.8).
 RFC 4301 sections 5.1 and 5.2, RFC 4303 section 3.
 """
 
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -44,6 +47,10 @@ _FLOW_CACHE = 4096
 _ECN_MASK = 0x03
 _ECN_CE = 0x03
 _TUNNEL_TTL = 64
+_UDP_HEADER_OCTETS = 8
+_LONGEST = 65535
+_SURELY_FITS = _LONGEST - 60 - _UDP_HEADER_OCTETS
+"""So many octets of ESP fit behind every IPv4 header, and behind IPv6's without extension headers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -63,6 +70,7 @@ class Pair:
     accepted: set[bytes] = field(default_factory=set)
     soft_limit_told: bool = False
     half_closed: bool = False
+    standby: bool = False
 
     @classmethod
     def of(cls, child: ChildSaParameters) -> Pair:
@@ -130,6 +138,8 @@ class Engine:
         self.events: deque[BackendEvent] = deque()
         self._pairs: tuple[Pair, ...] = ()  # the newest first: RFC 7296 section 2.8, a rekeyed pair takes over
         self._by_spi: dict[int, Pair] = {}
+        self._leaving: dict[int, Pair] = {}  # deleted, for what had come before
+        self._lock = threading.Lock()  # of `_pairs` and `_by_spi`, for who changes them
         self._bypasses: tuple[Bypass, ...] = ()
         self._reserved: set[int] = set()
         self._flows: dict[bytes, Pair] = {}
@@ -155,7 +165,7 @@ class Engine:
         """A random SPI that no installed or promised SA has. RFC 4303 section 2.1."""
         while True:
             spi = SPI_MINIMUM + secrets.randbelow((1 << 32) - SPI_MINIMUM)
-            if spi not in self._reserved and spi not in self._by_spi:
+            if not any(spi in taken for taken in (self._reserved, self._by_spi, self._leaving)):
                 self._reserved.add(spi)
                 return spi
 
@@ -174,8 +184,10 @@ class Engine:
         if not pair.policy.local or not pair.policy.remote:
             raise BackendError(f"Child SA {child.label} has no selectors of IP addresses on one of its sides")
         self._reserved.discard(child.spi_in)
-        self._by_spi[child.spi_in] = pair
-        self._order((*self._pairs, pair) if standby else (pair, *self._pairs))
+        pair.standby = standby
+        with self._lock:
+            self._by_spi[child.spi_in] = pair
+            self._order((*self._pairs, pair) if standby else (pair, *self._pairs))
         self._note_fragments(pair)
         return pair
 
@@ -183,7 +195,13 @@ class Engine:
         """Put an installed pair in front of the others: from now on it is sent on."""
         pair = self.pair(child)
         if pair is not None:
-            self._order((pair, *(other for other in self._pairs if other is not pair)))
+            self._put_first(pair)
+
+    def _put_first(self, pair: Pair) -> None:
+        with self._lock:
+            pair.standby = False
+            if self._by_spi.get(pair.inbound.spi) is pair:
+                self._order((pair, *(other for other in self._pairs if other is not pair)))
 
     def replace(self, old: ChildSaParameters, new: ChildSaParameters) -> Pair:
         """Move an installed pair to the addresses of `new`. Raises BackendError when it is not there."""
@@ -195,15 +213,22 @@ class Engine:
         self._flows = {}
         return pair
 
-    def delete(self, child: ChildSaParameters) -> Pair | None:
-        """Take a pair out and return it; None when there is none."""
+    def delete(self, child: ChildSaParameters, *, leaving: bool = False) -> Pair | None:
+        """Take a pair out and return it; None when there is none. One that is `leaving` receives until `forget`."""
         self._reserved.discard(child.spi_in)
         pair = self.pair(child)
         if pair is not None:
-            del self._by_spi[child.spi_in]
-            self._order(tuple(other for other in self._pairs if other is not pair))
+            if leaving:
+                self._leaving[child.spi_in] = pair
+            with self._lock:
+                del self._by_spi[child.spi_in]
+                self._order(tuple(other for other in self._pairs if other is not pair))
             self._wanting_whole.discard(child.spi_in)
         return pair
+
+    def forget(self, spi: int) -> None:
+        """What had come for a deleted pair, by its inbound SPI, before it was deleted has been read."""
+        self._leaving.pop(spi, None)
 
     def delete_outbound(self, child: ChildSaParameters) -> None:
         """Send nothing more over a pair, which goes on receiving; what it protects is not sent in clear either."""
@@ -244,8 +269,10 @@ class Engine:
         """Forget everything but the counters of drops."""
         self._bypasses = ()
         self._reserved.clear()
-        self._by_spi = {}
-        self._order(())
+        self._leaving.clear()
+        with self._lock:
+            self._by_spi = {}
+            self._order(())
         self._wanting_whole.clear()
 
     def _order(self, pairs: tuple[Pair, ...]) -> None:
@@ -290,10 +317,17 @@ class Engine:
         try:
             if pair.tunnel:
                 # The host counted the TTL down when it routed the packet here: RFC 4301 section 5.1.2.1, note 3.
-                return pair, outbound.seal(packet, NEXT_HEADER_IPV4), packet
+                esp = outbound.seal(packet, NEXT_HEADER_IPV4)
+                if len(esp) > _SURELY_FITS:
+                    _check_length(pair, len(esp), 0)
+                return pair, esp, packet
             if not plain and is_fragment(packet):
                 raise EspDrop(DropReason.FRAGMENT, "transport mode takes whole datagrams: RFC 4303 section 3.3.4")
-            return pair, outbound.seal(packet[(packet[0] & 0x0F) * 4 :], packet[9]), packet
+            octets = (packet[0] & 0x0F) * 4
+            esp = outbound.seal(packet[octets:], packet[9])
+            if len(esp) > _SURELY_FITS:
+                _check_length(pair, len(esp), octets - HEADER_OCTETS)
+            return pair, esp, packet
         except EspDrop as drop:
             outbound.errors[drop.reason] += 1
             return None
@@ -322,10 +356,15 @@ class Engine:
         outbound = pair.outbound
         try:
             if chain is None:
-                return pair, outbound.seal(packet, NEXT_HEADER_IPV6), packet
+                esp = outbound.seal(packet, NEXT_HEADER_IPV6)
+                if len(esp) > _SURELY_FITS:
+                    _check_length(pair, len(esp), 0)
+                return pair, esp, packet
             if chain.fragment_at:
                 raise EspDrop(DropReason.FRAGMENT, "transport mode takes whole datagrams: RFC 4303 section 3.3.4")
-            return pair, outbound.seal(packet[chain.cut :], chain.cut_protocol), packet
+            esp = outbound.seal(packet[chain.cut :], chain.cut_protocol)
+            _check_length(pair, len(esp), chain.cut - ipv6.HEADER_OCTETS)
+            return pair, esp, packet
         except EspDrop as drop:
             outbound.errors[drop.reason] += 1
             return None
@@ -402,14 +441,17 @@ class Engine:
         `tos` and `ttl` are those of the outer header; `header` is that header where it is known (IPv4): transport
         mode makes the packet's header of it, or a new one of tos and ttl between the addresses of the pair.
         """
-        pair = self._by_spi.get(int.from_bytes(packet[:4], "big"))
+        spi = int.from_bytes(packet[:4], "big")
+        pair = self._by_spi.get(spi) or self._leaving.get(spi)
         if pair is None:
             self.drops[DropReason.UNKNOWN_SPI] += 1
-            self.stray_spi = int.from_bytes(packet[:4], "big")
+            self.stray_spi = spi
             return None
         inbound = pair.inbound
         try:
             payload, next_header = inbound.open(packet)
+            if pair.standby:  # the peer has the pair, too, and is ready to receive on it: RFC 7296 section 2.8
+                self._put_first(pair)
             if pair.tunnel:
                 return _from_tunnel(pair, payload, next_header, tos)
             return _from_transport(pair, payload, next_header, tos, ttl, header)
@@ -418,6 +460,16 @@ class Engine:
         except MalformedPacket:
             inbound.errors[DropReason.MALFORMED] += 1
         return None
+
+
+def _check_length(pair: Pair, esp_octets: int, option_octets: int) -> None:
+    """EspDrop for an ESP packet that no IP packet can carry; `option_octets` stand before it, behind the header.
+
+    IPv4's length counts the header, IPv6's does not. RFC 791 section 3.1, RFC 8200 section 3.
+    """
+    octets = esp_octets + option_octets + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
+    if octets + (HEADER_OCTETS if len(pair.remote) == 4 else 0) > _LONGEST:
+        raise EspDrop(DropReason.TOO_BIG, f"an ESP packet of {esp_octets} octets is longer than IP packets can be")
 
 
 def _from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:

@@ -23,7 +23,7 @@ from typing import ClassVar, TypeAlias
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters, UdpEncap
 from ikev2.errors import BackendError
-from ikev2.ipsec import ipv4, ipv6
+from ikev2.ipsec import ipv6
 from ikev2.ipsec.backend import (
     IKE_PORT,
     NAT_PORT,
@@ -35,9 +35,9 @@ from ikev2.ipsec.backend import (
 )
 from ikev2.ipsec.claims import Claims
 from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
-from ikev2.ipsec.esp import inner_octets_that_fit
 from ikev2.ipsec.icmp import OnPathMtu
 from ikev2.ipsec.inner_mtus import InnerMtus
+from ikev2.ipsec.outer import inner_mtu
 from ikev2.ipsec.routing import (
     INSTANCES,
     MAIN_TABLE,
@@ -61,7 +61,6 @@ log = logging.getLogger(__name__)
 
 DEVICE_PREFIX = "ikesp"
 
-_UDP_HEADER_OCTETS = 8
 _LEAST_MTU = 68
 _MOST_MTU = 65535
 _UNSPECIFIED = IPv4Network("0.0.0.0/32")
@@ -212,7 +211,10 @@ class UserspaceBackend(Backend):
         self._settle(self._engine.replace(old, new))
 
     def delete(self, child: ChildSaParameters) -> None:
-        if self._engine.delete(child) is not None and self._tun is not None:
+        # What the peer sent before it knew of the deletion may lie in a socket, unread: it is not lost.
+        if self._engine.delete(child, leaving=self._plane is not None) is not None and self._tun is not None:
+            if self._plane is not None:
+                self._plane.after_reading(lambda: self._engine.forget(child.spi_in))
             self._inner_mtus.forget(child.spi_in)
             self._set_mtu()
             self._unshare(child.spi_in)
@@ -346,11 +348,7 @@ class UserspaceBackend(Backend):
         if link.interface not in self._checked and len(pair.remote) == 4:
             self._sources.relax(link.interface)
             self._checked.add(link.interface)
-        header_octets = ipv6.HEADER_OCTETS if len(pair.remote) == 16 else ipv4.HEADER_OCTETS
-        outside = header_octets + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
-        room = inner_octets_that_fit(link.mtu - outside, pair.outbound.cipher)
-        if not pair.tunnel:
-            room += header_octets
+        room = inner_mtu(pair, link.mtu)
         # Where less than 1280 is left for IPv6, ESP packets go in fragments. RFC 8200 section 5.
         least = ipv6.LEAST_MTU if _carries_ipv6(pair) else _LEAST_MTU
         return max(least, min(room, _MOST_MTU))

@@ -186,6 +186,58 @@ def test_a_datagram_over_the_mtu_arrives(hosts: Hosts, mode: str, packets: int, 
     assert (a.query()["packets_out"], a.query()["packets_in"]) == (packets, packets)
 
 
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+@pytest.mark.parametrize("name", ["aes256gcm16", "aes256-sha512"])
+def test_what_the_host_is_told_of_a_narrower_path_fits_it(hosts: Hosts, name: str, mode: str, udp: bool) -> None:
+    """RFC 4301 section 8.2.1: the path's MTU less all that ESP, and UDP around it, adds."""
+    a, b = hosts
+    if udp:
+        a.attach(host=A)
+        b.attach(host=B)
+    install(hosts, name=name, mode=mode, udp=udp)
+    b.udp_echo(host=B, port=7)
+    a.run(command=f"ip route add {B}/32 dev v0 mtu 1280")
+    a.capture_start(interface="v0")
+    mtu, octets = a.udp_whole(to=B, port=7, octets=1400)
+    largest = max(len(bytes.fromhex(packet)) for packet in a.capture_stop())
+    assert octets == mtu - 28
+    assert 1280 - (16 if "sha" in name else 4) < largest <= 1280
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+def test_a_datagram_that_no_esp_packet_can_carry_does_not_stop_the_loop(hosts: Hosts, mode: str, udp: bool) -> None:
+    """The largest datagram there is, put together from its fragments because the selectors look at ports."""
+    a, b = hosts
+    if udp:
+        a.attach(host=A)
+        b.attach(host=B)
+    install(hosts, mode=mode, udp=udp, ts_b=[[f"{B}/32", UDP, 7, 7]])
+    b.udp_echo(host=B, port=7)
+    assert a.udp_send(to=B, port=7, octets=65507) == ""
+    assert a.udp_ask(to=B, port=7, octets=100) == [B, 100, A]
+    assert a.query()["errors"] == {"too-big": 1}
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+def test_what_came_before_a_pair_was_deleted_reaches_the_host(hosts: Hosts, udp: bool) -> None:
+    """A peer goes on sending on a rekeyed pair until it hears of the deletion; that may not have been read yet."""
+    a, b = hosts
+    if udp:
+        a.attach(host=A)
+        b.attach(host=B)
+    install(hosts, udp=udp)
+    b.listen(host=B, port=9)
+    b.hold()
+    assert a.udp_send(to=B, port=9, octets=100) == ""
+    a.after_sending(packets=1)
+    b.install(side="b", key="two", udp=udp, spis=[0x3001, 0x3002], seed=2)
+    b.delete()
+    b.release()
+    assert b.heard() == 100
+
+
 @pytest.mark.req("rfc7296-s2.23-06")
 @pytest.mark.req("rfc7296-s2.23-14")
 def test_esp_in_udp_is_taken_by_an_sa_that_sends_without_and_the_other_way_round(hosts: Hosts) -> None:

@@ -10,6 +10,7 @@ import array
 import contextlib
 import fcntl
 import json
+import os
 import select
 import socket
 import struct
@@ -79,6 +80,8 @@ class Host:
         self.ike_came = threading.Condition()
         self.encap: socket.socket | None = None
         self.capture: Capture | None = None
+        self.released = threading.Event()
+        self.listener: socket.socket | None = None
 
     def run(self, command: str) -> str:
         """A command of the system."""
@@ -198,6 +201,16 @@ class Host:
             "drops": self.backend.drops(),
         }
 
+    def after_sending(self, packets: int, key: str = "one") -> None:
+        """Wait until so many packets have gone out on a pair."""
+        end = time.monotonic() + REPLY_TIMEOUT_S
+        while self.backend.query(self.children[key]).packets_out < packets and time.monotonic() < end:
+            os.sched_yield()
+        # The thread counts before it sends: what it is asked to do next comes after.
+        sent = threading.Event()
+        self.backend._opened().after_reading(sent.set)
+        sent.wait(REPLY_TIMEOUT_S)
+
     def kernel_requests(self) -> int:
         """How often the backend has asked the kernel about, or for, links, addresses, rules and routes."""
         return self.backend.kernel_requests
@@ -245,6 +258,52 @@ class Host:
             except OSError as error:
                 return str(error)
         return ""
+
+    def udp_whole(self, to: str, port: int, octets: int) -> list[int]:
+        """Send whole datagrams (DF) until one is answered, each as large as the path is said to take.
+
+        Two figures: the MTU that the host was told, and the octets of the answer.
+        """
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+            sock.connect((to, port))
+            end = time.monotonic() + REPLY_TIMEOUT_S
+            sock.settimeout(0.2)
+            while time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    sock.send(bytes(octets))
+                    return [sock.getsockopt(socket.IPPROTO_IP, 14), len(sock.recv(65536))]  # IP_MTU
+                octets = min(octets, sock.getsockopt(socket.IPPROTO_IP, 14) - 28)
+        raise RuntimeError(f"no answer, at last to {octets} octets")
+
+    def hold(self) -> None:
+        """Keep the backend's thread from reading until `release`, as a busy machine does."""
+        held = threading.Event()
+        self.released = threading.Event()
+
+        def wait() -> None:
+            held.set()
+            self.released.wait(REPLY_TIMEOUT_S)
+
+        plane = self.backend._opened()
+        plane._calls.append(wait)
+        plane._wake()
+        held.wait(REPLY_TIMEOUT_S)
+
+    def release(self) -> None:
+        """Let the thread go on."""
+        self.released.set()
+
+    def listen(self, host: str, port: int) -> None:
+        """A UDP socket whose datagrams `heard` takes."""
+        self.listener = listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        listener.bind((host, port))
+        listener.settimeout(REPLY_TIMEOUT_S)
+
+    def heard(self) -> int:
+        """The octets of the next datagram."""
+        assert self.listener is not None
+        return len(self.listener.recv(65536))
 
     def tcp_serve(self, host: str, port: int) -> None:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)

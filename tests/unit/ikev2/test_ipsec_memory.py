@@ -5,6 +5,7 @@ a --(IP packet)--> protect --(ESP on the network)--> unprotect --(IP packet)--> 
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from ikev2.crypto.esp import esp_cipher
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import BackendError
 from ikev2.iana import TsType
+from ikev2.ipsec import ipv6
 from ikev2.ipsec.backend import Bypass, DropReason, Expire, UnknownSpi
 from ikev2.ipsec.esp import OutboundEspSa
 from ikev2.ipsec.fragments import fragments
@@ -315,6 +317,36 @@ def test_a_packet_without_an_sa_is_dropped_and_not_sent(world: World) -> None:
     assert engine.drops == {DropReason.NO_SA: 1}
 
 
+@pytest.mark.parametrize("encap", [None, UdpEncap(4500, 4500)], ids=["esp", "udp"])
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_no_ip_packet_can_carry_is_dropped_and_counted(
+    family: int, mode: Mode, encap: UdpEncap | None
+) -> None:
+    """The largest ESP packet of an IP packet is sent, one octet more inside is too many."""
+    ends = (A, B) if family == 4 else ("2001:db8::1", "2001:db8::2")
+    of_a, _ = child_pair("null-sha256", mode=mode, a=ends[0], b=ends[1], encap=encap)
+    room = 65535 - 8 * (encap is not None) - 20 * (family == 4)
+    # SPI, sequence number and ICV; padding to four octets, with its length and the next header.
+    payload = (room - 8 - 16) // 4 * 4 - 2
+    header = 20 if family == 4 else 40
+    engine = Engine()
+    engine.install(of_a)
+    for more in (0, 1):
+        octets = payload + more - (header if mode is Mode.TUNNEL else 0)
+        ip_ends = [ipaddress.ip_address(end).packed for end in ends]
+        make = build_header if family == 4 else ipv6.build_header
+        if header + octets - (40 if family == 6 else 0) > 65535:
+            continue  # no such packet comes from the host
+        result = engine.protect(make(*ip_ends, 99, octets) + bytes(octets))
+        if more:
+            assert result is None
+            assert engine.counters(of_a).errors == {DropReason.TOO_BIG: 1}
+        else:
+            assert result is not None
+            assert len(outer_packet(*result)) > 65500
+
+
 def test_the_pair_installed_last_sends_and_the_older_one_still_receives(world: World) -> None:
     old, new = child_pair(), child_pair(spis=(0x3001, 0x3002), seed=2)
     world.install(old)
@@ -330,6 +362,45 @@ def test_the_pair_installed_last_sends_and_the_older_one_still_receives(world: W
     world.a.send_packet(udp_packet())
     assert len(world.at_b) == 4
     assert world.b.query(new[1]).packets_in == 2
+
+
+def test_a_pair_on_standby_is_sent_on_from_the_first_packet_that_comes_on_it(world: World) -> None:
+    """RFC 7296 section 2.8: an authentic message on the other half of the pair shows that the peer is ready."""
+    old, new = child_pair(), child_pair(spis=(0x3001, 0x3002), seed=2)
+    world.install(old)
+    world.b.install_standby(new[1])
+    back = udp_packet(B, A, (7, 40000))
+    world.b.send_packet(back)
+    world.a.install(new[0])
+    forged = esp_packet(0x3002)
+    world.network.send(forged, world.a)
+    world.b.send_packet(back)
+    world.a.send_packet(udp_packet())
+    world.b.send_packet(back)
+    spis = [int.from_bytes(packet[20:24], "big") for packet in world.seen]
+    assert spis == [0x1001, 0x3002, 0x1001, 0x3002, 0x3001]
+    assert len(world.at_a) == 3
+
+
+def esp_packet(spi: int) -> bytes:
+    """ESP of a whole many octets from a to b that nobody has sealed."""
+    octets = spi.to_bytes(4, "big") + bytes((0, 0, 0, 1)) + bytes(64)
+    return build_header(bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2)), ESP, len(octets)) + octets
+
+
+def test_what_came_before_a_deletion_is_still_opened_until_it_has_been_read() -> None:
+    of_a, of_b = child_pair()
+    a, b = Engine(), Engine()
+    a.install(of_a)
+    b.install(of_b)
+    sealed = [result[1] for result in (a.protect(udp_packet()), a.protect(udp_packet())) if result is not None]
+    b.delete(of_b, leaving=True)
+    assert b.pairs == ()
+    assert b.protect(udp_packet(B, A)) is None
+    assert b.unprotect(sealed[0]) == udp_packet()
+    b.forget(of_b.spi_in)
+    assert b.unprotect(sealed[1]) is None
+    assert b.drops == {DropReason.NO_SA: 1, DropReason.UNKNOWN_SPI: 1}
 
 
 def test_after_the_new_pair_is_deleted_the_old_one_sends_again(world: World) -> None:
