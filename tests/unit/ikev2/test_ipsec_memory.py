@@ -71,7 +71,7 @@ def test_packets_pass_both_ways_and_only_esp_is_seen(
     for packet in world.seen:
         assert packet[9] == (UDP if encap else ESP)
         assert esp_of(packet) is not None
-        if not name.startswith("null"):
+        if not name.startswith("null") and not name.endswith("gmac"):
             assert b"a secret" not in packet
     octets = len(there) if mode is Mode.TUNNEL else len(there) - 20
     counters = world.b.query(of_b)
