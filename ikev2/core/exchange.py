@@ -69,6 +69,15 @@ class Inbound:
         """The first notify of the error range. RFC 7296 section 3.10.1."""
         return next((notify for notify in self.notifies if notify.notify_type.is_error), None)
 
+    @property
+    def unknown_error(self) -> Notify | None:
+        """The first notify of the error range that has no name here: of a response, it fails the whole request.
+
+        RFC 7296 section 3.10.1 (rfc7296-s3.10.1-01).
+        """
+        errors = (notify for notify in self.notifies if notify.notify_type.is_error)
+        return next((notify for notify in errors if not notify.notify_type.known), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Establish:

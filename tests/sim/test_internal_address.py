@@ -468,6 +468,30 @@ def test_initiator_without_an_address_asks_again_after_minutes_and_then_makes_it
     assert len(b.installed) == 2
 
 
+def test_address_that_is_asked_for_while_the_peer_rekeys_the_ike_sa_is_not_lost() -> None:
+    """It would come over an IKE SA that is replaced: the peer waits, as for the making of a Child SA."""
+    network = Network()
+    b = server(network, pool("10.9.0.7-10.9.0.7"), children=(BEHIND,))
+    first = client(network, "192.0.2.11")
+    second = client(network, "192.0.2.12", children=(TO_BEHIND,))
+    up(network, first, until=network.now + 5)
+    up(network, second, until=network.now + 5)
+    first.manager.delete(first.sa, network.now)
+    perfect = network.link
+    network.link = lambda sent: () if sent.sender is second else perfect(sent)
+    while not second.sa.requests.outstanding:
+        network.run(network.now + 1)
+    (sa,) = (sa for sa in b.manager.sas if sa.remote.host == second.host)
+    b.manager.rekey(sa, network.now)
+    network.run(network.now + 0.1)
+    network.link = perfect
+    network.run(network.now + 60)
+    assert second.addresses == {"10.9.0.7": 1}
+    assert {child.ts_local for child in second.installed.values()} == {(ts("10.9.0.7/32"),)}
+    assert len(b.installed) == 1
+    assert len(b.of(IkeSaRekeyed)) == 1
+
+
 def test_child_sa_that_is_asked_for_meanwhile_asks_for_the_address_itself() -> None:
     """RFC 7296 section 2.19: in any request to create a Child SA."""
     network = Network()

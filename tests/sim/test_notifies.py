@@ -11,7 +11,9 @@ from sim.network import Host, Network, assert_joined, assert_nothing_left, conne
 from sim.test_ike_auth import AUTH_EXCHANGE, half_open, net, tampered
 from sim.test_windows import Reader
 
-from ikev2.core.events import IkeSaDeleted, IkeSaEstablished, IkeSaFailed
+from ikev2.core import extension
+from ikev2.core.channel import Plain, SecureChannel
+from ikev2.core.events import ChildSaFailed, IkeSaDeleted, IkeSaEstablished, IkeSaFailed, IkeSaRekeyFailed
 from ikev2.core.transitions import State
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.payloads import Auth, Notify, Payload
@@ -183,3 +185,60 @@ def test_nobody_answers_a_response() -> None:
             give(network, b, sealed(a, exchange, genuine, message_id=number, is_response=True), a.address)
             give(network, b, clear(exchange, is_response=True, message_id=number), a.address)
     assert len(network.sent) == before
+
+
+@pytest.mark.req("rfc7296-s3.10.1-01")
+@pytest.mark.parametrize("notify_type", [UNKNOWN_ERROR, PRIVATE_ERROR])
+@pytest.mark.parametrize("rekeying", [False, True])
+def test_error_that_nobody_knows_fails_the_whole_create_child_sa(
+    monkeypatch: pytest.MonkeyPatch, notify_type: NotifyType, rekeying: bool
+) -> None:
+    """Also beside a Child SA that would do, of which the peer has its half: that is deleted again there."""
+    network, a, b = connected()
+    network.patch = monkeypatch  # type: ignore[attr-defined]
+    before = dict(a.installed)
+    tampered(network, b, ExchangeType.CREATE_CHILD_SA, added(notify_type))
+    if rekeying:
+        a.manager.rekey_child(next(iter(before.values())), network.now)
+    else:
+        a.manager.make_child(a.sa, "net", network.now)
+    network.run(network.now + 10)
+    (failed,) = a.of(ChildSaFailed)
+    assert isinstance(failed, ChildSaFailed)
+    assert failed.notify_type == notify_type
+    assert a.installed == before
+    assert_joined(a, b)
+    assert a.spis.reserved == set()
+
+
+@pytest.mark.req("rfc7296-s3.10.1-01")
+def test_error_that_nobody_knows_fails_the_rekeying_of_the_ike_sa(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, a, b = connected()
+    plain, channel = SecureChannel.prepare, b.sa.channel
+
+    def prepare(
+        self: SecureChannel, kind: ExchangeType, number: int, payloads: tuple[Payload, ...], **flags: bool
+    ) -> Plain:
+        return plain(self, kind, number, added(UNKNOWN_ERROR)(payloads) if self is channel else payloads, **flags)
+
+    monkeypatch.setattr(SecureChannel, "prepare", prepare)
+    a.manager.rekey(a.sa, network.now)
+    network.run(network.now + 10)
+    assert len(a.of(IkeSaRekeyFailed)) == 1
+    assert a.manager.sas == []
+    assert a.installed == {}
+
+
+@pytest.mark.req("rfc7296-s3.10.1-01")
+def test_error_that_nobody_knows_fails_ike_sa_init_beside_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be forged, so that the initiator goes on for a while; then that is the reason."""
+    network, a, b = pair()
+    monkeypatch.setattr(
+        extension, "offers", lambda sa, exchange, is_response: (Notify(UNKNOWN_ERROR),) * is_response
+    )
+    up(network, a)
+    (failed,) = a.of(IkeSaFailed)
+    assert isinstance(failed, IkeSaFailed)
+    assert failed.notify_type == UNKNOWN_ERROR
+    assert a.of(IkeSaEstablished) == []
+    assert_nothing_left(a, b)

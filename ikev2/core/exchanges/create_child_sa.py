@@ -102,6 +102,13 @@ def _conclude(sa: IkeSa, inbound: Inbound, request: ChildRequest) -> None:
         _refused(sa, inbound, request, old)
         return
     sa.busy_since = None
+    unknown = inbound.unknown_error
+    if unknown is not None:
+        # rfc7296-s3.10.1-01: whatever there is beside it. The peer may have its half.
+        reason = f"the peer reports an error that is not known here: {unknown.notify_type}"
+        _failed(sa, request.offer.config.name, old, reason, unknown.notify_type)
+        sa.delete_unwanted(request.offer.spi_in, reason)
+        return
     nonces = Nonces(request.nonce, inbound.required(Nonce).data)
     try:
         child = child_negotiation.accept(

@@ -124,7 +124,8 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     RFC 7296 sections 2.6.1 and 2.21.1.
     """
     try:
-        if inbound.first(Sa) is not None:
+        # rfc7296-s3.10.1-01: an error that is not known fails the request, also beside a choice.
+        if inbound.first(Sa) is not None and inbound.unknown_error is None:
             _take_choice(sa, inbound)
         else:
             _take_notify(sa, inbound)

@@ -25,7 +25,7 @@ from ikev2.core import reauthentication, succession
 from ikev2.core.channel import SecureChannel
 from ikev2.core.child_negotiation import Nonces
 from ikev2.core.events import IkeSaRekeyFailed
-from ikev2.core.exchange import CloseChildSa, CloseIkeSa, Inbound, RekeyIkeSa
+from ikev2.core.exchange import AskForAddresses, CloseChildSa, CloseIkeSa, Inbound, RekeyIkeSa
 from ikev2.core.exchanges.ike_sa_init import NONCE_OCTETS, ZERO_SPI, ke_groups
 from ikev2.core.purposes import ChildRequest, IkeCollision, IkeRequest
 from ikev2.core.state import State
@@ -143,6 +143,8 @@ def conclude_late(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
 
 def _take(sa: IkeSa, inbound: Inbound, request: IkeRequest, nonces: Nonces) -> IkeSa:
     """The new IKE SA; NoProposalChosen, InvalidSyntax when the answer is not one to what was offered."""
+    if (unknown := inbound.unknown_error) is not None:  # rfc7296-s3.10.1-01
+        raise IkeError(f"the peer reports an error that is not known here: {unknown.notify_type}")
     chosen, ke = inbound.required(Sa).proposals[0], inbound.required(Ke)
     check_choice(chosen, request.proposals)
     suite = _suite(chosen)
@@ -230,8 +232,8 @@ def _answer(sa: IkeSa, inbound: Inbound) -> tuple[IkeSa, tuple[Payload, ...], by
 
 
 def is_about_children(purpose: object) -> bool:
-    """True when a request of this purpose makes, rekeys or closes a Child SA."""
-    return isinstance(purpose, ChildRequest | CloseChildSa)
+    """True when a request of this purpose makes, rekeys or closes a Child SA, or asks for what one needs."""
+    return isinstance(purpose, ChildRequest | CloseChildSa | AskForAddresses)
 
 
 def _suite(chosen: Proposal) -> IkeSuite:
