@@ -20,7 +20,7 @@ from ikev2.core.state import WITH_PEER, State
 from ikev2.core.transitions import TRANSITIONS, Transition, is_own
 from ikev2.core.types import Address, Role
 from ikev2.core.window import RequestInFlight
-from ikev2.errors import InvalidSyntax, ProtocolError, UnsupportedCriticalPayload
+from ikev2.errors import InvalidSyntax, ProtocolError
 from ikev2.iana import ExchangeType, NotifyType
 from ikev2.wire.header import MAJOR_VERSION, Header
 from ikev2.wire.message import Message, parse_payloads
@@ -202,8 +202,13 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
     if not row.protected:
         tracing.received(sa, inbound)
         _check_rules(row, message, None)
-        extension.hear(sa, inbound)
-        row.handler(sa, inbound)
+        known = dict(sa.extensions)
+        try:
+            extension.hear(sa, inbound)
+            row.handler(sa, inbound)
+        finally:
+            if sa.keys is None:
+                sa.extensions = known  # it may be forged: what it says counts when it is the one that is taken
         if sa.keys is not None:
             sa.go(row.leads_to[0], row.story)
         return
@@ -222,7 +227,9 @@ def receive_response(sa: IkeSa, inbound: Inbound) -> None:
         if not asked:
             _check_rules(row, inbound.message, inbound.payloads)
         extension.hear(sa, inbound)
-    except (InvalidSyntax, UnsupportedCriticalPayload) as error:
+    except ProtocolError as error:
+        if error.notify_type is None:
+            raise
         _authentic(sa, inbound)
         _malformed_response(sa, in_flight, error, inbound.now)
         return

@@ -19,12 +19,13 @@ from ikev2.crypto.ke import KE_GROUPS, KeGroup
 from ikev2.crypto.keywords import parse_ike_proposal, proposal_keyword, register_integ, register_ke, register_prf
 from ikev2.crypto.prf import PRFS, Prf, prf_by_name
 from ikev2.crypto.unknown import UnknownAlgorithm
-from ikev2.errors import ConfigurationError, InvalidSyntax
+from ikev2.errors import ConfigurationError, InvalidSyntax, NoProposalChosen
 from ikev2.iana import ExchangeType, IntegId, KeId, NotifyType, PayloadType, PrfId
 from ikev2.registration import Clash, Registration
 from ikev2.wire import payloads, rules
 from ikev2.wire.cursor import Cursor
-from ikev2.wire.message import encode_payloads, parse_payloads
+from ikev2.wire.header import Header
+from ikev2.wire.message import Message, encode_payloads, parse_payloads
 from ikev2.wire.payloads import notify
 
 PING = ExchangeType(241)
@@ -215,6 +216,53 @@ def test_an_extension_that_finds_a_message_wrong_refuses_it() -> None:
         roundtrip(a, b)
     assert a.event(events.Answered).notify(NotifyType.INVALID_SYNTAX) is not None
     assert b.manager.sas == []
+
+
+def _two_ends() -> tuple[Peer, Peer]:
+    a, b = (
+        Peer(connection(psk="x", local_addrs=local, remote_addrs=remote))
+        for local, remote in (("192.0.2.1", "192.0.2.2"), ("192.0.2.2", "192.0.2.1"))
+    )
+    return a, b
+
+
+def test_what_a_forged_first_response_says_of_an_extension_is_forgotten() -> None:
+    """Whoever sees our first request can answer it before the peer does. RFC 7296 section 2.4."""
+
+    def hear(sa: Any, inbound: Any) -> None:
+        if inbound.notify(NotifyType(40970)):
+            sa.extensions["ping"] = 1
+
+    a, b = _two_ends()
+    with extension.register(extension.Extension("ping", hear=hear)):
+        sa = a.initiate()
+        header = Header.to_send(
+            sa.spi_i, bytes(8), ExchangeType.IKE_SA_INIT, 0, is_initiator=False, is_response=True
+        )
+        refusal = payloads.Notify(NotifyType.NO_PROPOSAL_CHOSEN)
+        forged = Message(header, (refusal, payloads.Notify(NotifyType(40970)))).encode()
+        a.manager.receive_datagram(forged, sa.local, sa.remote, a.now)
+        assert sa.extensions == {}
+        roundtrip(a, b)
+    assert a.event(events.IkeSaEstablished)
+    assert (a.sa.extensions, b.sa.extensions) == ({}, {})
+
+
+def test_a_response_that_an_extension_refuses_is_not_waited_for_again() -> None:
+    """Whatever the error that it raises: the response is authentic, and no other will come. Section 2.21."""
+
+    def hear(sa: Any, inbound: Any) -> None:
+        if inbound.message.header.is_response and inbound.purpose is None and sa.established_at is not None:
+            raise NoProposalChosen("not with me")
+
+    a, b = _two_ends()
+    a.initiate()
+    roundtrip(a, b)
+    with extension.register(extension.Extension("picky", hear=hear)):
+        a.ask(ExchangeType.INFORMATIONAL)
+        roundtrip(a, b)
+    assert a.event(events.IkeSaDeleted)
+    assert a.manager.sas == []
 
 
 def test_what_an_extension_knows_of_an_ike_sa_is_inherited_by_the_one_in_its_place() -> None:
