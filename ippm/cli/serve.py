@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ippm.crypto import KeyProvider
     from ippm.io.options import ServerOptions
     from ippm.io.owamp_options import OwampServerOptions
+    from ippm.io.owamp_server import OwampServer
+    from ippm.io.privileges import RunAs
 
 
 @click.command()
@@ -36,9 +38,14 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Keep the records of OWAMP sessions here; a temporary one by default.",
 )
+@click.option(
+    "--user",
+    metavar="NAME[:GROUP]",
+    help="Go on as this user when the ports are bound; the server ends when that fails.",
+)
 @click.option("-v", "verbose", is_flag=True, help="Log each connection and session.")
 @one_line_errors
-def serve(config: str | None, key_file: str | None, verbose: bool, **overrides: Any) -> None:
+def serve(config: str | None, key_file: str | None, user: str | None, verbose: bool, **overrides: Any) -> None:
     """OWAMP server on port 861, TWAMP server on port 862, in the foreground."""
     import asyncio
     import logging
@@ -47,7 +54,19 @@ def serve(config: str | None, key_file: str | None, verbose: bool, **overrides: 
         stream=sys.stderr, format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING
     )
     twamp, owamp, its_key_file = server_options(config, **overrides)
-    asyncio.run(_serve(twamp, owamp, provider_of(key_file or its_key_file, None)))
+    provider = provider_of(key_file or its_key_file, None)
+    asyncio.run(_serve(twamp, owamp, provider, None if user is None else _run_as(user, twamp, owamp)))
+
+
+def _run_as(user: str, twamp: ServerOptions | None, owamp: OwampServerOptions | None) -> RunAs:
+    """The user to go on as. Raises ConfigurationError."""
+    from ippm.io.privileges import check_unprivileged_ports, parse_user
+
+    who = parse_user(user)
+    for name, options in (("twamp.test_ports", twamp), ("owamp.test_ports", owamp)):
+        if options is not None:
+            check_unprivileged_ports(who, name, options.test_ports)
+    return who
 
 
 def server_options(
@@ -106,7 +125,10 @@ def server_options(
 
 
 async def _serve(
-    twamp: ServerOptions | None, owamp: OwampServerOptions | None, provider: KeyProvider | None
+    twamp: ServerOptions | None,
+    owamp: OwampServerOptions | None,
+    provider: KeyProvider | None,
+    who: RunAs | None = None,
 ) -> None:
     import asyncio
     import signal
@@ -116,20 +138,32 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, ended.set)
+    lines: list[str] = []
+    one_way: OwampServer | None = None
     async with AsyncExitStack() as stack:
         if owamp is not None:
-            from ippm.io.owamp_server import OwampServer
+            from ippm.io.owamp_server import OwampServer as Server
 
-            one_way = OwampServer(owamp, provider)
+            one_way = Server(owamp, provider)
             await one_way.start()
             stack.push_async_callback(one_way.stop)
-            click.echo(f"OWAMP server on {owamp.address or 'all addresses'} port {one_way.port}")
+            lines.append(f"OWAMP server on {owamp.address or 'all addresses'} port {one_way.port}")
         if twamp is not None:
             from ippm.io.twamp_server import TwampServer
 
             two_way = TwampServer(twamp, provider)
             await two_way.start()
             stack.push_async_callback(two_way.stop)
-            click.echo(f"TWAMP server on {twamp.address or 'all addresses'} port {two_way.port}")
+            lines.append(f"TWAMP server on {twamp.address or 'all addresses'} port {two_way.port}")
+        if who is not None:
+            from ippm.io.privileges import drop_privileges, give
+
+            # Starting does not wait for anything, so no client has been served as root.
+            if one_way is not None and one_way.directory is not None and one_way.made_directory:
+                give(who, [one_way.directory])
+            drop_privileges(who, None if one_way is None else one_way.directory)
+            lines.append(f"running as {who}")
+        for line in lines:
+            click.echo(line)
         sys.stdout.flush()
         await ended.wait()

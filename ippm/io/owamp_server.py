@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from pathlib import Path
 
 from ippm.core.control_events import (
     ClientRefused,
@@ -91,6 +92,16 @@ class OwampServer(ControlTcpServer):
     def stored(self) -> int:
         """How many sessions have records here."""
         return 0 if self._store is None else len(self._store)
+
+    @property
+    def directory(self) -> Path | None:
+        """Where the records are, once the server has started."""
+        return None if self._store is None else self._store.directory
+
+    @property
+    def made_directory(self) -> bool:
+        """True when this server has made the directory of the records."""
+        return self._store is not None and self._store.made
 
     async def start(self) -> None:
         """Listen. Raises IppmError when the address or port cannot be had."""

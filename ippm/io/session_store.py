@@ -84,6 +84,7 @@ class SessionStore:
         self._usage = usage
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="owamp-")) if directory is None else directory
+        self.made = self._temporary or not self.directory.exists()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._limits = {True: octets, False: open_octets}
         self._lock = threading.Lock()
