@@ -44,6 +44,8 @@ def fault(error: Any, model: type[BaseModel]) -> str:
     if error["type"] == "literal_error":
         given = error["input"]
         words = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        if len(words) == 1:
+            return f"{where}: must be {words[0]}, not {given!r}"
         return f"{where}: {given!r} is not one of {', '.join(words)}{suggestion(str(given), words)}"
     message = error["msg"]
     plain = _PLAIN.get(error["type"])
@@ -63,9 +65,26 @@ _PLAIN = {
 
 
 def _unknown_key(location: list[str], model: type[BaseModel]) -> str:
-    if location[0] == "secrets" and location[-1] in _SECRET_WORDS:
-        return "a secret does not belong into this file: write it to a file of mode 0600 and name that with file = "
-    return "unknown key" + suggestion(location[-1], _keys_at(location[:-1], model))
+    word = location[-1]
+    if location[0] == "secrets" and word in _SECRET_WORDS:
+        return (
+            "a secret does not belong into this file: write it to a file of mode 0600 and name that, "
+            'as file = "lab.psk"'
+        )
+    there = _home(location, model)
+    if there:
+        return f"unknown key; it belongs to {there}"
+    return "unknown key" + suggestion(word, _keys_at(location[:-1], model))
+
+
+def _home(location: list[str], model: type[BaseModel]) -> str:
+    """The section above, or the sections just below, that have the key; nothing when there are none."""
+    word, here = location[-1], location[:-1]
+    for length in range(len(here) - 1, 0, -1):
+        if word in _keys_at(here[:length], model):
+            return ".".join(here[:length])
+    below = [[*here, part, *name] for part in _keys_at(here, model) for name in ([], ["NAME"])]
+    return " or ".join(".".join(one) for one in below if word in _keys_at(one, model))
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

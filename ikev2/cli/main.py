@@ -329,6 +329,8 @@ def reload(socket_path: Path | None, as_json: bool) -> None:
     for word in ("added", "changed", "removed"):
         for name in result[word]:
             click.echo(f"{word} {name}")
+    if not any(result.values()):
+        click.echo("reload: no connection is other than before")
 
 
 @main.command()

@@ -202,6 +202,7 @@ class InterfaceCapture:
         while True:
             readable, _, _ = select.select([self._sock.fileno(), self._wake_read], [], [])
             self._drain()
+            self._writer.flush()
             if self._wake_read in readable:
                 return
 

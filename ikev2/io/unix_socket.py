@@ -82,7 +82,10 @@ def _remove_stale(path: Path) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise ConfigurationError(f"{path}: another endpoint is running there")
+    raise ConfigurationError(
+        f"{path}: another endpoint is running there; give this one a control_socket and a key_agent_socket of its own "
+        "in [endpoint]"
+    )
 
 
 def connect(path: Path, timeout_s: float | None) -> socket.socket:

@@ -161,7 +161,9 @@ def test_bad_requests_are_answered_in_a_sentence(tmp_path: Path, octets: bytes, 
 def test_sockets_are_bound_with_care(tmp_path: Path) -> None:
     with (
         bind_private(tmp_path / "mine"),
-        pytest.raises(ConfigurationError, match="another endpoint is running there"),
+        pytest.raises(
+            ConfigurationError, match=r"another endpoint is running there; give this one .*key_agent_socket"
+        ),
     ):
         bind_private(tmp_path / "mine")
     bind_private(tmp_path / "mine").close()  # what a dead process left is replaced

@@ -100,6 +100,18 @@ FAULTS = [
         "connections.lab.children.net.mode: 'tunel' is not one of tunnel, transport; did you mean tunnel?",
     ),
     (
+        LAB + "[connections.lab.children.net]\nvips = ['0.0.0.0']\n",
+        "connections.lab.children.net.vips: unknown key; it belongs to connections.lab",
+    ),
+    (
+        LAB + "mode = 'tunnel'\n",
+        "connections.lab.mode: unknown key; it belongs to connections.lab.children.NAME",
+    ),
+    (
+        LAB + "id = 'a.example'\n",
+        "connections.lab.id: unknown key; it belongs to connections.lab.local or connections.lab.remote",
+    ),
+    (
         LAB + "[connections.lab.children.net]\nlokal_ts = ['dynamic']\n",
         "connections.lab.children.net.lokal_ts: unknown key; did you mean local_ts?",
     ),
@@ -125,7 +137,7 @@ FAULTS = [
     (LAB + "window_size = 0\n", "connections.lab.window_size: must be greater than or equal to 1"),
     (LAB + "window_size = 257\n", "connections.lab.window_size: must be less than or equal to 256"),
     (LAB + "encap = 'yes'\n", "connections.lab.encap: must be true or false"),
-    (LAB + "local = { auth = 'pubkey' }\n", "connections.lab.local.auth: 'pubkey' is not one of psk"),
+    (LAB + "local = { auth = 'pubkey' }\n", "connections.lab.local.auth: must be psk, not 'pubkey'"),
     (
         LAB + "local = { id = '' }\n",
         "connections.lab.local.id: an identity is empty: write an address, a name, user@name or keyid:NAME",
@@ -439,7 +451,7 @@ def test_faults_of_one_section_do_not_hide_those_of_another(directory: Path) -> 
         "[secrets.lab]\nfile = 'nothere'\nid = 'two'\n[measurement]\nlabel = ''\n",
     )
     assert faults == (
-        "connections.lab.version: 1 is not one of 2",
+        "connections.lab.version: must be 2, not 1",
         "foo: unknown key",
         f"secrets.lab.file: {directory}/nothere: No such file or directory",
         "connections.two.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each",

@@ -146,6 +146,36 @@ def test_an_interface_is_captured_and_the_thread_ends(tmp_path: Path) -> None:
         assert payloads.count(b"seen on the interface") == 1
 
 
+class WatchedWriter(PcapWriter):
+    """Says when it was flushed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.flushed = threading.Event()
+
+    def flush(self) -> None:
+        super().flush()
+        self.flushed.set()
+
+
+def test_a_capture_that_goes_on_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "lo.pcapng"
+    with WatchedWriter(path) as writer, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        try:
+            capture = InterfaceCapture(writer, "lo")
+        except ConfigurationError as error:
+            pytest.skip(str(error))
+        capture.start()
+        sock.sendto(b"seen while it goes on", sock.getsockname())
+        try:
+            while b"seen while it goes on" not in path.read_bytes():
+                assert writer.flushed.wait(30)  # more than this packet may pass lo
+                writer.flushed.clear()
+        finally:
+            capture.stop()
+
+
 def read_flushed(writer: PcapWriter) -> list[CapturedPacket]:
     writer.flush()
     return list(read_capture(writer.path))
