@@ -58,6 +58,11 @@ def build_connection(
         faults.append(f"{where}.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each")
     _check_times(where, section, faults)
     _check_inner(where, section, faults)
+    faults += [
+        f"{where}.children.{name}.tfc_padding: packets are padded in tunnel mode only"  # RFC 4303 section 2.7
+        for name, child in section.children.items()
+        if child.tfc_padding and child.mode == "transport"
+    ]
     secret = _secret_for(section, secrets)
     if secret is None:
         wanted = " and ".join(text for text in (section.local.id, section.remote.id) if text != "%any")
@@ -177,6 +182,7 @@ def _child(name: str, section: ChildSection) -> ChildConfig:
         replay_window=section.replay_window,
         lifetime=_child_lifetime(section),
         single_pair=section.single_pair,
+        tfc_padding=section.tfc_padding,
     )
 
 

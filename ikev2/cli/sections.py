@@ -23,6 +23,7 @@ from ikev2.cli.words import (
     Selectors,
     SocketPath,
     Text,
+    TfcPadding,
     VirtualAddresses,
     strings,
 )
@@ -69,6 +70,7 @@ class ChildSection(_Section):
     life_time: Seconds | None = None
     rand_time: Seconds | None = None
     single_pair: bool = False
+    tfc_padding: TfcPadding = 0
 
 
 class ConnectionSection(_Section):

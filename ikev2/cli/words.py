@@ -10,11 +10,14 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from ikev2.cli.selectors import parse_duration, parse_selector
 from ikev2.core import cp
+from ikev2.core.child_sa import PAD_TO_MTU
 from ikev2.core.config import Limits
 from ikev2.core.identity import Identity, parse_peer
 from ikev2.core.pools import AddressRange
 from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
 from ikev2.errors import ConfigurationError, IkeError
+
+_LONGEST_PACKET = 65535
 
 
 def _checked(parse: Callable[[str], object]) -> AfterValidator:
@@ -40,6 +43,15 @@ def _duration(value: object) -> float:
         return parse_duration(value)  # type: ignore[arg-type]
     except ConfigurationError as error:
         raise ValueError(str(error)) from None
+
+
+def _padding(value: object) -> int:
+    """swanctl's `tfc_padding`."""
+    if value == "mtu":
+        return PAD_TO_MTU
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LONGEST_PACKET:
+        raise ValueError(f'{value!r} is not a length of packets, 0 to {_LONGEST_PACKET} octets, or "mtu"')
+    return value
 
 
 def _local_address(text: str) -> None:
@@ -99,6 +111,7 @@ def own_identity(text: str) -> Identity | None:
     return None if text == "%any" else Identity.parse(text)
 
 
+TfcPadding = Annotated[int, BeforeValidator(_padding)]
 Seconds = Annotated[float, BeforeValidator(_duration)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Text = Annotated[str, Field(strict=True)]

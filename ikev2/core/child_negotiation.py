@@ -246,7 +246,16 @@ def accept(
     secrets = _Secrets(nonces, _accepted_ke(suite, inbound.first(Ke), pair))
     spi_out = _peer_spi(proposals[0])
     return _make(
-        sa, config, suite, (offered.spi_in, spi_out), (tsi, tsr), Role.INITIATOR, secrets, originals, reqid
+        sa,
+        config,
+        suite,
+        (offered.spi_in, spi_out),
+        (tsi, tsr),
+        Role.INITIATOR,
+        secrets,
+        originals,
+        reqid,
+        tfc_padding=_tfc_padding(config, inbound),
     )
 
 
@@ -313,6 +322,7 @@ def _answer(sa: IkeSa, inbound: Inbound, nonces: Nonces, replaces: ChildSa | Non
         _Secrets(nonces, shared),
         originals,
         None if replaces is None else replaces.params.reqid,
+        tfc_padding=_tfc_padding(config, inbound),
     )
     # rfc7296-s2.7-02
     answer_proposal = Proposal(chosen.number, chosen.protocol, spi_in.to_bytes(4, "big"), chosen.transforms)
@@ -509,6 +519,8 @@ def _make(
     secrets: _Secrets,
     originals: _Originals,
     reqid: int | None,
+    *,
+    tfc_padding: int,
 ) -> ChildSa:
     """Take the keys (rfc7296-s2.17-01) and put everything together. `spis` and `selectors` are (ours, the peer's).
 
@@ -545,8 +557,19 @@ def _make(
         reqid=sa.observer.next_reqid() if reqid is None else reqid,
         nat_original_local=originals.local if behind_nat else None,
         nat_original_remote=originals.remote if behind_nat else None,
+        tfc_padding=tfc_padding,
     )
     return ChildSa(config, params, SecretOctets("KEYMAT", keymat))
+
+
+def _tfc_padding(config: ChildConfig, inbound: Inbound) -> int:
+    """The length to pad to: none in transport mode, nor for a peer that said that it does not take padding.
+
+    What the one end says holds for what the other sends, so that each direction is decided by itself.
+    RFC 7296 section 1.3.1, RFC 4303 section 2.7.
+    """
+    declined = inbound.notify(NotifyType.ESP_TFC_PADDING_NOT_SUPPORTED) is not None
+    return 0 if declined or config.mode is Mode.TRANSPORT else config.tfc_padding
 
 
 def _encapsulation(sa: IkeSa) -> UdpEncap | None:

@@ -12,6 +12,9 @@ from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import EspSuite
 from ikev2.wire.payloads import TrafficSelector
 
+PAD_TO_MTU = 0xFFFFFFFF
+"""`tfc_padding` that makes every packet as long as the path takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class UdpEncap:
@@ -28,7 +31,8 @@ class ChildSaParameters:
     `local` and `remote` are the outer addresses; `spi_in` is the SPI on which we receive. Encryption keys have
     their salt at the end; `integ_key_*` is None with combined-mode ciphers. `nat_original_local` and
     `nat_original_remote` are the addresses before translation, for the checksums of transport mode (RFC 3948
-    section 3.1.2), None when there is no NAT.
+    section 3.1.2), None when there is no NAT. Packets inside a tunnel are padded to `tfc_padding` octets, as far as the
+    path's MTU allows (RFC 4303 section 2.7); 0: not at all, as when the peer does not take that.
     RFC 7296 section 2.17.
     """
 
@@ -53,6 +57,7 @@ class ChildSaParameters:
     reqid: int = 0
     nat_original_local: str | None = None
     nat_original_remote: str | None = None
+    tfc_padding: int = 0
 
     @property
     def label(self) -> str:

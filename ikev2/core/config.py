@@ -88,7 +88,8 @@ ENDLESS = Lifetime()
 class ChildConfig:
     """One Child SA of a connection; `single_pair`: one for each pair of addresses.
 
-    `auth_proposals` are the `esp_proposals` as IKE_AUTH carries them: without groups.
+    `auth_proposals` are the `esp_proposals` as IKE_AUTH carries them: without groups. `tfc_padding`: the length, in
+    octets, to which packets in a tunnel are padded unless the peer does not take that (RFC 4303 section 2.7).
     RFC 7296 sections 1.2, 1.3.1 and 2.9.
     """
 
@@ -101,6 +102,7 @@ class ChildConfig:
     replay_window: int = 64
     lifetime: Lifetime = ENDLESS
     single_pair: bool = False
+    tfc_padding: int = 0
     auth_proposals: tuple[Proposal, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -337,9 +337,12 @@ class DataPlane:
         pair.outbound.errors[DropReason.TOO_BIG] += 1
         sender = self._senders.get((pair.remote, ""))
         if sender is not None and len(pair.remote) == 4 and inner[0] >> 4 == 4 and inner[6] << 8 & FLAG_DF:
-            # The path is narrower than it was: tell the host. RFC 4301 section 8.2.
+            # The path is narrower than it was: pad less, and tell the host. RFC 4301 section 8.2.
             mtu = inner_mtu(pair, sender.getsockopt(socket.IPPROTO_IP, _IP_MTU))
-            os.write(self._tun_fd, fragmentation_needed(inner, mtu))
+            padded = bool(pair.outbound.pad_to)
+            pair.limit_padding(mtu)
+            if not padded or len(inner) > mtu:
+                os.write(self._tun_fd, fragmentation_needed(inner, mtu))
 
     # --- network to host --------------------------------------------------------------------------------------
 

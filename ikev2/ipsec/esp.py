@@ -10,6 +10,7 @@ reason, and is counted there under the reason's name.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
 
@@ -65,6 +66,7 @@ class OutboundEspSa:
         "errors",
         "octets",
         "packets",
+        "pad_to",
         "sequence",
         "soft_limit_reached",
         "spi",
@@ -78,6 +80,8 @@ class OutboundEspSa:
         self.packets = 0
         self.octets = 0
         self.errors: Counter[str] = Counter()
+        self.pad_to = 0
+        """Shorter payloads get TFC padding up to this length; only where they say their own. RFC 4303 section 2.7."""
         self.soft_limit_reached = False
         self._seal = cipher.seal
         self._alignment = cipher.alignment
@@ -101,11 +105,21 @@ class OutboundEspSa:
             self._near_the_end(sequence)
         self.sequence = sequence
         octets = len(payload)
-        key = (-(octets + TRAILER_OCTETS) % self._alignment) << 8 | next_header
-        trailer = self._trailers.get(key) or self._trailer(key)
         self.packets += 1
         self.octets += octets
+        if octets < self.pad_to:
+            payload += bytes(self.pad_to - octets)
+            octets = self.pad_to
+        key = (-(octets + TRAILER_OCTETS) % self._alignment) << 8 | next_header
+        trailer = self._trailers.get(key) or self._trailer(key)
         return self._seal(_pack_header(self.spi, sequence & _MAXIMUM_32), sequence, payload + trailer)
+
+    def seal_dummy(self, octets: int) -> bytes:
+        """A packet of so many random octets that the peer drops in silence, as one of `packets`. RFC 4303 section 2.6.
+
+        Raises EspDrop as `seal` does.
+        """
+        return self.seal(os.urandom(octets), NEXT_HEADER_NONE)
 
     def _near_the_end(self, sequence: int) -> None:
         self.soft_limit_reached = True

@@ -9,7 +9,6 @@ import socket
 import struct
 
 from ikev2.ipsec import ip, ipv4, ipv6
-from ikev2.ipsec.esp import inner_octets_that_fit
 from ikev2.ipsec.sad import Pair
 
 TTL = 64
@@ -56,7 +55,7 @@ def udp(pair: Pair, esp: bytes) -> bytes:
 
 def inner_mtu(pair: Pair, outer_mtu: int) -> int:
     """The largest packet whose ESP packet, in UDP or not, fits an outer MTU; in octets. RFC 4301 section 8.2."""
-    header_octets = ipv6.HEADER_OCTETS if len(pair.remote) == 16 else ipv4.HEADER_OCTETS
-    outside = header_octets + (UDP_HEADER.size if pair.child.encap is not None else 0)
-    room = inner_octets_that_fit(outer_mtu - outside, pair.outbound.cipher)
-    return room if pair.tunnel else room + header_octets
+    room = pair.room(outer_mtu)
+    if pair.tunnel:
+        return room
+    return room + (ipv6.HEADER_OCTETS if len(pair.remote) == 16 else ipv4.HEADER_OCTETS)

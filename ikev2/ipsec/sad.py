@@ -25,7 +25,14 @@ from ikev2.errors import BackendError, IkeError
 from ikev2.iana import IntegId
 from ikev2.ipsec import ip, ipv6
 from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved, UnknownSpi
-from ikev2.ipsec.esp import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, EspDrop, InboundEspSa, OutboundEspSa
+from ikev2.ipsec.esp import (
+    NEXT_HEADER_IPV4,
+    NEXT_HEADER_IPV6,
+    EspDrop,
+    InboundEspSa,
+    OutboundEspSa,
+    inner_octets_that_fit,
+)
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
     HEADER_OCTETS,
@@ -47,6 +54,7 @@ _FLOW_CACHE = 4096
 _ECN_MASK = 0x03
 _ECN_CE = 0x03
 _TUNNEL_TTL = 64
+_ETHERNET_MTU = 1500
 _UDP_HEADER_OCTETS = 8
 _LONGEST = 65535
 _SURELY_FITS = _LONGEST - 60 - _UDP_HEADER_OCTETS
@@ -96,6 +104,21 @@ class Pair:
         self.child = child
         self.policy = Policy.of(child)
         self.accepted = set()
+        self.limit_padding(self.room(_ETHERNET_MTU))
+
+    def room(self, outer_mtu: int) -> int:
+        """The largest payload of ESP whose packet, headers outside included, has at most `outer_mtu` octets."""
+        outside = ipv6.HEADER_OCTETS if len(self.remote) == 16 else HEADER_OCTETS
+        if self.child.encap is not None:
+            outside += _UDP_HEADER_OCTETS
+        return inner_octets_that_fit(outer_mtu - outside, self.outbound.cipher)
+
+    def limit_padding(self, most: int) -> None:
+        """TFC padding as the child wants it, but never so much that the payload passes `most` octets.
+
+        In tunnel mode only, where the packet inside says how long it is. RFC 4303 section 2.7.
+        """
+        self.outbound.pad_to = max(0, min(self.child.tfc_padding, most)) if self.tunnel else 0
 
     def counters(self) -> ChildCounters:
         """A snapshot."""
@@ -371,6 +394,20 @@ class Engine:
         finally:
             if outbound.soft_limit_reached and not pair.soft_limit_told:
                 self._tell_soft_limit(pair)
+
+    def dummy(self, child: ChildSaParameters, octets: int) -> tuple[Pair, bytes]:
+        """A dummy packet of so many octets on an installed pair, to be sent like any other of it.
+
+        Raises BackendError when the pair is not installed, is closing, or has no sequence number left.
+        RFC 4303 section 2.6.
+        """
+        pair = self.pair(child)
+        if pair is None or pair.half_closed:
+            raise BackendError(f"Child SA {child.label} is not installed")
+        try:
+            return pair, pair.outbound.seal_dummy(octets)
+        except EspDrop as drop:
+            raise BackendError(str(drop)) from None
 
     def whole_datagram(self, packet: bytes) -> bytes | None:
         """The packet, or the datagram that it completes, where policies need whole ones; None while it waits."""

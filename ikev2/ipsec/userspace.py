@@ -290,7 +290,9 @@ class UserspaceBackend(Backend):
             for alike, sharing in self._sharing.items():
                 self._claim_again(alike, next(iter(sharing.values())))
         carries_ipv6 = _carries_ipv6(pair)
-        self._inner_mtus.note(pair.inbound.spi, self._inner_mtu(pair), carries_ipv6=carries_ipv6)
+        most = self._inner_mtu(pair)
+        self._inner_mtus.note(pair.inbound.spi, most, carries_ipv6=carries_ipv6)
+        pair.limit_padding(most)
         self._set_mtu()
         if carries_ipv6 and self._tun is not None:
             self._tun.with_ipv6()

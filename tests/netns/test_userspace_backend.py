@@ -16,6 +16,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from userspace_hosts import A, B, HostError, RemoteHost, two_hosts, why_not
 
+from ikev2.core.child_sa import PAD_TO_MTU
+
 UDP, TCP, ESP, ICMP = 17, 6, 50, 1
 
 _reason = why_not()
@@ -442,6 +444,32 @@ def test_a_way_that_became_narrower_counts_for_the_next_pair(hosts: Hosts) -> No
     a.run(command="ip link set v0 mtu 1300")
     install(hosts, key="two", spis=(0x3001, 0x3002), seed=2)
     assert int(a.run(command="ip -o link show ikesp0").split("mtu ")[1].split()[0]) == before - 200
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+def test_packets_padded_to_the_mtu_are_all_of_its_length_and_of_the_new_one_when_the_way_gets_narrower(
+    hosts: Hosts, udp: bool
+) -> None:
+    a, b = hosts
+    if udp:
+        a.attach(host=A)
+        b.attach(host=B)
+    install(hosts, udp=udp, tfc_padding=PAD_TO_MTU)
+    b.udp_echo(host=B, port=7)
+    a.capture_start(interface="v0")
+    for octets in (0, 1, 100, 1400):
+        assert a.udp_ask(to=B, port=7, octets=octets) == [B, octets, A]
+    assert {len(bytes.fromhex(packet)) for packet in a.capture_stop()} == {1500}
+    for host in hosts:
+        host.run(command="ip link set v0 mtu 1300")
+    # Too long by their padding alone: the first of either host is lost, and the next has less.
+    for _ in hosts:
+        a.udp_send(to=B, port=7, octets=1)
+    a.capture_start(interface="v0")
+    for octets in (0, 1, 100):
+        assert a.udp_ask(to=B, port=7, octets=octets) == [B, octets, A]
+    assert {len(bytes.fromhex(packet)) for packet in a.capture_stop()} == {1300}
+    assert a.query()["errors"] == b.query()["errors"] == {"too-big": 1}
 
 
 def test_many_pairs_ask_the_kernel_for_what_is_new_only(hosts: Hosts) -> None:

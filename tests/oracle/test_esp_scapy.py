@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 
 ipsec = pytest.importorskip("scapy.layers.ipsec", reason="scapy is not installed")
 from scapy.layers.inet import IP, UDP  # noqa: E402
+from scapy.layers.inet6 import IPv6  # noqa: E402
+from scapy.packet import Padding  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
-from esp_support import child_pair, udp_packet  # noqa: E402
+from esp_support import child_pair, everything, udp_packet  # noqa: E402
 
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
@@ -104,6 +107,89 @@ def test_we_open_what_scapy_seals(name: str, mode: Mode, esn: bool, encap: bool)
         assert engine.unprotect(esp, sealed[1], sealed[8], header) == packet
     assert engine.counters(of_b).packets_in == len(SIZES)
     assert engine.counters(of_b).errors == {}
+
+
+@pytest.mark.parametrize("inner", [4, 6])
+@pytest.mark.parametrize("encap", [False, True], ids=["", "udp"])
+@pytest.mark.parametrize("name", ORACLE)
+def test_scapy_finds_the_packet_and_behind_it_the_padding_that_makes_all_alike(
+    name: str, encap: bool, inner: int
+) -> None:
+    """RFC 4303 section 2.7: the length that the packet says of itself stays, so the receiver knows where it ends."""
+    made_a, made_b = child_pair(
+        name,
+        encap=UdpEncap(4500, 4500) if encap else None,
+        **({} if inner == 4 else {"ts_a": everything("2001:db8::1"), "ts_b": everything("2001:db8::2")}),
+    )
+    a, b = Engine(), Engine()
+    of_a = replace(made_a, tfc_padding=1000)
+    a.install(of_a)
+    b.install(made_b)
+    oracle = scapy_sa(of_a, name)
+    lengths = set()
+    for octets in (*SIZES[:-1], 900):
+        if inner == 4:
+            packet = udp_packet(data=bytes(octets), ttl=63)
+        else:
+            packet = bytes(IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(sport=1, dport=7) / bytes(octets))
+        result = a.protect(packet)
+        assert result is not None
+        sent = outer_packet(*result)
+        lengths.add(len(sent))
+        opened = oracle.decrypt(IP(sent))
+        assert bytes(opened)[: len(packet)] == packet
+        assert bytes(opened)[len(packet) :] == bytes(1000 - len(packet))
+        assert b.unprotect(result[1]) == packet
+    assert len(lengths) == 1
+    # What is longer than that passes as it is.
+    if inner == 4:
+        packet = udp_packet(data=bytes(1100))
+        result = a.protect(packet)
+        assert result is not None
+        assert bytes(oracle.decrypt(IP(outer_packet(*result)))) == packet
+
+
+@pytest.mark.parametrize("name", ORACLE)
+def test_what_scapy_pads_is_cut_to_the_length_that_the_packet_says(name: str) -> None:
+    """RFC 4303 section 2.7: no requirements for the padding's value; here it is random."""
+    of_a, of_b = child_pair(name)
+    engine = Engine()
+    engine.install(of_b)
+    oracle = scapy_sa(of_a, name)
+    for number, octets in enumerate((0, 1, 7, 255, 256, 900), 1):
+        packet = udp_packet(data=b"inside")
+        padded = IP(packet) / Padding(random.Random(octets).randbytes(octets))
+        esp, header = esp_of(bytes(oracle.encrypt(padded, seq_num=number))) or (b"", b"")
+        assert engine.unprotect(esp, 0, 64, header) == packet
+    assert engine.counters(of_b).errors == {}
+
+
+@pytest.mark.parametrize("name", ORACLE)
+@pytest.mark.parametrize("octets", [0, 1, 20, 1000])
+def test_scapy_sees_a_dummy_packet_by_its_next_header_and_ours_are_dropped_in_silence(
+    name: str, octets: int
+) -> None:
+    """RFC 4303 section 2.6: next header 59; the payload may be anything, and the drop is no error of the SA's."""
+    of_a, of_b = child_pair(name)
+    a, b = Engine(), Engine()
+    a.install(of_a)
+    b.install(of_b)
+    oracle = scapy_sa(of_a, name)
+    pair, esp = a.dummy(of_a, octets)
+    outer = outer_packet(pair, esp, udp_packet())
+    signed = ipsec.ESP(esp[: -oracle.auth_algo.icv_size] if oracle.auth_key else esp)
+    plain = oracle.crypt_algo.decrypt(oracle, signed, oracle.crypt_key)
+    assert (plain.nh, len(plain.data)) == (59, octets)
+    assert IP(outer).proto == 50
+    assert b.unprotect(esp) is None
+    assert b.counters(of_b).errors == {"dummy": 1}
+    assert not b.drops
+    # It has its sequence number like any other, and the next one passes.
+    assert b.unprotect(esp) is None
+    assert b.counters(of_b).errors == {"dummy": 1, "replay": 1}
+    result = a.protect(udp_packet())
+    assert result is not None
+    assert b.unprotect(result[1]) == udp_packet()
 
 
 # Those that scapy has with an explicit IV.

@@ -59,6 +59,7 @@ def test_transport_mode_is_no_other_possibility() -> None:
     assert notify_types(opened(a, network.sent[3].datagram)) == []
 
 
+NO_TFC = "add:*:*:*:N(ESP_TFC_PADDING_NOT_SUPPORTED)"
 DECLINED = [
     "N(IPCOMP_SUPPORTED)=123402",
     "N(ESP_TFC_PADDING_NOT_SUPPORTED)",
@@ -87,6 +88,56 @@ def test_what_is_asked_for_and_not_done_is_not_answered_and_changes_nothing(what
     a.manager.delete(sa, network.now)
     network.run()
     assert_nothing_left(a, b)
+
+
+def padding(network: Network) -> tuple[int, int]:
+    """To how many octets a and b pad, by the pair that each installed last."""
+    found = [list(host.installed.values())[-1].tfc_padding for host in network.hosts.values()]
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(
+    ("knobs_a", "knobs_b", "expected"),
+    [
+        ([], [], (1000, 1200)),
+        ([NO_TFC], [], (1000, 0)),
+        ([], [NO_TFC], (0, 1200)),
+        ([NO_TFC], [NO_TFC], (0, 0)),
+    ],
+)
+def test_padding_is_not_for_a_peer_that_says_it_takes_none_and_each_direction_is_decided_by_itself(
+    knobs_a: list[str], knobs_b: list[str], expected: tuple[int, int]
+) -> None:
+    """RFC 7296 section 1.3.1: in IKE_AUTH, and in a rekeying by either end.
+
+    HDR, SK {[N(ESP_TFC_PADDING_NOT_SUPPORTED),] SA, ...}  -->
+                                        <--  HDR, SK {[N(ESP_TFC_PADDING_NOT_SUPPORTED),] SA, ...}
+    """
+    network = Network()
+    of_a, of_b = (child_config(tfc_padding=octets) for octets in (1000, 1200))
+    ends = (
+        ("a", A, connection(A, B, children=(of_a,)), knobs_a),
+        ("b", B, connection(B, A, children=(of_b,)), knobs_b),
+    )
+    a, b = (
+        network.add(name, address, [config], impairments=[Knob.parse(knob) for knob in knobs])
+        for name, address, config, knobs in ends
+    )
+    up(network, a)
+    assert padding(network) == expected
+    for host in (a, b):
+        before = set(host.installed)
+        host.manager.rekey_child(next(iter(host.installed.values())), network.now)
+        network.run()
+        assert before.isdisjoint(host.installed)
+        assert padding(network) == expected
+
+
+def test_there_is_no_padding_in_transport_mode() -> None:
+    child = child_config(tfc_padding=1000, mode=Mode.TRANSPORT)
+    network, a, _ = pair(a={"children": (child,)}, b={"children": (child,)})
+    up(network, a)
+    assert padding(network) == (0, 0)
 
 
 @pytest.mark.req("rfc7296-s2.22-03")

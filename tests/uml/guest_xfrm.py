@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/unit/ikev2")]
 from pyroute2 import IPRoute  # noqa: E402
 from xfrm_support import child_pair  # noqa: E402
 
-from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
+from ikev2.core.child_sa import PAD_TO_MTU, ChildSaParameters, UdpEncap  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
 from ikev2.errors import BackendError  # noqa: E402
 from ikev2.io.netns import TwoHosts  # noqa: E402
@@ -192,6 +192,26 @@ def protected(keyword: str, mode: Mode, *, encap: bool = False, v6: bool = False
             assert (int(said[1]), int(said[2])) == (counted_a.octets_out, counted_a.packets_out), text
             for host, child in (("a", first), ("b", second)):
                 lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+        nothing_left(lab)
+
+    return case
+
+
+def padded(tfc_padding: int, expected: int) -> Case:
+    """The kernel pads to the length wanted, or to the path's; every ESP packet is as long, and the other end cuts."""
+
+    def case(lab: Lab) -> None:
+        first, second = child_pair("aes128gcm16")
+        pair = lab.install((replace(first, tfc_padding=tfc_padding), replace(second, tfc_padding=tfc_padding)))
+        lab.drain()
+        assert lab.exchange() == PACKETS
+        lengths = {len(packet) for packet in lab.drain() if packet[9] == 50}
+        assert lengths == {expected}, lengths
+        with lab.call("a", XfrmSocket) as kernel:
+            said = {sa.info.spi: sa.tfc_padding for sa in kernel.dump_sas()}
+        assert said == {pair[0].spi_in: 0, pair[0].spi_out: tfc_padding}, said
+        for host, child in (("a", pair[0]), ("b", pair[1])):
+            lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
         nothing_left(lab)
 
     return case
@@ -456,6 +476,10 @@ CASES: dict[str, Case] = {
     "tunnel-gcm128": protected("aes128gcm16", Mode.TUNNEL),
     "tunnel-gcm256-encap": protected("aes256gcm16", Mode.TUNNEL, encap=True),
     "tunnel-chacha": protected("chacha20poly1305", Mode.TUNNEL),
+    # Outer IPv4 header, SPI and sequence number, IV, 1000 octets and trailer in fours, ICV: 20 + 8 + 8 + 1004 + 16.
+    "tunnel-padded": padded(1000, 1056),
+    # 1500 less the same headers, in fours: 1448 with the trailer.
+    "tunnel-padded-to-mtu": padded(PAD_TO_MTU, 1500),
     "tunnel-gmac128": protected("aes128gmac", Mode.TUNNEL),
     "transport-gmac256-esn": protected("aes256gmac-esn", Mode.TRANSPORT),
     "tunnel-cbc128-sha256": protected("aes128-sha256", Mode.TUNNEL),

@@ -29,6 +29,7 @@ from ikev2.ipsec.xfrm.uapi import Xfrma, XfrmMsg
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+_U32 = struct.Struct("=I")
 
 HEADER_OCTETS = _HEADER.size
 ATTRIBUTE_TYPE_MASK = 0x3FFF
@@ -84,7 +85,8 @@ def parse_attributes(data: bytes, offset: int) -> dict[int, bytes]:
 class Sa:
     """An SA: `xfrm_usersa_info` and its attributes, as in NEWSA, UPDSA and the answer to GETSA.
 
-    One direction only. Either `aead`, or `crypt` with `auth`. RFC 4301 section 4.4.2.
+    One direction only. Either `aead`, or `crypt` with `auth`. `tfc_padding`: to how many octets the kernel pads, the
+    path's MTU allowing; 0 for not at all (RFC 4303 section 2.7). RFC 4301 section 4.4.2.
     """
 
     info: SaInfo
@@ -95,6 +97,7 @@ class Sa:
     replay_esn: ReplayEsn | None = None
     replay_legacy: ReplayLegacy | None = None
     current: LifetimeCurrent | None = None
+    tfc_padding: int = 0
 
     def encode(self) -> bytes:
         parts = [self.info.encode()]
@@ -113,6 +116,8 @@ class Sa:
         ):
             if value is not None:
                 parts.append(encode_attribute(kind, value.encode()))
+        if self.tfc_padding:
+            parts.append(encode_attribute(Xfrma.TFCPAD, _U32.pack(self.tfc_padding)))
         return b"".join(parts)
 
     @classmethod
@@ -133,6 +138,7 @@ class Sa:
             encap=None if encap is None else Encap.parse(encap),
             replay_esn=None if esn is None else ReplayEsn.parse(esn),
             replay_legacy=None if legacy is None else ReplayLegacy.parse(legacy),
+            tfc_padding=_U32.unpack(get(Xfrma.TFCPAD, bytes(4)))[0],
         )
 
 

@@ -107,7 +107,8 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool) -> Sa:
         flags=flags,
         replay_window=window if replay is None else 0,
     )
-    return Sa(info, aead=aead, crypt=crypt, auth=auth, encap=encap, replay_esn=replay)
+    padding = child.tfc_padding if child.mode is Mode.TUNNEL and not inbound else 0
+    return Sa(info, aead=aead, crypt=crypt, auth=auth, encap=encap, replay_esn=replay, tfc_padding=padding)
 
 
 def _child_policies(child: ChildSaParameters, reqid: int) -> Iterable[Policy]:

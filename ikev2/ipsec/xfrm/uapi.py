@@ -84,6 +84,7 @@ class Xfrma(IntEnum):
     ALG_AEAD = 18
     ALG_AUTH_TRUNC = 20
     MARK = 21
+    TFCPAD = 22
     REPLAY_ESN_VAL = 23
 
 

@@ -48,6 +48,8 @@ def sa_words(sa: Sa, verb: str = "add") -> str:
         words.append(f"enc '{sa.crypt.name}' {_key(sa.crypt)}")
     if sa.encap is not None:
         words.append(f"encap espinudp {sa.encap.source_port} {sa.encap.destination_port} 0.0.0.0")
+    if sa.tfc_padding:
+        words.append(f"tfcpad {sa.tfc_padding}")
     return " ".join(words)
 
 

@@ -64,6 +64,7 @@ def child_pair(
     spis: tuple[int, int] = (0x1001, 0x2002),
     seed: int = 1,
     replay_window: int = 64,
+    tfc_padding: int = 0,
 ) -> tuple[ChildSaParameters, ChildSaParameters]:
     """One Child SA as its two ends install it; `spis` are those on which a and b receive."""
     chosen = suite(name, esn=esn)
@@ -94,6 +95,7 @@ def child_pair(
         ts_remote=ts_b,
         encap=encap,
         replay_window=replay_window,
+        tfc_padding=tfc_padding,
     )
     of_b = replace(
         of_a,

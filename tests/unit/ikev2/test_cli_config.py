@@ -79,6 +79,13 @@ def test_a_good_file_becomes_what_the_core_takes(directory: Path) -> None:
     assert configuration.endpoint.label == b"IPPM"
 
 
+@pytest.mark.parametrize(("word", "octets"), [("0", 0), ("1280", 1280), ("'mtu'", 0xFFFFFFFF)])
+def test_tfc_padding_is_a_length_or_that_of_the_path(directory: Path, word: str, octets: int) -> None:
+    child = f"[connections.lab.children.net]\ntfc_padding = {word}\n"
+    configuration = load(written(directory, f"{LAB}{child}{SECRETS}"))
+    assert configuration.endpoint.connections[0].children[0].tfc_padding == octets
+
+
 def test_defaults_are_offered_where_nothing_is_said(directory: Path) -> None:
     configuration = load(written(directory, "[connections.x]\n[secrets.x]\nfile = 'lab.psk'\n"))
     (connection,) = configuration.endpoint.connections
@@ -98,6 +105,18 @@ FAULTS = [
     (
         LAB + "[connections.lab.children.net]\nmode = 'tunel'\n",
         "connections.lab.children.net.mode: 'tunel' is not one of tunnel, transport; did you mean tunnel?",
+    ),
+    *(
+        (
+            LAB + f"[connections.lab.children.net]\ntfc_padding = {value}\n",
+            f"connections.lab.children.net.tfc_padding: {said} is not a length of packets, 0 to 65535 octets, or "
+            '"mtu"',
+        )
+        for value, said in (("-1", "-1"), ("70000", "70000"), ("'most'", "'most'"), ("true", "True"))
+    ),
+    (
+        LAB + "[connections.lab.children.net]\ntfc_padding = 100\nmode = 'transport'\n",
+        "connections.lab.children.net.tfc_padding: packets are padded in tunnel mode only",
     ),
     (
         LAB + "[connections.lab.children.net]\nvips = ['0.0.0.0']\n",
