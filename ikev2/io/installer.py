@@ -73,6 +73,12 @@ class Installer:
             if isinstance(event, ChildSaReady):
                 self.manager.child_install_failed(event.child, str(error), now)
                 return False
+            if isinstance(event, ChildSaMoved):
+                # It may be gone from the backend, with its policies: it must not seem to protect anything.
+                with contextlib.suppress(IkeError):
+                    self.backend.delete(event.new)
+                self.manager.child_install_failed(event.new, str(error), now)
+                return False
         return True
 
     def note_inbound_traffic(self, sa: IkeSa, now: float) -> None:
