@@ -52,6 +52,7 @@ STRAY_INTERVAL_S = 1.0
 """How often packets under an SPI that is not ours are worth an event."""
 _FLOW_CACHE = 4096
 _ECN_MASK = 0x03
+_ECN_ECT_1 = 0x01
 _ECN_CE = 0x03
 _TUNNEL_TTL = 64
 _ETHERNET_MTU = 1500
@@ -541,13 +542,21 @@ def _ipv6_from_tunnel(pair: Pair, inner: bytes) -> bytes:
 
 
 def _marked(inner: bytes, tos: int) -> bytes:
-    """Hand congestion on the way on; what cannot be marked is dropped. RFC 6040 section 4.2."""
-    if tos & _ECN_MASK != _ECN_CE:
+    """The packet with the more severe ECN codepoint of its own and the outer header; what cannot be marked is dropped.
+
+    CE is more severe than ECT(1), which is more severe than ECT(0). RFC 6040 section 4.2, figure 4.
+    """
+    outer = tos & _ECN_MASK
+    if outer not in (_ECN_ECT_1, _ECN_CE):
         return inner
     own = ip.tos(inner)
     if not own & _ECN_MASK:
-        raise EspDrop(DropReason.ECN, "congestion experienced by a packet that is not ECN-capable")
-    return inner if own & _ECN_MASK == _ECN_CE else ip.with_tos(inner, own | _ECN_CE)
+        if outer == _ECN_CE:
+            raise EspDrop(DropReason.ECN, "congestion experienced by a packet that is not ECN-capable")
+        return inner
+    if own & _ECN_MASK in (outer, _ECN_CE):
+        return inner
+    return ip.with_tos(inner, own & ~_ECN_MASK | outer)
 
 
 def _from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl: int, header: bytes) -> bytes:

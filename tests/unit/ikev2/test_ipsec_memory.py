@@ -132,7 +132,13 @@ def test_a_selector_with_ports_gets_fragments_put_together(world: World) -> None
 
 
 @pytest.mark.parametrize(
-    ("inner", "outer", "expected"), [(1, 3, 3), (2, 3, 3), (3, 3, 3), (2, 2, 2), (1, 0, 1), (0, 1, 0), (0, 3, None)]
+    ("inner", "outer", "expected"),
+    [  # Not-ECT 0, ECT(1) 1, ECT(0) 2, CE 3: the whole of RFC 6040's figure 4
+        *[(0, 0, 0), (0, 2, 0), (0, 1, 0), (0, 3, None)],
+        *[(2, 0, 2), (2, 2, 2), (2, 1, 1), (2, 3, 3)],
+        *[(1, 0, 1), (1, 2, 1), (1, 1, 1), (1, 3, 3)],
+        *[(3, 0, 3), (3, 2, 3), (3, 1, 3), (3, 3, 3)],
+    ],
 )
 def test_congestion_on_the_way_is_handed_on(world: World, inner: int, outer: int, expected: int | None) -> None:
     of_a, of_b = child_pair()
