@@ -416,6 +416,10 @@ class UserspaceBackend(Backend):
         if unbound and local.version == 4:
             # A socket that is not bound is routed before it has an address.
             sources.append(_UNSPECIFIED)
+        source_ports = destination_ports = None
+        if _only_own(local, own):
+            # What this host forwards in fragments shows a rule no ports, and would pass it by.
+            source_ports, destination_ports = _rule_ports(local), _rule_ports(remote)
         rules = set()
         for destination in remote.networks():
             routes.setdefault(destination, Route(destination, TABLE + self._instance, self._device_index, here))
@@ -426,8 +430,8 @@ class UserspaceBackend(Backend):
                     source=source,
                     destination=destination,
                     ip_protocol=ip_protocol,
-                    source_ports=_rule_ports(local),
-                    destination_ports=_rule_ports(remote),
+                    source_ports=source_ports,
+                    destination_ports=destination_ports,
                 )
                 for source in sources
             }
@@ -439,8 +443,8 @@ class UserspaceBackend(Backend):
                         TABLE + self._instance,
                         destination=destination,
                         ip_protocol=ip_protocol,
-                        source_ports=_rule_ports(local),
-                        destination_ports=_rule_ports(remote),
+                        source_ports=source_ports,
+                        destination_ports=destination_ports,
                         from_here=True,
                     )
                 )
@@ -470,6 +474,12 @@ def _preferred(outer: str, selector: Selector, own: list[IpAddress]) -> str | No
     candidates = sorted(own, key=lambda address: str(address) != outer)
     found = next((a for a in candidates if selector.holds_address(a) and not a.is_loopback), None)
     return str(found) if found is not None else None
+
+
+def _only_own(selector: Selector, own: list[IpAddress]) -> bool:
+    """Whether all addresses of a selector are this host's: nothing that it protects is forwarded."""
+    held = {address for address in own if selector.holds_address(address)}
+    return len(held) == selector.last_address - selector.first_address + 1
 
 
 def _rule_ports(selector: Selector) -> Ports | None:

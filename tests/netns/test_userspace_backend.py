@@ -339,6 +339,26 @@ def test_a_policy_for_one_protocol_and_port_leaves_the_rest_alone(hosts: Hosts) 
     assert protocols(a.capture_stop()) == {UDP, ICMP}
 
 
+def test_fragments_from_a_network_behind_do_not_leave_in_clear(hosts: Hosts) -> None:
+    """A fragment shows the host's rules no ports. RFC 4301 section 7."""
+    a, b = hosts
+    a.sysctl(name="net.ipv4.ip_forward", value="1")
+    a.run(command=f"ip route add 10.2.0.0/16 via {B}")
+    install(hosts, ts_a=[["10.1.0.0/16", UDP]], ts_b=[["10.2.0.0/16", UDP, 7, 7]])
+    b.run(command="ip addr add 10.2.0.5/32 dev lo")
+    b.listen(host="10.2.0.5", port=7)
+    a.capture_start(interface="v0")
+    for octets, mtu, pieces in ((100, 1500, 1), (1000, 576, 2)):
+        assert a.forward_udp(source="10.1.0.5", to="10.2.0.5", port=7, octets=octets, mtu=mtu) == pieces
+        assert b.heard() == octets
+    # Another port of the same protocol has no SA: it is dropped, not sent in clear.
+    a.forward_udp(source="10.1.0.5", to="10.2.0.5", port=8, octets=100, mtu=1500)
+    a.forward_udp(source="10.1.0.5", to="10.2.0.5", port=7, octets=200, mtu=1500)
+    assert b.heard() == 200
+    assert protocols(a.capture_stop()) == {ESP}
+    assert a.query()["drops"] == {"no-sa": 1}
+
+
 def test_networks_behind_both_hosts(hosts: Hosts) -> None:
     a, b = hosts
     for host, address in ((a, "10.1.0.1"), (b, "10.2.0.1")):

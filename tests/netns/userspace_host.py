@@ -23,12 +23,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
 
-from esp_support import child_pair
+from esp_support import child_pair, udp_packet
 
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.types import Mode
 from ikev2.ipsec.backend import Bypass, UnknownSpi
+from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import ones_complement_sum
+from ikev2.ipsec.tun import TunDevice
 from ikev2.ipsec.userspace import UserspaceBackend
 from ikev2.wire.payloads.ts import TrafficSelector
 
@@ -81,6 +83,7 @@ class Host:
         self.encap: socket.socket | None = None
         self.capture: Capture | None = None
         self.released = threading.Event()
+        self.behind: TunDevice | None = None
         self.listener: socket.socket | None = None
 
     def run(self, command: str) -> str:
@@ -275,6 +278,19 @@ class Host:
                     return [sock.getsockopt(socket.IPPROTO_IP, 14), len(sock.recv(65536))]  # IP_MTU
                 octets = min(octets, sock.getsockopt(socket.IPPROTO_IP, 14) - 28)
         raise RuntimeError(f"no answer, at last to {octets} octets")
+
+    def forward_udp(self, source: str, to: str, port: int, octets: int, mtu: int) -> int:
+        """Have a datagram come from a network behind this host, in fragments of `mtu` octets; how many there were."""
+        if self.behind is None:
+            self.behind = TunDevice("behind")
+            self.run("ip link set behind up")
+            self.run(f"ip addr add {source.rpartition('.')[0]}.1/24 dev behind")
+            self.sysctl("net.ipv4.conf.behind.rp_filter", "0")
+        whole = udp_packet(source, to, (40000, port), bytes(octets))
+        pieces = fragments(whole, mtu)
+        for piece in pieces:
+            os.write(self.behind.fd, piece)
+        return len(pieces)
 
     def hold(self) -> None:
         """Keep the backend's thread from reading until `release`, as a busy machine does."""
