@@ -12,6 +12,7 @@ import click
 
 from ippm.cli.client import connection_of, document_head, loss_exceeded, run_client
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors, provider_of
+from ippm.cli.forms import Form, form_options, print_two_way, refuse_two_way
 from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
 from ippm.cli.serve import serve
@@ -30,6 +31,21 @@ def cli() -> None:
 
 
 # twping
+
+NO_END = {
+    "-c": "count",
+    "-Q": "quiet",
+    "--max-loss": "max_loss",
+    "--max-delay": "max_delay",
+    "--format": "form_word",
+    "-R": "raw",
+    "-M": "machine",
+    "-v": "verbose",
+    "-n": "unit",
+    "-a": "percentiles",
+    "-b": "bucket_width",
+}
+"""What a measurement without an end has no use for: options, and the names of their parameters."""
 
 
 @cli.command()
@@ -104,7 +120,6 @@ def cli() -> None:
     help="Exit with 3 when the median round-trip time is longer.",
 )
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.option("--continuous", is_flag=True, help="Measure until interrupted: one line of JSON for each period.")
 @click.option(
     "--period",
@@ -117,10 +132,11 @@ def cli() -> None:
 )
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
+@form_options
 def twping(
     host: str,
     quiet: bool,
-    as_json: bool,
+    form: Form,
     continuous: bool,
     period_s: float,
     max_loss: float | None,
@@ -135,17 +151,14 @@ def twping(
     options = _twping_options(host, has_keys=bool(user or key_file), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
     if continuous:
-        _without_end({"-c": "count", "--max-loss": "max_loss", "--max-delay": "max_delay", "-Q": "quiet"})
+        _without_end(NO_END)
         _run_continuous(options, provider, period_s)
         return
-    run = run_client(lambda stop: run_twping(options, provider, stop=stop), as_json=as_json)
+    refuse_two_way(form)
+    run = run_client(lambda stop: run_twping(options, provider, stop=stop), as_json=form.kind == "json")
     result = run.result
-    if as_json:
-        click.echo(json.dumps(_document(run, result), indent=2))
-    elif not quiet:
-        from ippm.report.text import format_result
-
-        click.echo(format_result(result), nl=False)
+    if not quiet:
+        print_two_way(result, run.plan, run.records, form, lambda: _document(run, result))
     if (reason := _exceeded(result, max_loss, max_delay)) is not None:
         end(reason, EXIT_THRESHOLD)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,10 @@ import click
 
 from ippm.cli.client import connection_of, document_head, loss_exceeded, run_client
 from ippm.cli.common import EXIT_FAILED, EXIT_THRESHOLD, end, one_line_errors, provider_of
+from ippm.cli.forms import Form, form_options, print_one_way
 
 if TYPE_CHECKING:
+    from ippm.core.fetched_session import FetchedSession
     from ippm.io.owamp_client import OwampRun
     from ippm.io.owamp_options import OwpingOptions
     from ippm.report.one_way import OneWayResult
@@ -41,7 +42,6 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
                 help="Largest PBKDF2 Count to take from a server.",
             ),
             click.option("-Q", "quiet", is_flag=True, help="Print no result."),
-            click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
         ]
     ):
         command = option(command)
@@ -85,10 +85,11 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 @connection_options
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
+@form_options
 def owping(
     host: str,
     quiet: bool,
-    as_json: bool,
+    form: Form,
     save: str | None,
     max_loss: float | None,
     user: str | None,
@@ -100,15 +101,13 @@ def owping(
 
     options = owping_options(host, has_keys=bool(user or key_file), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
-    run = run_client(lambda stop: run_owping(options, provider, stop=stop), as_json=as_json)
+    run = run_client(lambda stop: run_owping(options, provider, stop=stop), as_json=form.kind == "json")
     results = run.results
     if save is not None:
         for result in results:
             _save(Path(save) / f"{result.session.sid.hex()}.owp", result.session.encode())
-    if as_json:
-        click.echo(json.dumps(_document(run, results), indent=2))
-    elif not quiet:
-        _print(results)
+    if not quiet:
+        print_one_way(results, form, lambda: _document(run, results))
     if run.errors:
         end("\n".join(run.errors), EXIT_FAILED)
     for result in results:
@@ -124,6 +123,7 @@ def owping(
 @click.argument("host", metavar="HOST[:PORT]")
 @click.argument("sid", metavar="SID")
 @one_line_errors
+@form_options
 def fetch(
     host: str,
     sid: str,
@@ -131,7 +131,7 @@ def fetch(
     last: int | None,
     output: str | None,
     quiet: bool,
-    as_json: bool,
+    form: Form,
     user: str | None,
     key_file: str | None,
     **letters: Any,
@@ -157,14 +157,14 @@ def fetch(
     if output is not None:
         _save(Path(output), session.encode())
     if not quiet:
-        _report(session, options.security.strictest.word, as_json)
+        _report(session, options.security.strictest.word, form)
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @one_line_errors
-def stats(file: Path, as_json: bool) -> None:
+@form_options
+def stats(file: Path, form: Form) -> None:
     """The statistics of a saved session."""
     from ippm.core.fetched_session import FetchedSession
     from ippm.errors import ConfigurationError, InvalidMessage
@@ -173,7 +173,7 @@ def stats(file: Path, as_json: bool) -> None:
         session = FetchedSession.decode(file.read_bytes())
     except InvalidMessage as error:
         raise ConfigurationError(f"{file}: {error}") from None
-    _report(session, "open", as_json)
+    _report(session, "open", form)
 
 
 def owping_options(
@@ -227,20 +227,11 @@ def _document(run: OwampRun, results: tuple[OneWayResult, ...]) -> dict[str, Any
     }
 
 
-def _report(session: Any, mode: str, as_json: bool) -> None:
+def _report(session: FetchedSession, mode: str, form: Form) -> None:
     from ippm.report.one_way import OneWayResult
 
     result = OneWayResult.of(session, "from" if session.request.conf_sender else "to", mode)
-    if as_json:
-        click.echo(json.dumps({"ok": True, "mode": mode, "results": [result.to_dict()]}, indent=2))
-    else:
-        _print((result,))
-
-
-def _print(results: tuple[OneWayResult, ...]) -> None:
-    from ippm.report.one_way import format_one_way
-
-    click.echo("\n".join(format_one_way(result) for result in results), nl=False)
+    print_one_way((result,), form, lambda: {"ok": True, "mode": mode, "results": [result.to_dict()]})
 
 
 def _save(path: Path, octets: bytes) -> None:

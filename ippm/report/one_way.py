@@ -21,14 +21,15 @@ from ippm.report.result import (
     statistics_dict,
 )
 from ippm.report.text import (
+    UNITS,
     clock_words,
     delay_words,
     endpoint_words,
     hops_words,
+    in_unit,
     jitter_words,
     loss_percent,
     loss_words,
-    milliseconds,
     reordering_words,
     time_words,
 )
@@ -184,8 +185,8 @@ class OneWayResult:
         }
 
 
-def format_one_way(result: OneWayResult) -> str:
-    """A dozen lines in the manner of owping, the last with a line end."""
+def format_one_way(result: OneWayResult, unit: str = "m") -> str:
+    """A dozen lines in the manner of owping, the last with a line end; `unit` is a letter of `text.UNITS`."""
     metrics = result.metrics
     percent = loss_percent(metrics.lost, metrics.sent)
     lines = [
@@ -195,20 +196,21 @@ def format_one_way(result: OneWayResult) -> str:
         f"first: {time_words(metrics.first_sent_unix_ns)}",
         f"last:  {time_words(metrics.last_sent_unix_ns)}",
         f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.duplicates} duplicates",
-        _delay(metrics.delay, result.clock_error_ns),
+        _delay(metrics.delay, result.clock_error_ns, unit),
     ]
     if metrics.delay is not None:
-        lines.append(jitter_words("one-way jitter", metrics.delay))
+        lines.append(jitter_words("one-way jitter", metrics.delay, unit))
     lines += [
         hops_words("hops", metrics.hops),
         *reordering_words(metrics.reordering),
         *loss_words(metrics.loss_pattern),
-        f"clocks: sender {clock_words(metrics.sender_clock)}; receiver {clock_words(metrics.receiver_clock)}",
+        f"clocks: sender {clock_words(metrics.sender_clock, unit)}; "
+        f"receiver {clock_words(metrics.receiver_clock, unit)}",
     ]
     if result.send_error is not None:
         late = result.send_error
-        values = "/".join(milliseconds(value) for value in (late.median, late.p99, late.maximum))
-        lines.append(f"sent late by median/p99/max = {values} ms")
+        values = "/".join(in_unit(value, unit) for value in (late.median, late.p99, late.maximum))
+        lines.append(f"sent late by median/p99/max = {values} {UNITS[unit][1]}")
     if metrics.skipped:
         lines.append(f"not sent: {metrics.skipped}")
     lines += [f"{name.replace('_', ' ')}: {count}" for name, count in result.rejected.items() if count]
@@ -216,8 +218,8 @@ def format_one_way(result: OneWayResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _delay(statistics: DelayStatistics | None, error_ns: int | None) -> str:
+def _delay(statistics: DelayStatistics | None, error_ns: int | None, unit: str) -> str:
     if statistics is None:
         return "one-way delay: no packet arrived"
-    error = "unknown" if error_ns is None else f"{milliseconds(error_ns)} ms"
-    return f"{delay_words('one-way delay', statistics)} (err={error})"
+    error = "unknown" if error_ns is None else f"{in_unit(error_ns, unit)} {UNITS[unit][1]}"
+    return f"{delay_words('one-way delay', statistics, unit)} (err={error})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ippm.metrics.loss_pattern import LossPattern
@@ -16,8 +17,12 @@ LINES_SHOWN = 10
 """n-reordering beyond this n is not in texts."""
 
 
-def format_result(result: RunResult) -> str:
-    """Some twenty lines, the last with a line end."""
+UNITS = {"n": (1, "ns"), "u": (1_000, "us"), "m": (1_000_000, "ms"), "s": (1_000_000_000, "s")}
+"""The letters for units of time: their nanoseconds, and what is printed."""
+
+
+def format_result(result: RunResult, unit: str = "m") -> str:
+    """Some twenty lines, the last with a line end; `unit` is a letter of UNITS."""
     metrics = result.metrics
     percent = loss_percent(metrics.lost, metrics.sent)
     lines = [
@@ -29,19 +34,19 @@ def format_result(result: RunResult) -> str:
         f"first: {time_words(result.first_sent_unix_ns)}",
         f"last:  {time_words(result.last_sent_unix_ns)}",
         f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {_duplicates(metrics)}, {metrics.reordered} reordered",
-        delay_words("round-trip time", metrics.round_trip),
-        delay_words("send time", metrics.forward),
-        delay_words("reflect time", metrics.backward),
-        delay_words("reflector processing time", metrics.reflector_turnaround),
-        jitter_words("send jitter", metrics.forward),
-        jitter_words("reflect jitter", metrics.backward),
+        delay_words("round-trip time", metrics.round_trip, unit),
+        delay_words("send time", metrics.forward, unit),
+        delay_words("reflect time", metrics.backward, unit),
+        delay_words("reflector processing time", metrics.reflector_turnaround, unit),
+        jitter_words("send jitter", metrics.forward, unit),
+        jitter_words("reflect jitter", metrics.backward, unit),
         hops_words("send hops", metrics.hops_forward),
         hops_words("reflect hops", metrics.hops_backward),
         *marking_words("send", result.dscp, result.marked_forward),
         *marking_words("reflect", result.dscp, result.marked_backward),
         *reordering_words(metrics.reordering),
         *loss_words(metrics.loss_pattern),
-        f"clocks: here {clock_words(result.local_clock)}; there {clock_words(result.peer_clock)}",
+        f"clocks: here {clock_words(result.local_clock, unit)}; there {clock_words(result.peer_clock, unit)}",
     ]
     unusual = {"skipped": result.skipped, "late": result.late, "send failed": result.send_failed}
     for name, count in (unusual | result.rejected).items():
@@ -60,7 +65,14 @@ def _duplicates(metrics: TwoWayMetrics) -> str:
 
 def milliseconds(nanoseconds: int) -> str:
     """Nanoseconds as milliseconds with all their digits that matter: 12345678 is `12.346`, 1234 is `0.00123`."""
-    value = nanoseconds / 1e6
+    return in_unit(nanoseconds, "m")
+
+
+def in_unit(nanoseconds: int, unit: str) -> str:
+    """The same in another unit, a letter of UNITS: 1234 is `1.234` in microseconds."""
+    value = nanoseconds / UNITS[unit][0]
+    if unit == "n":
+        return f"{nanoseconds}"
     return f"{value:.3f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
@@ -68,17 +80,34 @@ def loss_percent(lost: int, sent: int) -> str:
     return f"{100 * lost / sent:.3f}%" if sent else "-"
 
 
-def delay_words(name: str, statistics: DelayStatistics | None) -> str:
+def delay_words(name: str, statistics: DelayStatistics | None, unit: str = "m") -> str:
     if statistics is None:
         return f"{name}: no packet was answered"
     values = (statistics.minimum, statistics.median, statistics.p95, statistics.p99, statistics.maximum)
-    return f"{name} min/median/p95/p99/max = {'/'.join(map(milliseconds, values))} ms"
+    return f"{name} min/median/p95/p99/max = {'/'.join(in_unit(value, unit) for value in values)} {UNITS[unit][1]}"
 
 
-def jitter_words(name: str, statistics: DelayStatistics | None) -> str:
+def jitter_words(name: str, statistics: DelayStatistics | None, unit: str = "m") -> str:
     if statistics is None:
         return f"{name}: unknown"
-    return f"{name} = {milliseconds(statistics.p95 - statistics.median)} ms (P95-P50)"
+    return f"{name} = {in_unit(statistics.p95 - statistics.median, unit)} {UNITS[unit][1]} (P95-P50)"
+
+
+def percentile_lines(values: Sequence[int], parts_per_million: Sequence[int], unit: str = "m") -> list[str]:
+    """Percentiles of the delays of the packets that arrived, after the documentation of owping; none for none."""
+    if not parts_per_million:
+        return []
+    ordered = sorted(values)
+    lines = ["Percentiles:"]
+    for ppm in parts_per_million:
+        words = f"{in_unit(quantile(ordered, ppm), unit)} {UNITS[unit][1]}" if ordered else "nan"
+        lines.append(f"\t{ppm / 10_000:.1f}: {words}" if ppm % 1000 == 0 else f"\t{ppm / 10_000:g}: {words}")
+    return lines
+
+
+def quantile(ordered: Sequence[int], ppm: int) -> int:
+    """The smallest x with F(x) >= ppm / 1,000,000, of values in ascending order; the least for 0."""
+    return ordered[max(0, -(-ppm * len(ordered) // 1_000_000) - 1)]
 
 
 def hops_words(name: str, hops: tuple[int, int] | None) -> str:
@@ -112,11 +141,11 @@ def loss_words(pattern: LossPattern) -> list[str]:
     return [f"loss periods: {pattern.periods}, the longest of {max(pattern.period_lengths)} packets"]
 
 
-def clock_words(state: ClockState | None) -> str:
+def clock_words(state: ClockState | None, unit: str = "m") -> str:
     if state is None:
         return "unknown"
     word = "synchronized" if state.synchronized else "NOT synchronized"
-    return f"{word}, error estimate {milliseconds(state.error_ns)} ms"
+    return f"{word}, error estimate {in_unit(state.error_ns, unit)} {UNITS[unit][1]}"
 
 
 def endpoint_words(endpoint: tuple[str, int]) -> str:

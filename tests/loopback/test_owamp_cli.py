@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = [sys.executable, "-m", "ippm"]
+SCHEMA = Path(__file__).resolve().parents[2] / "share" / "ippm.schema.json"
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,24 @@ def test_one_way_in_json(port: str) -> None:
     assert result["schedule"] == [{"type": "fixed", "parameter_ns": 1_000_000}]
 
 
+def test_other_forms(port: str) -> None:
+    raw = owping("-R", "-t", f"127.0.0.1:{port}").stdout.splitlines()
+    assert sorted(line.split(" ")[0] for line in raw) == ["0", "1", "2", "3", "4"]
+    assert {len(line.split(" ")) for line in raw} == {8}
+    assert owping("-M", f"127.0.0.1:{port}").stdout.count("SUMMARY\t3.00\n") == 2
+    assert len(owping("--format", "csv", f"127.0.0.1:{port}").stdout.splitlines()) == 3
+    assert owping("--format", "openmetrics", f"127.0.0.1:{port}").stdout.count("# EOF\n") == 1
+    lines = owping("--format", "pscheduler", f"127.0.0.1:{port}").stdout.splitlines()
+    assert [json.loads(line)["packets-received"] for line in lines] == [5, 5]
+    assert owping("-v", "-t", f"127.0.0.1:{port}").stdout.count("\nseq_no=") == 5
+
+
+def test_json_is_what_the_schema_says(port: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the dependency group test")
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(owping("--json", f"127.0.0.1:{port}").stdout), schema)
+
+
 def test_a_session_is_saved_fetched_and_read_back(port: str, key_file: Path, tmp_path: Path) -> None:
     keys = ("-k", str(key_file), "-u", "alice")
     done = owping(*keys, "-A", "E", "-t", "--json", "-d", str(tmp_path), f"127.0.0.1:{port}")
@@ -84,6 +103,8 @@ def test_a_session_is_saved_fetched_and_read_back(port: str, key_file: Path, tmp
     assert other.read_bytes() == saved.read_bytes()
     assert "5 sent, 0 lost" in ippm("stats", str(saved)).stdout
     assert json.loads(ippm("stats", "--json", str(saved)).stdout)["results"][0]["sid"] == sid
+    assert len(ippm("stats", "-R", str(saved)).stdout.splitlines()) == 5
+    assert f"SID\t{sid}\n" in ippm("stats", "-M", str(saved)).stdout
     refused = ippm("fetch", "-k", str(key_file), "-u", "bob", "-A", "E", f"127.0.0.1:{port}", sid)
     assert refused.returncode == 1
     assert refused.stderr.startswith("ippm: server refused: Accept 1")

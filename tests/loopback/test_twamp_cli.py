@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 COMMAND = [sys.executable, "-m", "ippm"]
+SCHEMA = Path(__file__).resolve().parents[2] / "share" / "ippm.schema.json"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,28 @@ def test_json_is_one_document(port: str, key_file: Path) -> None:
     assert isinstance(document["result"]["delay"]["median_ns"], int)
 
 
+def test_other_forms(port: str) -> None:
+    raw = twping("-R", f"127.0.0.1:{port}").stdout.splitlines()
+    assert [line.split(" ")[0] for line in raw] == ["0", "1", "2", "3", "4"]
+    assert {len(line.split(" ")) for line in raw} == {16}
+    assert twping("-M", f"127.0.0.1:{port}").stdout.startswith("SUMMARY\t3.00\nSID\t")
+    assert twping("--format", "csv", f"127.0.0.1:{port}").stdout.splitlines()[0].startswith("sid,direction,")
+    assert twping("--format", "openmetrics", f"127.0.0.1:{port}").stdout.endswith("# EOF\n")
+    text = twping("-v", "-n", "u", "-a", "99.9", f"127.0.0.1:{port}").stdout
+    assert text.count("\nseq_no=") == 5
+    assert re.search(r"\n\t99\.9: [0-9.]+ us\n$", text)
+    assert twping("-R", "-Q", f"127.0.0.1:{port}").stdout == ""
+
+
+def test_json_is_what_the_schema_says(port: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the dependency group test")
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.validate(json.loads(twping("--json", f"127.0.0.1:{port}").stdout), schema)
+    features = twping("--json", "--feature", "dscp-ecn", f"127.0.0.1:{port}")
+    jsonschema.validate(json.loads(features.stdout), schema)
+    jsonschema.validate(json.loads(twping("--json", "127.0.0.1:1").stdout), schema)
+
+
 def test_letters(port: str, key_file: Path) -> None:
     done = twping(
         "--json", "-A", "A", "-k", str(key_file), "-u", "alice", "-s", "10", "--equal-size", "-Z", "-D", "10", "-4",
@@ -111,6 +134,10 @@ def test_a_refusal_is_exit_status_1_and_one_line(port: str, tmp_path: Path) -> N
         (["host:port"], "is not HOST"),
         (["-u", "alice", "host"], "no terminal to ask at"),
         (["-D", "64", "host"], "64 is not in the range"),
+        (["-R", "--json", "host"], "exclude each other"),
+        (["-v", "-M", "host"], "-v is for text"),
+        (["-a", "101", "host"], "percentiles from 0 to 100"),
+        (["--format", "pscheduler", "host"], "latency result is one-way"),
         ([], "Missing argument"),
     ],
 )

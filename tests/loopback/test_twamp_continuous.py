@@ -174,7 +174,7 @@ def test_an_interrupt_ends_it_with_the_statistics_so_far(port: str, ending: sign
     assert lines[-1]["total"]["sent"] == lines[-1]["total"]["received"] > 0
 
 
-@pytest.mark.parametrize("arguments", [["-c", "5"], ["--max-loss", "1"], ["-Q"]])
+@pytest.mark.parametrize("arguments", [["-c", "5"], ["--max-loss", "1"], ["-Q"], ["-R"], ["--format", "csv"]])
 def test_options_of_an_end_are_refused(arguments: list[str]) -> None:
     done = subprocess.run(
         [*COMMAND, "twping", "--continuous", *arguments, "127.0.0.1"], capture_output=True, text=True, timeout=60
