@@ -227,7 +227,7 @@ def accept(
     if offered.asks_address:
         offered = _with_addresses(sa, offered)
     proposals = inbound.required(Sa).proposals
-    check_choice(proposals[0], offered.proposals)
+    check_choice(proposals[0], offered.proposals)  # rfc7296-s3.3.6-06
     suite = _suite(proposals[0])
     config = offered.config
     transport = inbound.notify(NotifyType.USE_TRANSPORT_MODE) is not None

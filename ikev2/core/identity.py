@@ -28,7 +28,10 @@ _WILDCARD = 300
 """How well something matches: the more specific, the more. A suffix or a range is worth its length, too."""
 
 _TEXT_TYPES = (IdType.ID_FQDN, IdType.ID_RFC822_ADDR)
-_ADDRESS_TYPES = {4: IdType.ID_IPV4_ADDR, 6: IdType.ID_IPV6_ADDR}
+_ADDRESS_TYPES = {
+    4: IdType.ID_IPV4_ADDR,
+    6: IdType.ID_IPV6_ADDR,  # rfc7296-s3.5-08
+}
 _ANY_WORDS = frozenset(("%any", "%any6", "*", "0.0.0.0", "::", "0::0"))
 _PLAIN_NAME = re.compile(r"[a-z0-9_-]*[a-z_][a-z0-9_-]*(\.[a-z0-9_-]+)*", re.IGNORECASE)
 _XMPP_ADDRESS = "1.3.6.1.5.5.7.8.5"
@@ -37,7 +40,7 @@ _GENERAL_NAME_TAGS = (0xA0, 0x81, 0x82, 0xA3, 0xA4, 0xA5, 0x86, 0x87, 0x88)
 
 _PREFIXES = {
     "ipv4": IdType.ID_IPV4_ADDR,
-    "ipv6": IdType.ID_IPV6_ADDR,  # rfc7296-s3.5-08
+    "ipv6": IdType.ID_IPV6_ADDR,
     "rfc822": IdType.ID_RFC822_ADDR,
     "email": IdType.ID_RFC822_ADDR,
     "userfqdn": IdType.ID_RFC822_ADDR,

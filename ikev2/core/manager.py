@@ -235,7 +235,7 @@ class SaManager(SaKeeper):
 
     def _receive(self, data: bytes, local: Address, remote: Address, now: float) -> None:
         header = Header.parse(data)
-        if header.major_version != MAJOR_VERSION:
+        if header.major_version != MAJOR_VERSION:  # rfc7296-s2.5-04: this one, and none between it and another
             self._refuse_version(header, local, remote, now)
             return
         sa = self._find_for(header, data)

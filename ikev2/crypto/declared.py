@@ -49,7 +49,7 @@ def declare_modp_group(
         raise ConfigurationError(
             f"exponent_bits {exponent_bits}: has to be {SHORTEST_EXPONENT_BITS} at least and less than the modulus has"
         )
-    group = DeclaredModpGroup(name, transform_id, prime, generator, exponent_bits)
+    group = DeclaredModpGroup(name, transform_id, prime, generator, exponent_bits)  # rfc7296-s3.3.4-03
     known = KE_GROUPS.get(group.id)
     if isinstance(known, DeclaredModpGroup) and known.parameters == group.parameters:
         return known
@@ -61,7 +61,7 @@ def declare_modp_group(
     if not is_safe_prime(prime):
         raise ConfigurationError("the modulus is not a safe prime: both p and (p-1)/2 have to be prime")
     KE_GROUPS[group.id] = group
-    learn(name, Transform.of(TransformType.KE, group.id))
+    learn(name, Transform.of(TransformType.KE, group.id))  # rfc7296-s3.3.4-04
     return group
 
 

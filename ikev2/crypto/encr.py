@@ -99,7 +99,7 @@ def _table() -> list[Encr]:
 
 
 # rfc7296-s3.3.5-05: AES is in the table with a key length only, so a transform without the attribute is not found.
-# rfc7296-s3.3.5-06, rfc7296-s2.13-01
+# rfc7296-s2.13-01
 ENCRS: dict[tuple[EncrId, int | None], Encr] = {(row.id, row.key_bits): row for row in _table()}
 """The implemented encryption algorithms by number and Key Length attribute in bits (None: no attribute)."""
 

@@ -93,7 +93,6 @@ class SkCipher:
         """
         if len(body) <= self._around:
             raise IntegrityError("too short for an IV, a Pad Length and an ICV")
-        # rfc7296-s3.14-04: any IV is good.
         cut = self.iv_octets
         try:
             padded = self._aead.decrypt(self._salt + body[:cut], body[cut:], aad)

@@ -171,11 +171,11 @@ def choose_proposal(
     for longer in (False, True) if longer_keys else (False,):
         for own in configured:
             for offer in offers:
-                # rfc7296-s3.3.4-06, rfc7296-s3.3.6-01, rfc7296-s3.3.6-02, rfc7296-s3.3.6-03
+                # rfc7296-s3.3.4-06
                 transforms = _match(own, offer, longer_keys=longer, preferred_ke=preferred_ke)
                 if transforms is not None:
                     chosen = offer.proposal
-                    # rfc7296-s3.3.1-05
+                    # rfc7296-s3.3.1-05, rfc7296-s3.3.6-01, rfc7296-s3.3.6-03
                     return Proposal(chosen.number, chosen.protocol, chosen.spi, transforms)
     # rfc7296-s3.3.4-07
     raise NoProposalChosen("no offered proposal is acceptable")

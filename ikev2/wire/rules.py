@@ -296,8 +296,7 @@ def check_offer(payloads: Sequence[Payload], exchange_type: ExchangeType, direct
     if ke is None:
         return
     groups = {item.id for proposal in sa.proposals for item in proposal.of_type(TransformType.KE)}
-    if exchange_type != ExchangeType.IKE_SA_INIT and not groups - {KeId.NONE}:
-        # rfc7296-s3.4-04
+    if exchange_type != ExchangeType.IKE_SA_INIT and not groups - {KeId.NONE}:  # rfc7296-s3.4-04
         raise InvalidSyntax("a KE payload, and no proposal with a group", payload=PayloadType.KE)
     # rfc7296-s3.4-02, rfc7296-s1.3-01
     if ke.group not in groups:

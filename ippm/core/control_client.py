@@ -162,7 +162,7 @@ class ControlClient(ClientConnection[ClientEvent]):
         each. RFC 4656 section 3.7, RFC 5938 section 3.2.
         """
         self._expect_commands()
-        if self.individual:
+        if self.individual:  # rfc5938-s2-01, rfc5938-s2-02
             self._about_sessions(Command.START_N_SESSIONS, self._accepted, sids, now)
             return
         if self._awaited or not self._accepted:
@@ -249,7 +249,7 @@ class ControlClient(ClientConnection[ClientEvent]):
                     timeout_ns=wish.timeout_ns,
                     dscp=wish.dscp,
                     reflected_octets=wish.reflected_octets,
-                    server_octets=answer.server_octets if reflects else 0,
+                    server_octets=answer.server_octets if reflects else 0,  # rfc6038-s1-02
                 )
             )
         )
@@ -292,7 +292,7 @@ class ControlClient(ClientConnection[ClientEvent]):
             return
         if starts:
             self._accepted = [sid for sid in self._accepted if sid not in ack.sids]
-            self._started += ack.sids
+            self._started += ack.sids  # rfc5938-s4.1-01
         else:
             self._started = [sid for sid in self._started if sid not in ack.sids]
         self.state = ClientState.ACTIVE if self._started else ClientState.READY

@@ -108,7 +108,7 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _dispatch(self, parts: list[bytes], now: float) -> None:
         body = parts[0]
-        # rfc5938-s3.1-03, rfc5938-s3.1-04
+        # rfc5938-s2-01, rfc5938-s2-02, rfc5938-s3.1-01, rfc5938-s3.1-03, rfc5938-s3.1-04
         table = INDIVIDUAL_TRANSITIONS if self.mode & Mode.INDIVIDUAL_SESSION_CONTROL else TRANSITIONS
         transition = table.get((self.state, Command(body[0])))
         if transition is None:
@@ -166,10 +166,10 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _reflection(self, request: RequestTwSession) -> dict[str, int]:
         """What is to come back of each packet's padding, and what of that is ours. RFC 6038 section 4.3."""
-        if not self.mode & Mode.REFLECT_OCTETS:
+        if not self.mode & Mode.REFLECT_OCTETS:  # rfc6038-s1-02
             return {}
         octets = request.length_of_padding_to_reflect
-        # rfc6038-s4.3-05, rfc6038-s4.3-06: ours have two octets, and are to be within what is reflected.
+        # rfc6038-s4.3-05, rfc6038-s4.3-06, rfc6038-s5.1.2-02: ours are two octets within what is reflected.
         return {"reflected_octets": octets, "server_octets": self.config.server_octets if octets >= 2 else 0}
 
     def _start_sessions(self, body: bytes, now: float) -> None:
@@ -206,6 +206,7 @@ class ControlServer(ServerConnection[ServerEvent]):
         if not message.sids:  # rfc5938-s3.2-03
             self._deny(Accept.NOT_SUPPORTED, "Start-N-Sessions without a SID")
             return
+        # rfc5938-s4.2-01
         started = [sid for sid in dict.fromkeys(message.sids) if sid in self._requested]
         self._requested = [sid for sid in self._requested if sid not in started]
         self._started += started

@@ -350,7 +350,8 @@ class ServerConnection(ABC, Generic[Event]):
         if wanted:
             self._body += plain
             return True
-        self._receive.verify(self._body, plain)  # rfc4656-s3.2-02, rfc4656-s6.10-01, rfc4656-s6.10-02
+        # rfc4656-s3.2-02, rfc4656-s6.10-01, rfc4656-s6.10-02; rfc5938-s3.2-05: so it is with a wrong Number of Sessions
+        self._receive.verify(self._body, plain)
         self._parts.append(self._body)
         self._body = b""
         if len(self._parts) == self._part_count(self._first_block):

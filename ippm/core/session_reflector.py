@@ -52,7 +52,7 @@ class ReflectorPlan:
     timeout_ns: int = 2_000_000_000
     refwait_ns: int = DEFAULT_REFWAIT_NS  # rfc5357-s4.2-09
     dscp: int = 0
-    padding: PaddingRule = PaddingRule.REUSE  # rfc5357-s4.2.1-07
+    padding: PaddingRule = PaddingRule.REUSE
     check_peer: bool = True
     hmac_counter: str = "hmac_mismatch"
     reflected_octets: int = 0
@@ -106,7 +106,7 @@ class SessionReflector:
         self._monitored = layout.monitored
         self._stateless = plan.stateless
         self._peer_host, self._peer_port = canonical_host(plan.remote[0]), plan.remote[1]
-        self._reuse_padding = plan.padding is PaddingRule.REUSE
+        self._reuse_padding = plan.padding is PaddingRule.REUSE  # rfc5357-s4.2.1-07
         self._sequence = 0
         self._reply = bytearray(self._out_octets)
         self._reply_view = memoryview(self._reply)
@@ -148,12 +148,12 @@ class SessionReflector:
     def handle_timer(self, now: int) -> None:
         """Closes the session when Timeout after Stop-Sessions has passed, or REFWAIT without a packet."""
         if self.state is ReflectorState.STOPPING and self._deadline is not None and now >= self._deadline:
-            self.state = ReflectorState.CLOSED  # rfc5357-s4.2-07
+            self.state = ReflectorState.CLOSED  # rfc5357-s4.2-07, rfc5938-s4.2-02
         elif self.state is ReflectorState.STARTED and self.plan.refwait_ns:
             if self.counters["reflected"] != self._active_count:
                 self._active_count = self.counters["reflected"]
                 self._active_at = now
-            elif now >= self._active_at + self.plan.refwait_ns:  # rfc5357-s3.1-05
+            elif now >= self._active_at + self.plan.refwait_ns:  # rfc5357-s3.1-05, rfc5938-s3.6-03, rfc5938-s4.2-04
                 self._count("refwait_expired")
                 self.state = ReflectorState.CLOSED
 
@@ -185,7 +185,7 @@ class SessionReflector:
         counters["received"] += 1
         if self.state is not ReflectorState.STARTED and self.state is not ReflectorState.STOPPING:
             self._count("not_started" if self.state is ReflectorState.ACCEPTED else "after_stop")
-            return None  # rfc5357-s4.2-08
+            return None  # rfc5357-s4.2-08, rfc5938-s4.2-02, rfc5938-s4.2-03
         if self.plan.check_peer and (address[1] != self._peer_port or address[0] != self._peer_host):
             self._count("other_address")
             return None
@@ -203,7 +203,8 @@ class SessionReflector:
         if len(packet) < self._in_octets or len(packet) < self._least_octets:
             self._count("too_short")  # without the MBZ octets, or without what is to be reflected
             return None
-        octets = max(len(packet), self._out_octets + self._reflected_octets)  # rfc5357-s4.2.1-10, rfc6038-s5.2.2-02
+        # rfc5357-s4.2.1-10, rfc6038-s5.2.1-06, rfc6038-s5.2.1-07, rfc6038-s5.2.2-02
+        octets = max(len(packet), self._out_octets + self._reflected_octets)
         if octets > self._out_octets:
             self._lay_out_padding(packet, octets)
         if self._ptp:
@@ -216,7 +217,7 @@ class SessionReflector:
             self.error_estimate | PTP_FLAG if self._ptp else self.error_estimate,
             receive_timestamp,  # rfc5357-s4.2-01
             sender,
-            255 if ttl is None else ttl,  # rfc5357-s4.2-03
+            255 if ttl is None else ttl,  # rfc5357-s4.2-02, rfc5357-s4.2-03
             (dscp_ecn or 0) if self._monitored else 0,
         )
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
@@ -235,8 +236,8 @@ class SessionReflector:
         # rfc5357-s4.2.1-11, rfc6038-s5.2.1-05: the octets with the highest numbers are cut off
         padding = octets - self._out_octets if self._reuse_padding else self._reflected_octets
         if padding:
-            # rfc6038-s5.2-01, rfc6038-s5.2.1-02
             at = self._out_octets
+            # rfc6038-s5.1.2-04, rfc6038-s5.2-01, rfc6038-s5.2.1-02, -03, -04
             self._reply[at : at + padding] = packet[self._in_octets : self._in_octets + padding]
 
     def _count(self, name: str) -> None:

@@ -196,7 +196,7 @@ class SessionSender:
         self._fixed = layout.sender_octets
         self._buffer = bytearray(self._fixed + plan.padding_octets)
         self._view = memoryview(self._buffer)
-        random_padding = plan.padding_octets and padding_source and not plan.zero_padding
+        random_padding = plan.padding_octets and padding_source and not plan.zero_padding  # rfc5357-s4.2.1-07
         self._pool = memoryview(padding_source) if random_padding else None
         if self._pool is not None and len(self._pool) < plan.padding_octets + _POOL_OCTETS:
             raise ValueError(f"padding_source is shorter than {plan.padding_octets + _POOL_OCTETS} octets")

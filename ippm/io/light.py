@@ -237,7 +237,7 @@ class LightReflector:
         self.port = int(sock.getsockname()[1])
         plan = ReflectorPlan(
             sid=_NO_SID,
-            mode=int(agreement.mode),
+            mode=int(agreement.mode),  # rfc5357-sI-05
             keys=agreement.keys,
             local=(address, self.port),
             remote=("", 0),

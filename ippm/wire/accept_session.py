@@ -37,4 +37,5 @@ class AcceptSession:
     def encode(self) -> bytes:
         """32 octets, not encrypted, without the HMAC."""
         sid = fits("SID", self.sid, 16)
+        # rfc6038-s4.3-02, rfc6038-s4.3-03, rfc6038-s4.3-04
         return _FORMAT.pack(self.accept, self.port, sid, self.reflected_octets, self.server_octets)

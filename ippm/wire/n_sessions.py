@@ -59,8 +59,9 @@ class NSessions:
     def encode(self) -> bytes:
         """Whole blocks, not encrypted, without the HMAC. LocalProtocolError without a SID."""
         if not self.sids or len(self.sids) > MAXIMUM_SIDS:
-            # rfc5938-s3.2-03, rfc5938-s3.3-03, rfc5938-s3.4-01, rfc5938-s3.5-04
+            # rfc5938-s3.2-03, rfc5938-s3.3-03, rfc5938-s3.4-01, rfc5938-s3.4-04, rfc5938-s3.5-04
             raise LocalProtocolError(f"{self.command} is about one session or more, not {len(self.sids)}")
         accept = self.accept if self.command in self.ACKS else 0
+        # rfc5938-s3.2-08, rfc5938-s3.3-04, rfc5938-s3.4-08, rfc5938-s3.5-05
         head = _HEAD.pack(self.command, accept, len(self.sids))
         return head + b"".join(fits("SID", sid, SID_OCTETS) for sid in self.sids)

@@ -110,6 +110,6 @@ class RequestTwSession:
             self.start_time,
             self.timeout,
             self.type_p,
-            self.octets_to_be_reflected,
-            self.length_of_padding_to_reflect,
+            self.octets_to_be_reflected,  # rfc6038-s4.2-01
+            self.length_of_padding_to_reflect,  # rfc6038-s4.2-03
         )

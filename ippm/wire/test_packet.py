@@ -24,7 +24,7 @@ SENDER_OPEN = struct.Struct(">IQH")
 SENDER_SECURED = struct.Struct(">I12xQH6x16s")
 """Sequence Number | MBZ 12 || Timestamp, Error Estimate, MBZ 6 || HMAC: 48 octets."""
 
-REFLECTOR_OPEN = struct.Struct(">IQH2xQIQH2xB")
+REFLECTOR_OPEN = struct.Struct(">IQH2xQIQH2xB")  # rfc6038-s5.2.1-01, rfc6038-s5.2.3-02
 """Sequence Number, Timestamp, Error Estimate, MBZ 2, Receive Timestamp, Sender Sequence Number, Sender
 Timestamp, Sender Error Estimate, MBZ 2, Sender TTL: 41 octets."""
 
@@ -105,16 +105,17 @@ class PacketLayout:
         if monitored and is_open:
             reflector = REFLECTOR_OPEN_MONITORED.size
         truncated = reflector - sender if is_open else symmetric_padding_octets(mode, tw_auth_pad)
-        if mode & Mode.SYMMETRICAL_SIZE:
+        if mode & Mode.SYMMETRICAL_SIZE:  # rfc6038-s3-02
             open_mbz = _SYMMETRICAL_MBZ_MONITORED if monitored else _SYMMETRICAL_MBZ
             mbz = open_mbz if is_open else truncated
+            # rfc6038-s5.1.4-01, rfc6038-s5.1.5-01, rfc6038-s5.2-02, rfc6038-s5.2.3-01
             sender, truncated = sender + mbz, truncated - mbz
         return cls(
             packet_mode,
             sender,
             reflector,
             truncated,
-            reflected_octets if mode & Mode.REFLECT_OCTETS else 0,
+            reflected_octets if mode & Mode.REFLECT_OCTETS else 0,  # rfc6038-s3-01, rfc6038-s5.1.2-01
             monitored,
             bool(mode & Mode.PTP_TIMESTAMPS),
         )

@@ -158,7 +158,6 @@ def pair_with(security: Mode, features: Mode, **server: object) -> Pair:
     "rfc5938-s3.3-04",
     "rfc5938-s3.4-01",
     "rfc5938-s3.4-02",
-    "rfc5938-s3.4-04",
     "rfc5938-s3.4-05",
     "rfc5938-s3.4-06",
     "rfc5938-s3.4-08",

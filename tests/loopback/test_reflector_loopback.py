@@ -87,7 +87,7 @@ def has_ipv6() -> bool:
     return True
 
 
-@pytest.mark.req("rfc5357-s4.2-01", "rfc5357-s4.2-02", "rfc5357-s4.2-06", "rfc5357-s4.2.1-01")
+@pytest.mark.req("rfc5357-s4.2-01", "rfc5357-s4.2-06", "rfc5357-s4.2.1-01")
 @pytest.mark.parametrize("io", ["portable", "linux"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_thousand_packets(make: Callable[..., Session], mode: int, io: str) -> None:
@@ -105,6 +105,18 @@ def test_a_thousand_packets(make: Callable[..., Session], mode: int, io: str) ->
     assert result.lost == result.reordered == 0
     assert result.round_trip is not None
     assert 0 < result.round_trip.minimum < result.round_trip.maximum
+
+
+@pytest.mark.req("rfc5357-s4.2-02")
+@pytest.mark.parametrize("io", ["portable", "linux"])
+def test_the_ttl_in_a_reply_is_that_of_the_header_of_its_packet(make: Callable[..., Session], io: str) -> None:
+    session = make(1, io=io)
+    session.socket.setsockopt(socket.IPPROTO_IP, IP_TTL, 17)
+    session.reflector.start(SID)
+    records = run_sender(session.plan, session.socket, io=io)
+    assert records.received == 20
+    assert set(records.reflector_ttl) == {17}
+    assert set(records.reply_ttl) == {255}
 
 
 def test_over_ipv6(make: Callable[..., Session]) -> None:

@@ -111,6 +111,19 @@ def test_the_answer_to_an_offer_is_of_the_protocol_that_was_offered() -> None:
     assert chosen == [ProtocolId.IKE, ProtocolId.ESP]
 
 
+@pytest.mark.req("rfc7296-s3.3.6-02")
+def test_of_several_proposals_one_is_in_the_answer() -> None:
+    several = {"proposals": proposals("aes256gcm16-prfsha384-curve25519", "aes128-sha256-curve25519")}
+    network, a, b = pair(a=several, b=several)
+    up(network, a)
+    assert_joined(a, b)
+    (offer,), (answer,) = (
+        [item.proposals for item in parse(sent.datagram).payloads if isinstance(item, Sa)]
+        for sent in network.sent[:2]
+    )
+    assert (len(offer), len(answer)) == (2, 1)
+
+
 IDENTITIES = {
     "192.0.2.77": IdType.ID_IPV4_ADDR,
     "2001:db8::77": IdType.ID_IPV6_ADDR,

@@ -177,7 +177,7 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
     header = inbound.message.header
     if len(proposals) != 1:
         raise InvalidSyntax(f"the responder chose {len(proposals)} proposals")
-    check_choice(proposals[0], handshake.proposals)
+    check_choice(proposals[0], handshake.proposals)  # rfc7296-s3.3.6-06
     suite = IkeSuite.from_proposal(proposals[0])
     if ke.group != handshake.group.id or suite.ke.id != ke.group:
         raise InvalidSyntax("the responder's KE payload is not of the group that was chosen")

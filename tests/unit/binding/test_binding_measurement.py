@@ -23,6 +23,7 @@ from binding.measurement import (
     sa_for,
 )
 from binding.policy import ChildView, SaChoice, SaView, connection_for, newest_with
+from binding.provider import IkeKeyProvider
 from binding.twping import Thresholds
 from ikev2.embedding import ChildCounters, ConnectionConfig, IkeError, NoSuchSa
 from ikev2.wire.payloads import TrafficSelector
@@ -129,6 +130,30 @@ def test_no_sa_fail_brings_nothing_up() -> None:
 
 
 @pytest.mark.req("rfc7717-s5.1-m4")
+def test_fallback_measures_in_a_mode_of_the_older_documents_and_logs_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[tuple[TwpingOptions, object]] = []
+
+    class Measured(Exception):
+        """What the test wanted to know is known."""
+
+    async def ping(options: TwpingOptions, provider: object) -> object:
+        asked.append((options, provider))
+        raise Measured
+
+    monkeypatch.setattr("binding.measurement.twping", ping)
+    side = Side()
+    with caplog.at_level(logging.ERROR, "ippm-ipsec"), pytest.raises(Measured):
+        asyncio.run(measure(side, request(no_sa="fallback", require_ikev2=False)))
+    ((options, provider),) = asked
+    assert not options.security.keyed
+    assert not isinstance(provider, IkeKeyProvider)
+    assert side.brought_up == []
+    (record,) = caplog.records
+    assert (record.levelname, f"no IKE SA with {THERE}" in record.getMessage()) == ("ERROR", True)
+
+
 def test_no_sa_fallback_brings_nothing_up_and_never_claims_a_tunnel() -> None:
     side = Side(to_come=[view(1)])
     wish = request(no_sa="fallback", require_ikev2=False)

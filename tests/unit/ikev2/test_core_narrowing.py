@@ -116,6 +116,16 @@ def test_the_initiators_first_choice_is_kept() -> None:
     assert not found.whole
     assert narrowing.covers(found.tsi, [first])
     assert narrowing.covers([ts("198.51.100.0/26")], found.tsi)
+    # And where no other selector has it.
+    apart = ts("203.0.113.9/32")
+    found = narrowing.narrow(
+        [apart, ts("198.51.100.0/24")],
+        [ts("192.0.2.0/24")],
+        [ts("203.0.113.0/24"), ts("198.51.100.0/26")],
+        [ts("192.0.2.0/24")],
+    )
+    assert found.first_choice
+    assert narrowing.covers(found.tsi, [apart])
 
 
 @pytest.mark.req("rfc7296-s2.9-03")

@@ -50,7 +50,7 @@ def with_transforms(proposal: Proposal, *more: Transform, without: tuple[Transfo
     return replace(proposal, transforms=kept + more)
 
 
-@pytest.mark.req("rfc7296-s3.3.6-01", "rfc7296-s3.3.6-02", "rfc7296-s3.3.6-03", "rfc7296-s3.3.1-05")
+@pytest.mark.req("rfc7296-s3.3.6-01", "rfc7296-s3.3.6-03", "rfc7296-s3.3.1-05")
 def test_one_proposal_and_one_transform_of_each_type_is_chosen() -> None:
     offered = ike(
         "aes256-sha512-modp4096",
@@ -229,7 +229,7 @@ class TestWhatIsNotUnderstood:
             choose_proposal([spoilt], [configured])
         assert choose_proposal([spoilt, replace(configured, number=2)], [configured]).number == 2
 
-    @pytest.mark.req("rfc7296-s3.3.6-07", "rfc7296-s3.3.3-01")
+    @pytest.mark.req("rfc7296-s3.3.6-07")
     @pytest.mark.parametrize("missing", [ENCR, PRF, INTEG, KE])
     def test_a_mandatory_type_that_is_missing_spoils_an_ike_proposal_and_no_other(
         self, missing: TransformType
@@ -240,12 +240,22 @@ class TestWhatIsNotUnderstood:
             choose_proposal([spoilt], [configured])
         assert choose_proposal([spoilt, replace(configured, number=2)], [configured]).number == 2
 
-    @pytest.mark.req("rfc7296-s3.3.6-07", "rfc7296-s3.3.3-01")
+    @pytest.mark.req("rfc7296-s3.3.6-07")
     @pytest.mark.parametrize("missing", [ENCR, INTEG, ESN])
     def test_a_mandatory_type_that_is_missing_spoils_an_esp_proposal(self, missing: TransformType) -> None:
         (configured,) = esp("aes128-sha256")
         with pytest.raises(NoProposalChosen):
             choose_proposal([with_transforms(configured, without=(missing,))], [configured])
+
+    @pytest.mark.req("rfc7296-s3.3.3-01")
+    @pytest.mark.parametrize("none", [INTEG_NONE, KE_NONE])
+    def test_an_optional_type_is_understood_where_the_configuration_has_none_of_it(self, none: Transform) -> None:
+        """Section 3.3.3: beside a combined-mode cipher INTEG is optional, and so is the group of ESP."""
+        found = [esp("aes128gcm16")[0]] + ([ike("aes128gcm16-prfsha256-ecp256")[0]] if none == INTEG_NONE else [])
+        for configured in found:
+            assert not configured.of_type(none.type)
+            chosen = choose_proposal([with_transforms(configured, none)], [configured])
+            assert set(chosen.transforms) >= set(configured.transforms)
 
     def test_a_prf_in_an_esp_proposal_spoils_it(self) -> None:
         (configured,) = esp("aes128gcm16")
@@ -535,7 +545,9 @@ def test_the_rfcs_own_example_of_an_esp_offer_gives_one_cipher_and_one_integrity
 def test_a_cipher_that_has_no_specification_is_never_negotiated(protocol: ProtocolId) -> None:
     """Of all numbers that there can be, those of the table, each with its document, and no other."""
     template = (ike("aes256-sha256-curve25519") if protocol == ProtocolId.IKE else esp("aes256-sha256"))[0]
-    known = {row.id for row in ENCRS.values()}
+    documents = {3686: (13,), 3602: (12,), 2410: (11,), 4106: (18, 19, 20), 4309: (14, 15, 16), 7634: (28,)}
+    known = {number for numbers in documents.values() for number in numbers}
+    assert known == {row.id for row in ENCRS.values()}
     for number in [number for number in range(1, 0x10000) if number < 300 or number % 97 == 0]:
         if number in known:
             continue
@@ -562,3 +574,5 @@ def test_ciphers_with_a_default_key_length_are_not_negotiated_with_or_without_on
         offer = with_transforms(template, Transform.of(ENCR, EncrId(number), key_bits), without=(ENCR,))
         with pytest.raises(NoProposalChosen):
             choose_proposal((offer,), esp("aes256-sha256", "aes128gcm16"))
+        with pytest.raises(UnknownAlgorithm):
+            EspSuite.from_proposal(offer)

@@ -361,6 +361,8 @@ def test_ke_without_a_group_in_any_proposal_is_refused() -> None:
     for sa in (SA_ESP, none):
         with pytest.raises(InvalidSyntax):
             judge(CHILD, "request", (sa, NO, KE, TSI, TSR), clear=False)
+    with pytest.raises(InvalidSyntax):
+        judge(CHILD, "request", (none, NO, Ke(KeId.NONE, b"k" * 32), TSI, TSR), clear=False)
 
 
 @pytest.mark.req("rfc7296-s1.3.2-01")

@@ -183,7 +183,7 @@ def test_nothing_is_answered_before_the_start() -> None:
     assert session.state is ReflectorState.STARTED
 
 
-@pytest.mark.req("rfc5357-s4.2-07", "rfc5357-s4.2-08")
+@pytest.mark.req("rfc5357-s4.2-07", "rfc5357-s4.2-08", "rfc5938-s4.2-02", "rfc5938-s4.2-03")
 def test_after_the_stop_packets_are_answered_for_timeout_and_then_ignored() -> None:
     session = reflector(timeout_ns=2_000)
     session.stop(10_000)
@@ -208,7 +208,7 @@ def test_what_counts_after_the_stop_is_when_a_packet_arrived_not_when_it_is_read
     assert session.counters == {"received": 1, "reflected": 0, "after_stop": 1}
 
 
-@pytest.mark.req("rfc5357-s4.2-09")
+@pytest.mark.req("rfc5357-s4.2-09", "rfc5938-s3.6-03", "rfc5938-s4.2-04")
 def test_a_silent_session_is_given_up_after_refwait() -> None:
     assert DEFAULT_REFWAIT_NS == 900 * 10**9
     session = reflector()
