@@ -273,7 +273,7 @@ class ControlClient(ClientConnection[ClientEvent]):
         plain = self._receive.decrypt(data)
         body, self._first_block = self._first_block + plain[:-HMAC_OCTETS], None
         self._receive.verify(body, plain[-HMAC_OCTETS:])  # rfc5938-s1-03
-        ack = NSessions.parse(body)  # rfc5938-s3.3-02, rfc5938-s3.5-03
+        ack = NSessions.parse(body)
         if ack.command != awaited.command:
             raise UnexpectedMessage(f"the server sent {ack.command} where {awaited.command} is due")
         if not ack.sids or len(set(ack.sids)) != len(ack.sids) or not set(ack.sids) <= awaited.sids:

@@ -202,7 +202,7 @@ class ControlServer(ServerConnection[ServerEvent]):
     # Commands of Individual Session Control.
 
     def _start_n_sessions(self, body: bytes, now: float) -> None:
-        message = NSessions.parse(body)  # rfc5938-s3.2-02
+        message = NSessions.parse(body)
         if not message.sids:  # rfc5938-s3.2-03
             self._deny(Accept.NOT_SUPPORTED, "Start-N-Sessions without a SID")
             return
@@ -216,7 +216,7 @@ class ControlServer(ServerConnection[ServerEvent]):
         self._watch(now)
 
     def _stop_n_sessions(self, body: bytes, now: float) -> None:
-        message = NSessions.parse(body)  # rfc5938-s3.4-03
+        message = NSessions.parse(body)
         if not message.sids:
             self._deny(Accept.NOT_SUPPORTED, "Stop-N-Sessions without a SID")
             return

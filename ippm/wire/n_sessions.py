@@ -53,6 +53,7 @@ class NSessions:
         if command not in cls.COMMANDS + cls.ACKS:
             raise InvalidMessage(f"Command Number {number} is not about N sessions")
         exactly(data, cls.octets(data), str(command))  # rfc5938-s3.2-04, rfc5938-s3.4-05
+        # rfc5938-s3.2-02, rfc5938-s3.3-02, rfc5938-s3.4-03, rfc5938-s3.5-03
         sids = tuple(data[at : at + SID_OCTETS] for at in range(_HEAD.size, len(data), SID_OCTETS))
         return cls(command, sids, Accept(accept) if command in cls.ACKS else Accept.OK)  # rfc5938-s1-02
 
