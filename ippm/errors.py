@@ -62,13 +62,13 @@ class UnacceptableCount(ProtocolError):
 
 
 class ServerRefused(IppmError):
-    """The server answered with a non-zero Accept. `accept` is the octet as it came.
+    """The server answered with a non-zero Accept. `accept` is the octet as it came; `hint` says what may be behind it.
 
     RFC 4656 section 3.3, RFC 7717 section 5.3.
     """
 
-    def __init__(self, accept: int, reason: str, message: str = "") -> None:
-        super().__init__(f"server refused: Accept {int(accept)} ({reason})")
+    def __init__(self, accept: int, reason: str, message: str = "", hint: str = "") -> None:
+        super().__init__(f"server refused: Accept {int(accept)} ({reason})" + (f"; {hint}" if hint else ""))
         self.accept = accept
         self.reason = reason
         self.message = message

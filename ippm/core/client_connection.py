@@ -87,6 +87,13 @@ class ControlClientConfig:
             raise ConfigurationError(f"maximum_count = {self.maximum_count}: at least {MINIMUM_COUNT}")
 
 
+_HINTS = {
+    Accept.PERMANENT_LIMITATION: "the request is beyond what the server allows this client",
+    Accept.TEMPORARY_LIMITATION: "sessions, bandwidth, disk or test ports of the server are exhausted for now",
+}
+"""What the values of Accept in an answer to a request may mean; the protocol carries no more than the value."""
+
+
 class ClientState(Enum):
     """Where a Control connection stands, seen by the client."""
 
@@ -344,7 +351,8 @@ class ClientConnection(ABC, Generic[Event]):
         """Whether the server accepts a session; the event of a refusal is made here. Raises InvalidMessage."""
         if answer.accept != Accept.OK:
             reason = Accept(answer.accept).words
-            self._events.append(SessionRejected(ServerRefused(answer.accept, reason, "Accept-Session")))
+            hint = _HINTS.get(Accept(answer.accept), "")
+            self._events.append(SessionRejected(ServerRefused(answer.accept, reason, "Accept-Session", hint)))
             return False
         if answer.port == 0:
             raise InvalidMessage("the server accepted a session on port 0")

@@ -65,8 +65,7 @@ def check_owamp_request(
         raise _unsupported(f"Type-P {request.type_p:#010x} is not a DSCP")
     _check_addresses(request, config, local, remote)
     _check_size(request, config, mode)
-    if ntp_difference_ns(request.start_time, now_ntp) > config.maximum_start_delay_s * 1e9:
-        raise _unsupported("the Start Time is too far in the future")
+    _check_start(request, config, ntp_difference_ns(request.start_time, now_ntp) / 1e9)
 
 
 def _check_direction(request: RequestSession) -> None:
@@ -113,6 +112,25 @@ def _check_size(request: RequestSession, config: OwampServerConfig, mode: Mode) 
         raise RefuseSession(too_much, f"the session takes longer than {config.maximum_duration_s:g} s")
     if request.number_of_packets > 1 and packet_bits(request, mode) > rate * interval:  # rfc4656-s6.5-01
         raise RefuseSession(too_much, f"the average rate is above {rate} bits per second")
+
+
+def _check_start(request: RequestSession, config: OwampServerConfig, delay_s: float) -> None:
+    """Raises RefuseSession for a session that is too far ahead, or that is over before it can begin.
+
+    A Start Time in the past is no fault as such (RFC 4656 section 3.7); when even the Timeout of the last packet has
+    passed, no packet can count. Poisson streams get four standard deviations more.
+    """
+    if delay_s > config.maximum_start_delay_s:
+        raise _unsupported(
+            f"the Start Time is {delay_s:.1f} s in the future, at most {config.maximum_start_delay_s:g} s are allowed; "
+            "do the clocks differ?"
+        )
+    packets = request.number_of_packets
+    schedule_s = mean_interval(request.slots) * (packets + 4 * packets**0.5)
+    if -delay_s > schedule_s + ns_from_fixed_point(request.timeout) / 1e9:
+        raise _unsupported(
+            f"the Start Time is {-delay_s:.1f} s in the past, and so is the whole session; do the clocks differ?"
+        )
 
 
 def packet_bits(request: RequestSession, mode: Mode) -> int:

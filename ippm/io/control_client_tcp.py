@@ -12,11 +12,14 @@ from ippm.core.control_events import Connected, ConnectionClosed, Endpoint, Sess
 from ippm.crypto import KeyProvider
 from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
 from ippm.iana import Mode
+from ippm.io.clock import now_ntp
 from ippm.io.control_tcp import connect, resolve
 from ippm.io.options import MarkCallback
+from ippm.timestamps import ntp_difference_ns
 
 log = logging.getLogger("ippm.client")
 
+_CLOCKS_DIFFER_S = 1.0
 _READ_OCTETS = 65536
 Event = TypeVar("Event")
 
@@ -134,6 +137,14 @@ class ControlTcpClient:
         role = self._its_role
         try:
             self.connected = await self._await(Connected)
+            lead_s = ntp_difference_ns(self.connected.server_start_time, now_ntp()) / 1e9
+            if self.connected.server_start_time and lead_s > _CLOCKS_DIFFER_S:
+                # Start-Time is when the server began: one that is to come is a clock that is ahead.
+                log.warning(
+                    "%s: clocks differ by at least %.1f s: the server says that it began at a time that is yet to come",
+                    role.remote.host,
+                    lead_s,
+                )
             ikev2_here = role.mode.keyed and provider is not None and provider.offers_ikev2
             if ikev2_here and not self.connected.offered & Mode.IKEV2_DERIVED:
                 # The Greeting is not authenticated: the bit may have been taken out of it.

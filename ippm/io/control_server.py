@@ -236,7 +236,7 @@ def session_socket(
                     raise
         return open_test_socket(host, (first, last), mark, dscp=dscp, monitor_dscp_ecn=monitor_dscp_ecn)
     except PortRangeExhausted as error:
-        raise RefuseSession(Accept.TEMPORARY_LIMITATION, str(error)) from None
+        raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"the test ports are exhausted: {error}") from None
     except OSError as error:
         accept = Accept.NOT_SUPPORTED if error.errno == errno.EADDRNOTAVAIL else Accept.INTERNAL_ERROR
         raise RefuseSession(accept, f"no test socket on {host}: {error.strerror}") from None

@@ -28,7 +28,7 @@ from ippm.core.owamp_events import (
 from ippm.core.session_receiver import ReceiverPlan, ReceiverResult, SessionEnd
 from ippm.core.session_schedule import SessionSchedule
 from ippm.crypto import Entropy, KeyProvider, NoProvider
-from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
+from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError, ServerRefused
 from ippm.iana import Accept
 from ippm.io.clock import now_ntp
 from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_any
@@ -41,7 +41,8 @@ from ippm.io.receiver_loop import Ending, ReceiverLoop
 from ippm.io.session_store import MemorySink
 from ippm.io.test_socket import open_test_socket, resolved
 from ippm.report.one_way import OneWayResult
-from ippm.timestamps import fixed_point_from_ns, ntp_add_ns
+from ippm.report.text import time_words
+from ippm.timestamps import fixed_point_from_ns, ntp_add_ns, unix_ns_from_ntp
 from ippm.wire.fetch_session import LAST_SEQNO
 from ippm.wire.schedule_slot import Slot, SlotType
 from ippm.wire.stop_descriptions import SessionDescription
@@ -84,7 +85,15 @@ class OwampTcpClient(ControlTcpClient):
     async def request_session(self, wish: OwampWish) -> OwampSession:
         """Ask for a test session. Raises ServerRefused when the server does not want it; the connection stays."""
         self.role.request_session(wish, self._loop.time())
-        return (await self._session_answer(OwampSessionAccepted)).session
+        try:
+            return (await self._session_answer(OwampSessionAccepted)).session
+        except ServerRefused as error:
+            if error.accept != Accept.NOT_SUPPORTED:
+                raise
+            # The answer says no more, and the greeting has no time: only the server's log knows.
+            start = time_words(unix_ns_from_ntp(wish.start_time))
+            hint = f"a start at {start} by this host's clock was asked for: do the clocks differ?"
+            raise ServerRefused(error.accept, error.reason, error.message, hint) from None
 
     async def stop_received(self) -> StopReceived:
         """The server's Stop-Sessions. Raises IppmError when the connection ends before it."""

@@ -17,6 +17,7 @@ from ippm.report.result import (
     NOTE_OPEN,
     NOTE_STOPPED,
     loss_pattern_dict,
+    one_way_clock_note,
     reordering_dict,
     statistics_dict,
 )
@@ -78,6 +79,8 @@ class OneWayResult:
         clocks = metrics.sender_clock, metrics.receiver_clock
         if any(clock is not None and not clock.synchronized for clock in clocks):
             notes.append(NOTE_CLOCKS)
+        if metrics.delay is not None:
+            notes += one_way_clock_note(metrics.delay.minimum)
         if session.finished != 1:
             notes.append(NOTE_UNFINISHED)
         if metrics.skipped and not metrics.sent:

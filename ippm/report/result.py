@@ -265,6 +265,29 @@ def statistics_dict(statistics: DelayStatistics | None) -> dict[str, int] | None
     return None if statistics is None else statistics.to_dict()
 
 
+def one_way_clock_note(minimum_ns: int) -> list[str]:
+    """Of a one-way delay, what it says of the clocks for certain: no packet comes before it is sent."""
+    if minimum_ns > -_CLOCKS_DIFFER_NS:
+        return []
+    return [
+        f"clocks differ by at least {-minimum_ns / 1e9:.3f} s: packets arrived before they were sent; "
+        "the sender's is ahead"
+    ]
+
+
+def two_way_clock_note(forward_ns: int, backward_ns: int) -> list[str]:
+    """The same of the least delay each way, with half their difference as an estimate."""
+    if min(forward_ns, backward_ns) > -_CLOCKS_DIFFER_NS:
+        return []
+    offset_ns = (forward_ns - backward_ns) / 2
+    whose = "server" if offset_ns > 0 else "client"
+    margin_ms = (forward_ns + backward_ns) / 2e6
+    return [f"clocks differ by {abs(offset_ns) / 1e9:.3f} s, within {margin_ms:.3f} ms: the {whose}'s is ahead"]
+
+
+_CLOCKS_DIFFER_NS = 1_000_000
+
+
 def _notes(mode: PacketMode, metrics: TwoWayMetrics, records: SenderRecords, local_clock: ClockState) -> list[str]:
     notes = []
     if mode is PacketMode.AUTHENTICATED:
@@ -274,6 +297,8 @@ def _notes(mode: PacketMode, metrics: TwoWayMetrics, records: SenderRecords, loc
     peer = metrics.peer_clock
     if peer is not None and not (peer.synchronized and local_clock.synchronized):
         notes.append(NOTE_CLOCKS)
+    if metrics.forward is not None and metrics.backward is not None:
+        notes += two_way_clock_note(metrics.forward.minimum, metrics.backward.minimum)
     if metrics.reflector_turnaround is not None and metrics.reflector_turnaround.maximum == 0:
         notes.append(NOTE_REFLECTOR_STAMPS)
     if records.user_stamps:

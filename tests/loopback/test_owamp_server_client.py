@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -138,6 +139,26 @@ def test_a_schedule_of_several_slots() -> None:
             assert [result.sent for result in results] == [30, 30]
             assert len(results[0].session.request.slots) == 3
 
+    run(test)
+
+
+def test_a_start_in_the_servers_past_is_told_at_both_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        ahead = lambda: ntp_add_ns(now_ntp(), 3600 * 10**9)  # noqa: E731
+        monkeypatch.setattr("ippm.io.control_server.now_ntp", ahead)
+        async with serving() as server:
+            with pytest.raises(
+                ServerRefused, match=r"Accept 3 .*; a start at 2.*Z by this host's clock was asked for"
+            ):
+                await owping(replace(PING, port=server.port))
+        words = (
+            r"Accept 3: the Start Time is 3(599|600)\.\d s in the past, and so is the whole session; do the clocks"
+        )
+        assert re.search(words, caplog.text)
+
+    caplog.set_level("INFO")
     run(test)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,12 +29,14 @@ from ippm.core.control_events import Endpoint
 from ippm.core.session_sender import SenderPlan
 from ippm.errors import ConfigurationError, PortRangeExhausted
 from ippm.iana import Accept
+from ippm.io.clock import now_ntp
 from ippm.io.control_server import say_goodbye
 from ippm.io.control_tcp import endpoint_of
 from ippm.io.pacing import StopSignal
 from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
 from ippm.io.twamp_client import TwampClient, run_twping, sender_plan
+from ippm.timestamps import ntp_add_ns
 from ippm.wire.accept_session import AcceptSession
 from ippm.wire.request_tw_session import RequestTwSession
 from ippm.wire.server_greeting import ServerGreeting
@@ -259,14 +262,36 @@ def test_the_server_takes_a_wished_port_of_its_range_or_gives_another() -> None:
     run(test)
 
 
-def test_a_server_without_a_free_test_port_answers_accept_5() -> None:
+def test_a_server_without_a_free_test_port_answers_accept_5(caplog: pytest.LogCaptureFixture) -> None:
     async def test() -> None:
         options = replace(OPTIONS, test_ports=(28750, 28750))
         async with serving(options) as server, await TwampClient.connect(replace(PING, port=server.port)) as client:
             wish = SessionWish(Endpoint("127.0.0.1", 28749))
             await client.request_session(wish)
-            with pytest.raises(ServerRefused, match=r"Accept 5 \(temporary resource limitations\)"):
+            with pytest.raises(
+                ServerRefused, match=r"Accept 5 \(temporary resource limitations\); .* test ports of"
+            ):
                 await client.request_session(wish)
+        assert "the test ports are exhausted: no UDP port is free on 127.0.0.1 from 28750 to 28750" in caplog.text
+
+    run(test)
+
+
+def test_a_server_that_began_in_our_future_has_another_clock(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Server-Start has the time at which the server began. RFC 4656 section 3.1."""
+
+    async def test() -> None:
+        with monkeypatch.context() as ahead:
+            ahead.setattr("ippm.io.twamp_server.now_ntp", lambda: ntp_add_ns(now_ntp(), 3_600_000_000_000))
+            server = TwampServer(OPTIONS)
+        await server.start()
+        try:
+            assert (await twping(replace(PING, port=server.port))).lost == 0
+        finally:
+            await server.stop()
+        assert re.search(r"127\.0\.0\.1: clocks differ by at least 3(599|600)\.\d s", caplog.text)
 
     run(test)
 
