@@ -7,6 +7,7 @@ RFC 4303 section 3.4.3 and appendix A.
 from __future__ import annotations
 
 _LOW_32 = 0xFFFFFFFF
+_LEAST_SIZE = 32
 
 
 class ReplayWindow:
@@ -50,10 +51,11 @@ class ReplayWindow:
     def extended(self, low: int) -> int:
         """The 64-bit sequence number that `low` most likely stands for; under 1 when there is none.
 
-        RFC 4303 appendix A2.2.
+        A window that is switched off counts as one of 32: section 3.4.3 wants no ESN there, and a peer that has it all
+        the same may have its packets come out of order. RFC 4303 appendix A2.2.
         """
         top_high, top_low = self.top >> 32, self.top & _LOW_32
-        span = max(self.size, 1) - 1
+        span = (self.size or _LEAST_SIZE) - 1
         if top_low >= span:
             # Case A: the window lies within one subspace of numbers.
             high = top_high if low >= top_low - span else top_high + 1

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
+from esp_support import child_pair, udp_packet
 from userspace_hosts import A, B, HostError, RemoteHost, two_hosts, why_not
 
 from ikev2.core.child_sa import PAD_TO_MTU
+from ikev2.ipsec.sad import Engine
 
 UDP, TCP, ESP, ICMP = 17, 6, 50, 1
 
@@ -298,6 +301,39 @@ def test_esp_of_an_unknown_spi_is_told_of_with_both_addresses(hosts: Hosts, udp:
         a.send_esp(data="0badf00d" + "00" * 40, to=B)
     port = 4500 if udp else 0
     assert b.stray() == ["0badf00d", [B, port], [A, port]]
+
+
+@pytest.mark.parametrize("name", ["aes256gcm16", "aes128-sha256", "aes128gmac", "chacha20poly1305iiv"])
+def test_nothing_that_is_not_authentic_reaches_the_device(hosts: Hosts, name: str) -> None:
+    """Every bit flipped, every cut, and the packet itself twice: the device has one packet, and all else is counted."""
+    a, b = hosts
+    b.install(side="b", name=name)
+    of_a, _ = child_pair(name)
+    engine = Engine()
+    engine.install(of_a)
+    inside = udp_packet(A, B)
+    sealed = engine.protect(inside)
+    assert sealed is not None
+    esp = sealed[1]
+    forged = [esp[:octets] for octets in range(8, len(esp))]
+    for bit in range(8 * len(esp)):
+        changed = bytearray(esp)
+        changed[bit // 8] ^= 0x80 >> bit % 8
+        forged.append(bytes(changed))
+    b.capture_start(interface="ikesp0")
+    a.send_all_esp(data=[packet.hex() for packet in forged], to=B)
+    b.after_dropping(packets=len(forged))
+    a.send_all_esp(data=[esp.hex()] * 2, to=B)
+    b.after_dropping(packets=len(forged) + 1)
+    # What the host itself sends to the device, such as an ICMP error, has its own address as its source.
+    arrived = [packet for packet in map(bytes.fromhex, b.capture_stop()) if packet[12:16] == inside[12:16]]
+    assert arrived == [inside]
+    counted = b.query()
+    assert counted["packets_in"] == 1
+    assert counted["errors"].keys() <= {"integrity", "replay", "malformed"}
+    assert counted["errors"]["replay"] == 2  # one of the bits makes it number 0
+    assert counted["drops"] == {"unknown-spi": 32}
+    assert sum(counted["errors"].values()) + 32 == len(forged) + 1
 
 
 def test_an_error_of_the_socket_does_not_stop_the_loop(hosts: Hosts) -> None:

@@ -137,6 +137,21 @@ class Host:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ESP) as raw:
             raw.sendto(bytes.fromhex(data), (to, 0))
 
+    def send_all_esp(self, data: list[str], to: str) -> None:
+        """The same for many packets."""
+        for packet in data:
+            self.send_esp(packet, to)
+
+    def after_dropping(self, packets: int) -> None:
+        """Wait until so many packets have been dropped, of whatever SA or of none."""
+        end = time.monotonic() + REPLY_TIMEOUT_S
+        while time.monotonic() < end:
+            counted = self.query()
+            if sum(counted["errors"].values()) + sum(counted["drops"].values()) >= packets:
+                return
+            time.sleep(0.01)
+        raise RuntimeError(f"fewer than {packets} packets were dropped: {self.query()}")
+
     def stray(self) -> list[object]:
         """Wait for word of ESP under an unknown SPI: the SPI, our address and the sender's."""
         poll, end = select.poll(), time.monotonic() + REPLY_TIMEOUT_S
