@@ -54,18 +54,24 @@ def connection_of(
 
 
 def run_client(
-    run: Callable[[StopSignal], Coroutine[Any, Any, T]], *, as_json: bool, until_terminated: bool = False
+    run: Callable[[StopSignal], Coroutine[Any, Any, T]],
+    *,
+    as_json: bool,
+    until_terminated: bool = False,
+    expected_s: float | None = None,
 ) -> T:
     """Run a client in an event loop of its own. An IppmError is raised, and printed before when `as_json`.
 
-    SIGINT ends it, and SIGTERM when `until_terminated`.
+    SIGINT ends it, and SIGTERM when `until_terminated`. `expected_s` is how long it will take, to be shown.
     """
     import asyncio
 
+    from ippm.cli.progress import shown
     from ippm.errors import ConfigurationError, IppmError
 
     try:
-        return asyncio.run(_until_interrupt(run, until_terminated))
+        with shown(expected_s):
+            return asyncio.run(_until_interrupt(run, until_terminated))
     except ConfigurationError:
         raise
     except IppmError as error:

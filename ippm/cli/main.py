@@ -155,7 +155,11 @@ def twping(
         _run_continuous(options, provider, period_s)
         return
     refuse_two_way(form)
-    run = run_client(lambda stop: run_twping(options, provider, stop=stop), as_json=form.kind == "json")
+    run = run_client(
+        lambda stop: run_twping(options, provider, stop=stop),
+        as_json=form.kind == "json",
+        expected_s=None if quiet else options.start_delay_s + options.count * options.interval_s,
+    )
     result = run.result
     if not quiet:
         print_two_way(result, run.plan, run.records, form, lambda: _document(run, result))
@@ -211,16 +215,20 @@ def _without_end(options: dict[str, str]) -> None:
 
 
 def _run_continuous(options: TwpingOptions, provider: KeyProvider | None, period_s: float) -> None:
+    from ippm.cli.progress import counted
     from ippm.io.continuous import run_continuous
 
-    def report(line: dict[str, Any]) -> None:
-        click.echo(json.dumps(line))
+    with counted() as tell:
 
-    run_client(
-        lambda stop: run_continuous(options, provider, report=report, period_s=period_s, stop=stop),
-        as_json=False,
-        until_terminated=True,
-    )
+        def report(line: dict[str, Any]) -> None:
+            click.echo(json.dumps(line))
+            tell(line)
+
+        run_client(
+            lambda stop: run_continuous(options, provider, report=report, period_s=period_s, stop=stop),
+            as_json=False,
+            until_terminated=True,
+        )
 
 
 def _document(run: TwampRun, result: RunResult) -> dict[str, Any]:

@@ -101,7 +101,12 @@ def owping(
 
     options = owping_options(host, has_keys=bool(user or key_file), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
-    run = run_client(lambda stop: run_owping(options, provider, stop=stop), as_json=form.kind == "json")
+    mean_s = sum(seconds for _, seconds in options.schedule) / len(options.schedule)
+    run = run_client(
+        lambda stop: run_owping(options, provider, stop=stop),
+        as_json=form.kind == "json",
+        expected_s=None if quiet else options.start_delay_s + options.count * mean_s + options.timeout_s,
+    )
     results = run.results
     if save is not None:
         for result in results:
