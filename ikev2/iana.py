@@ -7,7 +7,7 @@ that compares equal to 12345 and round-trips. RFC 7296 section 3 and the registr
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Self
+from typing import Self, cast
 
 from ikev2.registration import Clash, Registration
 
@@ -23,6 +23,12 @@ class OpenIntEnum(IntEnum):
         member._name_ = f"UNKNOWN_{value}"
         member._value_ = value
         return member
+
+    @classmethod
+    def of(cls, number: int) -> Self:
+        """The same as calling the class, at less cost for the numbers that have a name."""
+        found = cls._value2member_map_.get(number)
+        return cls(number) if found is None else cast("Self", found)
 
     @classmethod
     def register(cls, name: str, number: int) -> Registration:

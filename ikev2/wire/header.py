@@ -81,12 +81,12 @@ class Header:
             raise InvalidSyntax(f"an IKE header has {HEADER_OCTETS} octets, here are {len(data)}", offset=len(data))
         spi_i, spi_r, next_payload, version, exchange, flags, message_id, length = _LAYOUT.unpack_from(data)
         return cls(
-            initiator_spi=spi_i,
-            responder_spi=spi_r,
-            next_payload=PayloadType(next_payload),
-            exchange_type=ExchangeType(exchange),
-            message_id=message_id,
-            length=length,
+            spi_i,
+            spi_r,
+            PayloadType.of(next_payload),
+            ExchangeType.of(exchange),
+            message_id,
+            length,
             is_initiator=bool(flags & FLAG_INITIATOR),
             is_response=bool(flags & FLAG_RESPONSE),
             higher_version=bool(flags & FLAG_VERSION),

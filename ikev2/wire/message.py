@@ -26,8 +26,6 @@ GENERIC_HEADER = struct.Struct("!BBH")
 CRITICAL_BIT = 0x80
 MAX_PAYLOADS = 256
 """More payloads than this are refused: none of the exchanges comes near it, and reading them costs our time."""
-_KNOWN_TYPES = {int(known): known for known in PayloadType}
-"""Found here without the cost of calling the enumeration."""
 _SEALED: Final = (Encrypted, EncryptedFragment)
 
 
@@ -87,20 +85,21 @@ def encode_payloads(payloads: Sequence[Payload], *, response: bool = False) -> t
     Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
     """
     # rfc7296-s2.5-13
-    if response and any(isinstance(payload, Unknown) and payload.critical for payload in payloads):
+    if response and any([payload.critical and isinstance(payload, Unknown) for payload in payloads]):
         raise LocalProtocolError("a critical payload in a response")
-    types = [payload.payload_type for payload in payloads]
-    following = [*types[1:], PayloadType.NO_NEXT_PAYLOAD]
-    chunks = []
-    for index, payload in enumerate(payloads):
-        next_payload = following[index]
+    chunks: list[bytes] = []
+    following = PayloadType.NO_NEXT_PAYLOAD
+    for payload in reversed(payloads):
+        next_payload = following
         if isinstance(payload, _SEALED):
             # rfc7296-s3.14-01, rfc7383-s2.5-01
-            if index != len(payloads) - 1:
+            if chunks:
                 raise LocalProtocolError(f"{payload.payload_type} is not the last payload")  # rfc7296-s3.1-01
             next_payload = payload.first_payload
         chunks.append(encode_payload(payload, next_payload))
-    return types[0] if types else PayloadType.NO_NEXT_PAYLOAD, b"".join(chunks)
+        following = payload.payload_type
+    chunks.reverse()
+    return following, b"".join(chunks)
 
 
 def encode_payload(payload: Payload, next_payload: PayloadType) -> bytes:
@@ -140,7 +139,8 @@ def sealed_prefix(
 
     RFC 7296 section 3.14, RFC 5282 section 5.1, RFC 7383 section 2.5.
     """
-    first, octets = encode_payloads((*clear_payloads, replace(sealed, body=b"")), response=header.is_response)
+    empty = replace(sealed, body=b"") if sealed.body else sealed
+    first, octets = encode_payloads((*clear_payloads, empty), response=header.is_response)
     # The chain's last payload is the sealed one: redo its generic header, where the length counts the body.
     head = sealed.encode_body() if isinstance(sealed, EncryptedFragment) else b""
     before = octets[: len(octets) - GENERIC_HEADER_OCTETS - len(head)]
@@ -155,21 +155,23 @@ def received_prefix(data: bytes, sealed: Encrypted | EncryptedFragment) -> bytes
 
 
 def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypted: bool) -> tuple[Payload, ...]:
-    cursor = Cursor(data, start=start)
+    at, end = start, len(data)
     payloads: list[Payload] = []
     payload_type = first
     while payload_type != PayloadType.NO_NEXT_PAYLOAD:
-        at = cursor.position
         if len(payloads) == MAX_PAYLOADS:
             raise InvalidSyntax(f"more than {MAX_PAYLOADS} payloads", offset=at)
-        following, bits, length = cursor.unpack(GENERIC_HEADER)
-        next_payload = _KNOWN_TYPES.get(following)
-        if next_payload is None:
-            next_payload = PayloadType(following)
+        if end - at < GENERIC_HEADER_OCTETS:
+            raise InvalidSyntax(f"{GENERIC_HEADER_OCTETS} octets wanted, {end - at} left", offset=at)
+        following, bits, length = GENERIC_HEADER.unpack_from(data, at)
+        next_payload = PayloadType.of(following)
         if length < GENERIC_HEADER_OCTETS:
             raise InvalidSyntax(f"a payload of {length} octets", offset=at + 2, payload=payload_type)
+        if length > end - at:
+            left = end - at - GENERIC_HEADER_OCTETS
+            raise InvalidSyntax(f"a length of {length - GENERIC_HEADER_OCTETS} octets, {left} left", offset=end - left)
         payload_class = PAYLOAD_CLASSES.get(payload_type)
-        body = cursor.part(length - GENERIC_HEADER_OCTETS, payload=payload_type)
+        body = Cursor(data, start=at + GENERIC_HEADER_OCTETS, end=at + length, payload=payload_type)
         payload: Payload
         payload = Unknown(payload_type, body.rest()) if payload_class is None else payload_class.read(body)
         body.expect_end()
@@ -177,11 +179,13 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
             # rfc7296-s3.1-02
             if not allow_encrypted:
                 raise InvalidSyntax("an encrypted payload inside another", offset=at, payload=payload_type)
-            payload = replace(payload, first_payload=next_payload)
+            payload = payload.before(next_payload)
             next_payload = PayloadType.NO_NEXT_PAYLOAD  # rfc7296-s3.14-01: what follows it is left over, an error
         payloads.append(payload.received(bool(bits & CRITICAL_BIT), bits & ~CRITICAL_BIT))
         payload_type = next_payload
-    cursor.expect_end()
+        at += length
+    if at != end:
+        raise InvalidSyntax(f"{end - at} octets too many", offset=at)
     return tuple(payloads)
 
 

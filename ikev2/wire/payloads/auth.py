@@ -21,7 +21,7 @@ class Auth(PlainPayload):
     @classmethod
     def read(cls, cursor: Cursor) -> Self:
         """Read the body at the cursor."""
-        method = AuthMethod(cursor.uint8())
+        method = AuthMethod.of(cursor.uint8())
         cursor.skip(3)  # rfc7296-s3.8-04
         return cls(method, cursor.rest())
 

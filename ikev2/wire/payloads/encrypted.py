@@ -27,6 +27,10 @@ class Encrypted(Payload):
         """Read the body at the cursor; `first_payload` is the generic header's to say (see `wire.message`)."""
         return cls(PayloadType.NO_NEXT_PAYLOAD, cursor.rest())
 
+    def before(self, first_payload: PayloadType) -> Encrypted:
+        """The same with the type of the first payload inside."""
+        return Encrypted(first_payload, self.body)
+
     def encode_body(self) -> bytes:
         """IV, ciphertext, ICV."""
         return self.body
@@ -49,6 +53,10 @@ class EncryptedFragment(Payload):
     def read(cls, cursor: Cursor) -> Self:
         """Read the body at the cursor; `first_payload` is the generic header's to say (see `wire.message`)."""
         return cls(PayloadType.NO_NEXT_PAYLOAD, cursor.uint16(), cursor.uint16(), cursor.rest())
+
+    def before(self, first_payload: PayloadType) -> EncryptedFragment:
+        """The same with the type of the first payload inside."""
+        return EncryptedFragment(first_payload, self.fragment_number, self.total_fragments, self.body)
 
     def encode_body(self) -> bytes:
         """Fragment Number, Total Fragments, IV, ciphertext, ICV."""

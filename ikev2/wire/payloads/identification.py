@@ -30,7 +30,7 @@ class Id(PlainPayload):
     @classmethod
     def read(cls, cursor: Cursor) -> Self:
         """Read the body at the cursor."""
-        id_type = IdType(cursor.uint8())
+        id_type = IdType.of(cursor.uint8())
         reserved = cursor.octets(3)
         return cls(id_type, cursor.rest(), id_reserved=reserved)
 

@@ -10,6 +10,9 @@ from ikev2.iana import KeId, PayloadType
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
+KE_HEADER = struct.Struct("!HH")
+"""Diffie-Hellman Group Num, RESERVED. Figure 10."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ke(PlainPayload):
@@ -25,10 +28,9 @@ class Ke(PlainPayload):
     @classmethod
     def read(cls, cursor: Cursor) -> Self:
         """Read the body at the cursor."""
-        group = KeId(cursor.uint16())
-        cursor.skip(2)
-        return cls(group, cursor.rest())
+        group, _ = cursor.unpack(KE_HEADER)
+        return cls(KeId.of(group), cursor.rest())
 
     def encode_body(self) -> bytes:
         """Group number, RESERVED, public value."""
-        return struct.pack("!HH", self.group, 0) + self.data
+        return KE_HEADER.pack(self.group, 0) + self.data

@@ -60,15 +60,16 @@ class Notify(PlainPayload):
     def read(cls, cursor: Cursor) -> Self:
         """Read the body at the cursor."""
         protocol, spi_octets, notify_type = cursor.unpack(NOTIFY_HEADER)
+        if not spi_octets:
+            return cls(NotifyType.of(notify_type), cursor.rest())  # rfc7296-s3.10-03
         spi = cursor.octets(spi_octets)
-        # rfc7296-s3.10-03
-        concerned = ProtocolId(protocol) if spi else ProtocolId.NONE
-        return cls(NotifyType(notify_type), cursor.rest(), concerned, spi)
+        return cls(NotifyType.of(notify_type), cursor.rest(), ProtocolId.of(protocol), spi)
 
     def encode_body(self) -> bytes:
         """Protocol, SPI size, type, SPI, data."""
-        protocol = self.protocol if self.spi else ProtocolId.NONE  # rfc7296-s3.10-02
-        return NOTIFY_HEADER.pack(protocol, len(self.spi), self.notify_type) + self.spi + self.data
+        if not self.spi:
+            return NOTIFY_HEADER.pack(ProtocolId.NONE, 0, self.notify_type) + self.data  # rfc7296-s3.10-02
+        return NOTIFY_HEADER.pack(self.protocol, len(self.spi), self.notify_type) + self.spi + self.data
 
     def problem(self, *, sending: bool) -> str | None:
         """The SPI suits the protocol, and the data has the length that the type prescribes."""

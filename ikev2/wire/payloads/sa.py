@@ -203,7 +203,7 @@ class Proposal:
 
     def __post_init__(self) -> None:
         if type(self.protocol) is not ProtocolId:
-            object.__setattr__(self, "protocol", ProtocolId(self.protocol))
+            object.__setattr__(self, "protocol", ProtocolId.of(self.protocol))
 
     def of_type(self, transform_type: TransformType) -> tuple[Transform, ...]:
         """The transforms of one type, in the order of preference."""

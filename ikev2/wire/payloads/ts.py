@@ -15,6 +15,10 @@ from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
 SELECTOR_HEADER_OCTETS = 4
+SELECTOR_HEADER = struct.Struct("!BBH")
+"""TS Type, IP Protocol ID, Selector Length. Figure 20."""
+SELECTOR_PORTS = struct.Struct("!HH")
+"""Start Port, End Port. Figure 20."""
 MAX_PORT = 65535
 ADDRESS_OCTETS = {TsType.TS_IPV4_ADDR_RANGE: 4, TsType.TS_IPV6_ADDR_RANGE: 16}
 
@@ -105,25 +109,24 @@ class TrafficSelector:
     def read(cls, cursor: Cursor) -> Self:
         """Read one selector at the cursor."""
         start = cursor.position
-        ts_type, ip_protocol, length = TsType(cursor.uint8()), cursor.uint8(), cursor.uint16()
+        number, ip_protocol, length = cursor.unpack(SELECTOR_HEADER)
+        ts_type = TsType.of(number)
         if length < SELECTOR_HEADER_OCTETS:
             raise cursor.error(f"a traffic selector of {length} octets", at=start + 2)
-        with cursor.restrict_to(length - SELECTOR_HEADER_OCTETS) as inner:
-            octets = ADDRESS_OCTETS.get(ts_type)
-            if octets is None:
-                return_value = cls(ts_type, ip_protocol, 0, 0, inner.rest(), b"")
-            else:
-                start_port, end_port = inner.uint16(), inner.uint16()
-                return_value = cls(
-                    ts_type, ip_protocol, start_port, end_port, inner.octets(octets), inner.octets(octets)
-                )
-        return return_value
+        inner = cursor.part(length - SELECTOR_HEADER_OCTETS)
+        octets = ADDRESS_OCTETS.get(ts_type)
+        if octets is None:
+            return cls(ts_type, ip_protocol, 0, 0, inner.rest(), b"")
+        start_port, end_port = inner.unpack(SELECTOR_PORTS)
+        selector = cls(ts_type, ip_protocol, start_port, end_port, inner.octets(octets), inner.octets(octets))
+        inner.expect_end()
+        return selector
 
     def encode(self) -> bytes:
         """The selector's octets."""
-        ports = struct.pack("!HH", self.start_port, self.end_port) if self.is_address_range else b""
+        ports = SELECTOR_PORTS.pack(self.start_port, self.end_port) if self.is_address_range else b""
         rest = ports + self.start_address + self.end_address
-        return struct.pack("!BBH", self.ts_type, self.ip_protocol, SELECTOR_HEADER_OCTETS + len(rest)) + rest
+        return SELECTOR_HEADER.pack(self.ts_type, self.ip_protocol, SELECTOR_HEADER_OCTETS + len(rest)) + rest
 
     @property
     def problem(self) -> str | None:
