@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 from functools import partial
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -19,13 +19,21 @@ class Clash(ValueError):
 
 
 class Registration:
-    """Something that was added, until it is undone. To undo it twice does nothing."""
+    """Something that was added, until it is undone. To undo it twice does nothing.
+
+    `changes` counts what was added and taken back in this process: what was worked out of the tables before holds as
+    long as the count stays the same.
+    """
+
+    changes: ClassVar[int] = 0
 
     def __init__(self, *undo: Callable[[], object]) -> None:
         self._undo = list(undo)
+        Registration.changes += 1
 
     def undo(self) -> None:
         """Take it back."""
+        Registration.changes += 1
         while self._undo:
             self._undo.pop()()
 

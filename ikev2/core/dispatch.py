@@ -134,8 +134,8 @@ def _open(channel: SecureChannel, inbound: Inbound) -> Inbound:
     """The message with what was sealed in it; IntegrityError, InvalidSyntax."""
     sealed = inbound.message.encrypted
     if inbound.content is None or sealed is None:
-        return replace(inbound, payloads=channel.open(inbound.data, inbound.message))
-    return replace(inbound, payloads=parse_payloads(sealed.first_payload, inbound.content))
+        return inbound.opened(channel.open(inbound.data, inbound.message))
+    return inbound.opened(parse_payloads(sealed.first_payload, inbound.content))
 
 
 def _answer_protected(sa: IkeSa, row: Transition | None, inbound: Inbound) -> None:

@@ -38,6 +38,20 @@ class Inbound:
     content: bytes | None = None
     fragment_octets: int = 0
 
+    def opened(self, payloads: tuple[Payload, ...]) -> Inbound:
+        """The same message with what was sealed in it."""
+        return Inbound(
+            self.message,
+            payloads,
+            self.data,
+            self.local,
+            self.remote,
+            self.now,
+            self.purpose,
+            self.content,
+            self.fragment_octets,
+        )
+
     def first(self, kind: type[P]) -> P | None:
         """The first payload of this kind."""
         for payload in self.payloads:

@@ -270,6 +270,8 @@ class Outlet:
 
     def send(self, datagram: Datagram, now: float) -> list[Datagram]:
         """What is to be sent in its place at once."""
+        if not self.impairments:
+            return [datagram]
         due = []
         for delivery in impair(self.impairments, datagram.data):
             out = replace(datagram, data=delivery.data)

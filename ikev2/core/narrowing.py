@@ -63,14 +63,7 @@ def intersect(a: TrafficSelector, b: TrafficSelector) -> TrafficSelector | None:
     end = min(a.end_address, b.end_address)
     if ports is None or start > end:
         return None
-    return replace(
-        a,
-        ip_protocol=a.ip_protocol or b.ip_protocol,
-        start_port=ports[0],
-        end_port=ports[1],
-        start_address=start,
-        end_address=end,
-    )
+    return TrafficSelector(a.ts_type, a.ip_protocol or b.ip_protocol, *ports, start, end)
 
 
 def intersect_all(
@@ -114,8 +107,8 @@ def narrow(
     tsr = intersect_all(offered_r, policy_r)
     if not has_traffic(tsi, tsr):
         raise TsUnacceptable("no part of the offered traffic selectors is allowed here")
-    first = covers(tsi, offered_i[:1]) and covers(tsr, offered_r[:1])
-    return Narrowed(tsi, tsr, first, whole=covers(tsi, offered_i) and covers(tsr, offered_r))
+    whole = covers(tsi, offered_i) and covers(tsr, offered_r)
+    return Narrowed(tsi, tsr, whole or (covers(tsi, offered_i[:1]) and covers(tsr, offered_r[:1])), whole)
 
 
 def has_traffic(tsi: Iterable[TrafficSelector], tsr: Sequence[TrafficSelector]) -> bool:
@@ -241,6 +234,8 @@ def _contains_but_addresses(outer: TrafficSelector, inner: TrafficSelector) -> b
 
 
 def _covered(outer: Sequence[TrafficSelector], inner: TrafficSelector) -> bool:
+    if inner.ts_type in _KNOWN and inner in outer:
+        return True
     pieces = sorted(
         (int.from_bytes(piece.start_address, "big"), int.from_bytes(piece.end_address, "big"))
         for piece in outer

@@ -22,6 +22,10 @@ class NatState:
     local: bool = False
     remote: bool = False
 
+    def pretended(self) -> NatState:
+        """The same with a NAT before us, which we have claimed: `encap` in the configuration."""
+        return NatState(self.supported, True, self.remote)
+
     @property
     def between(self) -> bool:
         """True when there is a NAT on either side."""

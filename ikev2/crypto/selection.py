@@ -12,6 +12,7 @@ from ikev2.crypto.encr import ENCRS
 from ikev2.crypto.keywords import AEAD_IDS
 from ikev2.errors import InvalidSyntax, NoProposalChosen
 from ikev2.iana import EncrId, IntegId, KeId, PayloadType, ProtocolId, TransformType
+from ikev2.registration import Registration
 from ikev2.wire.payloads.sa import Proposal, Transform
 
 _ENCR, _PRF, _INTEG, _KE, _ESN = (
@@ -31,6 +32,14 @@ _UNDERSTOOD: dict[ProtocolId, frozenset[TransformType]] = {
 _NONE_BY_ABSENCE = {_INTEG: IntegId.NONE, _KE: KeId.NONE}
 
 _Key = tuple[int, int | None]
+
+_Algorithms = tuple[tuple[ProtocolId, tuple[Transform, ...]], ...]
+_Question = tuple[_Algorithms, _Algorithms, bool, KeId | None, int]
+_Choice = tuple[int, tuple[Transform, ...]]
+_CHOICES: dict[_Question, _Choice] = {}
+"""What was chosen before, by what was offered and what is configured. Bounded."""
+_MOST_CHOICES = 256
+_MOST_TRANSFORMS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,19 +175,47 @@ def choose_proposal(
     # rfc7296-s3.3-04, rfc7296-s3.3.1-03
     if offered and offered[0].number != 1:
         raise InvalidSyntax(f"the first proposal has number {offered[0].number}", payload=PayloadType.SA)
+    # Number and SPI have no say in the choice: peers that are configured alike offer the same again and again.
+    key = (_algorithms(offered), _algorithms(configured), longer_keys, preferred_ke, Registration.changes)
+    found = _CHOICES.get(key)
+    if found is None:
+        found = _choice(offered, configured, longer_keys=longer_keys, preferred_ke=preferred_ke)
+        _remember(key, found)
+    index, transforms = found
+    chosen = offered[index]
+    # rfc7296-s3.3.1-05, rfc7296-s3.3.6-01, rfc7296-s3.3.6-03
+    return Proposal(chosen.number, chosen.protocol, chosen.spi, transforms)
+
+
+def _choice(
+    offered: Sequence[Proposal], configured: Sequence[Proposal], *, longer_keys: bool, preferred_ke: KeId | None
+) -> _Choice:
+    """The place of the proposal that is chosen, and one transform of each type; NoProposalChosen."""
     offers = [_offer(proposal) for proposal in offered]
     # rfc7296-s3.3.5-07, rfc7296-s3.3.5-08: the second round.
     for longer in (False, True) if longer_keys else (False,):
         for own in configured:
-            for offer in offers:
+            for index, offer in enumerate(offers):
                 # rfc7296-s3.3.4-06
                 transforms = _match(own, offer, longer_keys=longer, preferred_ke=preferred_ke)
                 if transforms is not None:
-                    chosen = offer.proposal
-                    # rfc7296-s3.3.1-05, rfc7296-s3.3.6-01, rfc7296-s3.3.6-03
-                    return Proposal(chosen.number, chosen.protocol, chosen.spi, transforms)
+                    return index, transforms
     # rfc7296-s3.3.4-07
     raise NoProposalChosen("no offered proposal is acceptable")
+
+
+def _algorithms(proposals: Sequence[Proposal]) -> _Algorithms:
+    return tuple([(proposal.protocol, proposal.transforms) for proposal in proposals])
+
+
+def _remember(key: _Question, choice: _Choice) -> None:
+    """Keep a choice among few transforms, all of them known: no peer can make it take much memory."""
+    of_offer = [transform for _, transforms in key[0] for transform in transforms]
+    if len(of_offer) > _MOST_TRANSFORMS or not all(transform.is_common for transform in of_offer):
+        return
+    if len(_CHOICES) >= _MOST_CHOICES:
+        _CHOICES.clear()
+    _CHOICES[key] = choice
 
 
 def check_choice(chosen: Proposal, offered: Sequence[Proposal]) -> None:

@@ -6,7 +6,6 @@ RFC 7296 sections 2.14, 2.17 and 3.3.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Self
 
 from ikev2.crypto.encr import Encr, encr
@@ -27,6 +26,7 @@ from ikev2.crypto.selection import check_choice, choose_proposal
 from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.errors import LocalProtocolError
 from ikev2.iana import EsnId, IntegId, KeId, ProtocolId, TransformType
+from ikev2.registration import Registration
 from ikev2.wire.payloads.sa import Proposal, Transform
 
 __all__ = [
@@ -93,15 +93,21 @@ class IkeSuite:
     @classmethod
     def from_proposal(cls, proposal: Proposal) -> Self:
         """The suite of a chosen proposal; UnknownAlgorithm when it is not one complete set that is implemented."""
+        key = (cls, proposal.number, proposal.transforms, Registration.changes)
+        found = _SUITES.get(key)
+        if isinstance(found, cls):
+            return found
         cipher, integrity = _cipher(proposal)
         if not cipher.for_ike:
             raise UnknownAlgorithm(f"{cipher.keyword} is not for IKE")  # rfc7296-s5-02
-        return cls(
+        suite = cls(
             cipher,
             integrity,
             prf(_mandatory(proposal, TransformType.PRF).id),
             ke_group(_mandatory(proposal, TransformType.KE).id),
         )
+        _remember(key, suite)
+        return suite
 
     def to_proposal(self, number: int = 1, spi: bytes = b"") -> Proposal:
         """The proposal that offers this suite alone."""
@@ -150,14 +156,20 @@ class EspSuite:
     @classmethod
     def from_proposal(cls, proposal: Proposal) -> Self:
         """The suite of a chosen proposal; UnknownAlgorithm when it is not one complete set that is implemented."""
+        key = (cls, proposal.number, proposal.transforms, Registration.changes)
+        found = _SUITES.get(key)
+        if isinstance(found, cls):
+            return found
         cipher, integrity = _cipher(proposal)
         group = _single(proposal, TransformType.KE)
-        return cls(
+        suite = cls(
             cipher,
             integrity,
             _mandatory(proposal, TransformType.ESN).id == EsnId.ESN,
             None if group is None or group.id == KeId.NONE else ke_group(group.id),
         )
+        _remember(key, suite)
+        return suite
 
     def to_proposal(self, number: int = 1, spi: bytes = b"") -> Proposal:
         """The proposal that offers this suite alone."""
@@ -202,7 +214,29 @@ class EspSuite:
         )
 
 
-@lru_cache(256)
+_Key = tuple[type, int, tuple[Transform, ...], int]
+_SUITES: dict[_Key, IkeSuite | EspSuite] = {}
+"""The suites of proposals that were chosen before: an endpoint has few. Bounded."""
+_MOST_SUITES = 256
+
+
+def _remember(key: _Key, suite: IkeSuite | EspSuite) -> None:
+    if len(_SUITES) >= _MOST_SUITES:
+        _SUITES.clear()
+    if all(transform.is_common for transform in key[2]):
+        _SUITES[key] = suite
+
+
 def _keyword(suite: IkeSuite | EspSuite) -> str:
-    """A suite's keyword; an endpoint has few suites, and every SA tells its own."""
-    return proposal_keyword(suite.to_proposal())
+    """A suite's keyword; every SA tells its own."""
+    integ = None if suite.integ is None else suite.integ.keyword
+    last = suite.prf.name if isinstance(suite, IkeSuite) else suite.esn
+    key = (suite.encr.keyword, integ, suite.ke, last)
+    found = _KEYWORDS.get(key)
+    if found is None:
+        found = _KEYWORDS[key] = proposal_keyword(suite.to_proposal())
+    return found
+
+
+_KEYWORDS: dict[tuple[str, str | None, KeGroup | None, str | bool], str] = {}
+"""The keywords of suites. There are no more than combinations of implemented algorithms, of which few are used."""

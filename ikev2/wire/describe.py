@@ -5,7 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ikev2.iana import CpAttributeType, CpType, EapCode, NotifyType, PayloadType
-from ikev2.wire.payloads import Cp, Eap, EncryptedFragment, Notify, Payload, Unknown
+from ikev2.wire.payloads import (
+    Auth,
+    Cert,
+    CertReq,
+    Cp,
+    Delete,
+    Eap,
+    EncryptedFragment,
+    IdI,
+    IdR,
+    Ke,
+    Nonce,
+    Notify,
+    Payload,
+    Sa,
+    TsI,
+    TsR,
+    Unknown,
+)
 
 PAYLOAD_NAMES = {payload_type: str(payload_type) for payload_type in PayloadType} | {PayloadType.NONCE: "No"}
 """The word for each payload type."""
@@ -100,9 +118,17 @@ CP_ATTRIBUTE_NAMES = {
 EAP_NAMES = {EapCode.REQUEST: "REQ", EapCode.RESPONSE: "RES", EapCode.SUCCESS: "SUCC", EapCode.FAILURE: "FAIL"}
 EAP_TYPE_NAMES = {1: "ID", 2: "NOTIFICATION", 3: "NAK", 4: "MD5", 13: "TLS", 21: "TTLS", 25: "PEAP", 26: "MSCHAPV2"}
 
+_ONE_WORD: dict[type[Payload], str] = {
+    one: PAYLOAD_NAMES[one.payload_type] for one in (Sa, Ke, IdI, IdR, Cert, CertReq, Auth, Nonce, Delete, TsI, TsR)
+}
+"""The payloads of which the type is all there is to say."""
+
 
 def describe_payload(payload: Payload) -> str:
     """One payload in a word or two."""
+    word = _ONE_WORD.get(type(payload))
+    if word is not None:
+        return word
     match payload:
         case Notify(notify_type=notify_type):
             return f"N({NOTIFY_NAMES.get(notify_type) or notify_type})"

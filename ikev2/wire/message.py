@@ -85,7 +85,7 @@ def encode_payloads(payloads: Sequence[Payload], *, response: bool = False) -> t
     Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
     """
     # rfc7296-s2.5-13
-    if response and any([payload.critical and isinstance(payload, Unknown) for payload in payloads]):
+    if response and any(payload.critical and isinstance(payload, Unknown) for payload in payloads):
         raise LocalProtocolError("a critical payload in a response")
     chunks: list[bytes] = []
     following = PayloadType.NO_NEXT_PAYLOAD
@@ -169,7 +169,9 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
             raise InvalidSyntax(f"a payload of {length} octets", offset=at + 2, payload=payload_type)
         if length > end - at:
             left = end - at - GENERIC_HEADER_OCTETS
-            raise InvalidSyntax(f"a length of {length - GENERIC_HEADER_OCTETS} octets, {left} left", offset=end - left)
+            raise InvalidSyntax(
+                f"a length of {length - GENERIC_HEADER_OCTETS} octets, {left} left", offset=end - left
+            )
         payload_class = PAYLOAD_CLASSES.get(payload_type)
         body = Cursor(data, start=at + GENERIC_HEADER_OCTETS, end=at + length, payload=payload_type)
         payload: Payload

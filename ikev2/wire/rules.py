@@ -202,7 +202,7 @@ def check_unknown(payloads: Iterable[Payload]) -> None:
     for payload in payloads:
         # rfc7296-s2.5-10, rfc7296-s2.5-12: refuse the critical one, pass over the others
         # rfc7296-s2.5-11, rfc7296-s2.21.2-02, rfc7296-s3.2-03, rfc7296-s3.2-05, rfc7296-s4-03
-        if isinstance(payload, Unknown) and payload.critical:
+        if payload.critical and isinstance(payload, Unknown):
             raise UnsupportedCriticalPayload(payload.payload_type)
 
 

@@ -10,7 +10,7 @@ or, with a responder that keeps no state yet:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ikev2.core import extension, fragmentation, nat, transmission
@@ -211,7 +211,7 @@ def _take_choice(sa: IkeSa, inbound: Inbound) -> None:
 def _take_nat_state(sa: IkeSa, inbound: Inbound) -> None:
     header = inbound.message.header
     found = nat.detect(inbound.notifies, header.initiator_spi, header.responder_spi, inbound.local, inbound.remote)
-    sa.nat = replace(found, local=True) if found.supported and sa.connection.encap else found
+    sa.nat = found.pretended() if found.supported and sa.connection.encap else found
 
 
 # --- responder ---------------------------------------------------------------------------------------------------
@@ -243,7 +243,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     )
     sa.suite = suite
     found = nat.detect(inbound.notifies, header.initiator_spi, header.responder_spi, inbound.local, inbound.remote)
-    sa.nat = replace(found, local=True) if found.supported and connection.encap else found
+    sa.nat = found.pretended() if found.supported and connection.encap else found
     never = connection.childless is Childless.NEVER
     # Protocol ID 1 of RFC 6023 section 4 is for the IKE SA, of which RFC 7296 section 3.10 wants 0 by now.
     childless = () if never else (Notify(NotifyType.CHILDLESS_IKEV2_SUPPORTED),)

@@ -100,6 +100,10 @@ class Transform:
         if registry is not None and type(self.id) is not registry:
             object.__setattr__(self, "id", registry(self.id))
 
+    def __hash__(self) -> int:
+        """Attributes are left to the comparison: few transforms differ in them alone."""
+        return hash((self.type, self.id))
+
     @classmethod
     def of(cls, transform_type: TransformType, transform_id: int, key_bits: int | None = None) -> Self:
         """A transform, with a Key Length attribute when `key_bits` is given."""

@@ -151,10 +151,10 @@ class TrafficSelector:
         if not self.is_address_range:
             return f"{self.ts_type}({(bytes([self.ip_protocol]) + self.start_address).hex()})"
         try:
-            first, last = self.start_ip, self.end_ip
+            addresses = _addresses(self.start_address, self.end_address)
         except ValueError:
             return f"{self.ts_type}({self.start_address.hex()}-{self.end_address.hex()})"
-        return _addresses(first, last) + self._upper_layer()
+        return addresses + self._upper_layer()
 
     def _upper_layer(self) -> str:
         if self.ip_protocol == 0 and self.any_port:
@@ -178,8 +178,10 @@ def _network(text: str) -> tuple[bytes, bytes]:
     return network[0].packed, network[-1].packed
 
 
-def _addresses(first: IPv4Address | IPv6Address, last: IPv4Address | IPv6Address) -> str:
-    """A network's text where the range is one, else `first..last`."""
+@lru_cache(256)
+def _addresses(start: bytes, end: bytes) -> str:
+    """A network's text where the range is one, else `first..last`. Errors: ValueError."""
+    first, last = ipaddress.ip_address(start), ipaddress.ip_address(end)
     span = int(last) - int(first) + 1
     if span > 0 and span & (span - 1) == 0 and int(first) % span == 0:
         return f"{first}/{first.max_prefixlen - (span.bit_length() - 1)}"

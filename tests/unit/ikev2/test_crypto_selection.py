@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ikev2.crypto import selection
 from ikev2.crypto.encr import ENCRS
 from ikev2.crypto.keywords import KEYWORDS
 from ikev2.crypto.suites import (
@@ -577,3 +578,35 @@ def test_ciphers_with_a_default_key_length_are_not_negotiated_with_or_without_on
             choose_proposal((offer,), esp("aes256-sha256", "aes128gcm16"))
         with pytest.raises(UnknownAlgorithm):
             EspSuite.from_proposal(offer)
+
+
+def test_an_offer_that_was_answered_before_is_answered_with_its_own_number_and_spi() -> None:
+    own = parse_esp_proposal("aes256gcm16")
+    for spi in (b"1111", b"2222"):
+        first = replace(parse_esp_proposal("aes128gcm16"), spi=spi)
+        second = replace(own, number=2, spi=spi)
+        chosen = choose_proposal((first, second), (own,))
+        assert (chosen.number, chosen.spi, chosen.transforms) == (2, spi, own.transforms)
+        assert choose_proposal((replace(own, spi=spi),), (own,)).number == 1
+
+
+def test_what_is_configured_otherwise_is_chosen_otherwise() -> None:
+    offer = (parse_ike_proposal("aes128gcm16-aes256gcm16-prfsha256-curve25519"),)
+    for name, bits in (("aes128gcm16", 128), ("aes256gcm16", 256), ("aes128gcm16", 128)):
+        chosen = choose_proposal(offer, (parse_ike_proposal(f"{name}-prfsha256-curve25519"),))
+        assert chosen.of_type(TransformType.ENCR)[0].key_bits == bits
+
+
+def test_choices_that_are_remembered_take_a_bounded_room() -> None:
+    own = parse_ike_proposal("aes128gcm16-prfsha256-curve25519")
+    known = [Transform.of(TransformType.KE, group) for group in KeId if group != KeId.CURVE25519]
+    foreign = Transform.of(TransformType.ENCR, 60_000)
+    for count in range(2 * selection._MOST_CHOICES):
+        more = tuple(one for place, one in enumerate(known) if count >> place & 1)
+        choose_proposal((replace(own, transforms=own.transforms + more),), (own,))
+        assert len(selection._CHOICES) <= selection._MOST_CHOICES
+    selection._CHOICES.clear()
+    choose_proposal((replace(own, transforms=(*own.transforms, foreign)),), (own,))
+    many = own.transforms * selection._MOST_TRANSFORMS
+    choose_proposal((replace(own, transforms=many),), (own,))
+    assert not selection._CHOICES  # neither of what is not known, nor of long lists

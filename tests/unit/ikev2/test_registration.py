@@ -18,6 +18,7 @@ from ikev2.crypto.integ import INTEGS, Integ
 from ikev2.crypto.ke import KE_GROUPS, KeGroup
 from ikev2.crypto.keywords import parse_ike_proposal, proposal_keyword, register_integ, register_ke, register_prf
 from ikev2.crypto.prf import PRFS, Prf, prf_by_name
+from ikev2.crypto.suites import IkeSuite
 from ikev2.crypto.unknown import UnknownAlgorithm
 from ikev2.errors import ConfigurationError, InvalidSyntax, NoProposalChosen
 from ikev2.iana import ExchangeType, IntegId, KeId, NotifyType, PayloadType, PrfId
@@ -171,6 +172,15 @@ def test_algorithms_are_offered_chosen_and_used() -> None:
         parse_ike_proposal(words)
     with pytest.raises(UnknownAlgorithm):
         prf_by_name("fake")
+
+
+def test_a_suite_is_forgotten_with_its_algorithm() -> None:
+    with PrfId.register("FAKE", FAKE.id):  # its number keeps the name
+        with register_prf(FAKE, "prffake"):
+            proposal = parse_ike_proposal("aes256gcm16-prffake-curve25519")
+            assert IkeSuite.from_proposal(proposal) is IkeSuite.from_proposal(proposal)
+        with pytest.raises(UnknownAlgorithm):
+            IkeSuite.from_proposal(proposal)
 
 
 def test_an_integrity_algorithm_without_a_prf_asks_for_one() -> None:
