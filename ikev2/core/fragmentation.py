@@ -97,8 +97,9 @@ class Fragmentation:
 
     def next_timer(self) -> float | None:
         """When the next incomplete message is to be forgotten."""
-        queues = (*self.requests.values(), *self.responses.values())
-        return min((queue.expires_at for queue in queues), default=None)
+        if not self.requests and not self.responses:
+            return None
+        return min(queue.expires_at for queue in (*self.requests.values(), *self.responses.values()))
 
     def expire(self, now: float) -> None:
         """Forget what did not become complete in time (rfc7383-s2.6-05)."""

@@ -96,7 +96,7 @@ def next_timer(sa: IkeSa) -> float | None:
     found += [at for at, _ in times.retries]
     for child in sa.children.values():
         found += [child.soft_at, child.hard_at]
-    return min((at for at in found if at is not None), default=None)
+    return min([at for at in found if at is not None], default=None)
 
 
 def handle_timer(sa: IkeSa, now: float) -> None:

@@ -110,7 +110,9 @@ class Requests:
 
     def next_timer(self) -> float | None:
         """When the next request is to be sent again."""
-        return min((request.again_at for request in self.outstanding.values()), default=None)
+        if not self.outstanding:
+            return None
+        return min(request.again_at for request in self.outstanding.values())
 
     def late(self, now: float) -> list[RequestInFlight]:
         """The requests that are to be sent again by now, the oldest first."""
@@ -185,7 +187,8 @@ class Responses:
         while self.expected_id in self._ahead:
             self._ahead.remove(self.expected_id)
             self.expected_id += 1
-        for old in [old for old in self.kept if old <= max(self.kept) - self.window]:
+        gone = max(self.kept) - self.window
+        for old in [old for old in self.kept if old <= gone]:
             del self.kept[old]  # rfc7296-s2.1-04, rfc7296-s2.3-07
 
     def declare(self, window: int) -> None:

@@ -214,6 +214,10 @@ def check(payloads: Sequence[Payload], rules: Rules, *, encrypted: bool | None =
     out of place, or not encrypted as it should be.
     """
     check_unknown(payloads)
+    _check_rows(payloads, rules, encrypted=encrypted)
+
+
+def _check_rows(payloads: Sequence[Payload], rules: Rules, *, encrypted: bool | None) -> None:
     types = [payload.payload_type for payload in payloads]
     if encrypted is not None and payloads:
         for rule in rules:
@@ -252,13 +256,40 @@ def check_message(message: Message, inner: Sequence[Payload] | None = None) -> s
         raise InvalidSyntax("an encrypted payload", payload=message.encrypted.payload_type)
     payloads = clear if inner is None else tuple(inner)
     check_unknown(payloads)
-    name = variant(header.exchange_type, direction, payloads, protected=inner is not None)
-    rules = RULES.get((header.exchange_type, direction, name))
-    if rules is None:
-        raise InvalidSyntax(f"no such message: {header.exchange_type} {direction}")
-    check(payloads, rules, encrypted=inner is not None)
+    # The rows speak of types alone: what has the types of a message that obeyed them obeys them, too.
+    types = tuple([_type_of(payload) for payload in payloads])
+    key = (header.exchange_type, direction, inner is None, types, Registration.changes)
+    name = _VARIANTS.get(key)
+    if name is None:
+        name = variant(header.exchange_type, direction, payloads, protected=inner is not None)
+        rules = RULES.get((header.exchange_type, direction, name))
+        if rules is None:
+            raise InvalidSyntax(f"no such message: {header.exchange_type} {direction}")
+        _check_rows(payloads, rules, encrypted=inner is not None)
+        _remember(key, name)
     check_offer(payloads, header.exchange_type, direction)
     return name
+
+
+def _type_of(payload: Payload) -> tuple[int, int]:
+    """The types by which the rows tell payloads apart."""
+    return payload.payload_type, payload.notify_type if isinstance(payload, Notify) else 0
+
+
+_Key = tuple[ExchangeType, Direction, bool, tuple[tuple[int, int], ...], int]
+_VARIANTS: dict[_Key, str] = {}
+"""The variants of messages that were seen before and obey their rows, by the types of their payloads. Bounded."""
+_MOST_VARIANTS = 256
+_MOST_PAYLOADS = 16
+
+
+def _remember(key: _Key, name: str) -> None:
+    # A CREATE_CHILD_SA is told apart by what its SA payload says, too.
+    if key[0] == ExchangeType.CREATE_CHILD_SA or len(key[3]) > _MOST_PAYLOADS:
+        return
+    if len(_VARIANTS) >= _MOST_VARIANTS:
+        _VARIANTS.clear()
+    _VARIANTS[key] = name
 
 
 def check_spis(header: Header) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, Self, cast
 
 from ikev2.iana import (
@@ -189,6 +190,17 @@ _COMMON: dict[tuple[int, int, bytes], Transform] = {}
 
 Only those of known algorithms are kept, so that no peer can make it grow.
 """
+_COMMON_LISTS: dict[tuple[int, bytes], tuple[Transform, ...]] = {}
+"""The transforms of proposals that were read before and are sound, by their count and octets. Bounded."""
+_MOST_LISTS = 256
+_MOST_IN_LIST = 32
+
+
+@lru_cache(64)
+def _encoded(transforms: tuple[Transform, ...]) -> bytes:
+    """The octets of a proposal's transforms: an endpoint sends the same few."""
+    final = len(transforms) - 1
+    return b"".join([transform.encode(last=index == final) for index, transform in enumerate(transforms)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +237,10 @@ class Proposal:
             raise cursor.error(f"a proposal of {length} octets", at=start + 2)
         inner = cursor.part(length - PROPOSAL_HEADER.size)
         spi = inner.octets(spi_octets)
+        key = (count, inner.peek())
+        known = _COMMON_LISTS.get(key)
+        if known is not None:
+            return cls(number, protocol, spi, known), last == MORE_PROPOSALS
         transforms = []
         more = count > 0
         # rfc7296-s3.3-02: the count, the Last Substruc fields and the length have to tell the same story
@@ -236,14 +252,15 @@ class Proposal:
         if more:
             raise inner.error(f"transform number {count} of {count} says that more follow")
         inner.expect_end()
+        if count <= _MOST_IN_LIST and all(transform.is_common for transform in transforms):
+            if len(_COMMON_LISTS) >= _MOST_LISTS:
+                _COMMON_LISTS.clear()
+            _COMMON_LISTS[key] = tuple(transforms)
         return cls(number, protocol, spi, tuple(transforms)), last == MORE_PROPOSALS
 
     def encode(self, *, last: bool) -> bytes:
         """The proposal's octets; `last` is whether no proposal follows."""
-        final = len(self.transforms) - 1
-        transforms = b"".join(
-            transform.encode(last=index == final) for index, transform in enumerate(self.transforms)
-        )
+        transforms = _encoded(self.transforms)
         # rfc7296-s3.3.1-01: RESERVED is zero
         return (
             PROPOSAL_HEADER.pack(
