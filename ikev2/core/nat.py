@@ -54,13 +54,9 @@ def detection_notifies(
 
 def detect(notifies: Iterable[Notify], spi_i: bytes, spi_r: bytes, local: Address, remote: Address) -> NatState:
     """Compare the digests in a message that came from `remote` to `local`. RFC 7296 section 2.23."""
-    sources: list[bytes] = []
-    destinations: list[bytes] = []
-    for notify in notifies:
-        if notify.notify_type == NotifyType.NAT_DETECTION_SOURCE_IP:
-            sources.append(notify.data)
-        elif notify.notify_type == NotifyType.NAT_DETECTION_DESTINATION_IP:
-            destinations.append(notify.data)
+    told = [(notify.notify_type, notify.data) for notify in notifies]
+    sources = [data for kind, data in told if kind == NotifyType.NAT_DETECTION_SOURCE_IP]
+    destinations = [data for kind, data in told if kind == NotifyType.NAT_DETECTION_DESTINATION_IP]
     # rfc7296-s2.23-10, rfc7296-s2.23-12: each kind is checked if present
     return NatState(
         supported=bool(sources or destinations),

@@ -22,6 +22,7 @@ from ikev2.iana import (
     ProtocolId,
     TransformType,
 )
+from ikev2.wire import rules as rows
 from ikev2.wire.header import Header
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import (
@@ -385,3 +386,41 @@ def test_two_cookies_are_one_too_many() -> None:
         judge(INIT, "request", (COOKIE, COOKIE, SA_INIT, KE, NO), clear=True)
     with pytest.raises(InvalidSyntax):
         judge(INIT, "response", (COOKIE, COOKIE), clear=True)
+
+
+@pytest.mark.parametrize("arrow", MESSAGES)
+def test_what_was_seen_before_does_not_let_its_like_pass(arrow: str) -> None:
+    """The same message twice, then without its first payload, then again: each gets what it would get alone."""
+    case = MESSAGES[arrow]
+    rows._VARIANTS.clear()
+    fresh = _verdict(case, case[3][1:])
+    rows._VARIANTS.clear()
+    for _ in range(2):
+        assert judge_case(case, case[3]) == case[2]
+    assert _verdict(case, case[3][1:]) == fresh
+    assert judge_case(case, case[3]) == case[2]
+
+
+def _verdict(case: Case, payloads: Sequence[Payload]) -> str:
+    try:
+        return judge_case(case, payloads)
+    except InvalidSyntax as error:
+        return str(error)
+
+
+def test_a_critical_payload_is_refused_in_a_message_whose_like_was_seen_before() -> None:
+    payloads = (SA_INIT, KE, NO, Unknown(PayloadType(200), b""))
+    critical = replace(payloads[3], critical=True)
+    assert judge(INIT, "request", payloads, clear=True) == "normal"
+    with pytest.raises(UnsupportedCriticalPayload):
+        judge(INIT, "request", (*payloads[:3], critical), clear=True)
+
+
+def test_messages_that_were_seen_take_a_bounded_room() -> None:
+    payloads = (SA_INIT, KE, NO)
+    for number in range(2 * rows._MOST_VARIANTS):
+        judge(INIT, "request", (*payloads, Notify(NotifyType(50_000 + number))), clear=True)
+        assert len(rows._VARIANTS) <= rows._MOST_VARIANTS
+    rows._VARIANTS.clear()
+    judge(INIT, "request", (*payloads, *[Notify(NotifyType(50_000))] * rows._MOST_PAYLOADS), clear=True)
+    assert not rows._VARIANTS

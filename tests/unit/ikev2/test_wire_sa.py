@@ -20,6 +20,7 @@ from ikev2.iana import (
 )
 from ikev2.wire.message import encode_payload, parse_payloads
 from ikev2.wire.payloads import Proposal, Sa, Transform, TransformAttribute
+from ikev2.wire.payloads import sa as sa_payload
 
 ENCR, PRF, INTEG, KE, ESN = (
     TransformType.ENCR,
@@ -289,3 +290,29 @@ def test_a_proposal_counts_its_transforms_in_one_octet(count: int) -> None:
             encode_payload(sa, PayloadType.NO_NEXT_PAYLOAD)
     else:
         assert parse(encode_payload(sa, PayloadType.NO_NEXT_PAYLOAD)) == sa
+
+
+def test_an_offer_that_was_read_before_is_read_alike_and_a_wrong_one_like_it_is_refused() -> None:
+    for _ in range(2):
+        assert parse(RFC_EXAMPLE_OCTETS) == RFC_EXAMPLE
+    octets = bytearray(RFC_EXAMPLE_OCTETS)
+    octets[4 + 7] -= 1  # Num Transforms
+    assert "says that more follow" in str(refused(bytes(octets)))
+    octets[4 + 7] += 2
+    assert "before number" in str(refused(bytes(octets)))
+
+
+def test_offers_that_were_read_take_a_bounded_room() -> None:
+    """Neither what is not known nor long lists stay, and of the others no more than a few hundred."""
+    sa_payload._COMMON_LISTS.clear()
+    unknown = "0000001401010001", "0000000c 01000003 800f0001"
+    parse(sa_octets(*unknown))
+    count = sa_payload._MOST_IN_LIST + 1
+    transforms = ["03000008 01000003"] * (count - 1) + ["00000008 02000005"]
+    parse(sa_octets(f"0000{8 + 8 * count:04x}010100{count:02x}", *transforms))
+    assert not sa_payload._COMMON_LISTS
+    for number in range(2 * sa_payload._MOST_LISTS):
+        octets = bytearray(RFC_EXAMPLE_OCTETS)
+        octets[16 + 1], octets[16 + 5] = number & 0xFF, number >> 8  # RESERVED: any octet will do
+        assert parse(bytes(octets)) == RFC_EXAMPLE
+        assert len(sa_payload._COMMON_LISTS) <= sa_payload._MOST_LISTS
