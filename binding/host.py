@@ -310,7 +310,7 @@ def run_host(
     """`ippm-ipsec host`: run until SIGINT or SIGTERM; SIGHUP reads the connections again."""
     config = load_host_config(config_file, switches)
     chosen, reason = choose_backend(options.backend or config.file.backend)
-    say(f"backend {chosen.name}: {reason}")
+    say(f"backend {reason}")
     if chosen.name in NO_TRAFFIC:
         log.warning("the %s backend carries no traffic of this machine: there is no tunnel", chosen.name)
 

@@ -270,7 +270,7 @@ class Daemon:
 
     def _choose_backend(self) -> Backend:
         kind, reason = choose_backend(self.options.backend or self.configuration.backend)
-        self.log.log("KNL", f"backend {kind.name}: {reason}")
+        self.log.log("KNL", f"backend {reason}")
         return kind()
 
     def _warn(self, text: str) -> None:

@@ -192,7 +192,7 @@ def test_run_serves_until_it_is_told_to_stop(config: Path) -> None:
             assert listed == {"backend": "memory", "connections": ["lab"], "ike_sas": [], "pools": {}}
             assert invoke("list", "--socket", control).output == "no IKE SA; connections: lab\n"
             assert "backend: memory" in invoke("stats", "--socket", control).output
-            assert "backend memory" in invoke("log", "--socket", control).output
+            assert "backend memory, as configured: " in invoke("log", "--socket", control).output
             assert isinstance(json.loads(invoke("log", "--json", "-n", "1", "--socket", control).output), list)
             unchanged = invoke("reload", "--socket", control)
             assert (unchanged.exit_code, unchanged.output) == (0, "reload: no connection is other than before\n")
