@@ -55,7 +55,17 @@ def serve(config: str | None, key_file: str | None, user: str | None, verbose: b
     )
     twamp, owamp, its_key_file = server_options(config, **overrides)
     provider = provider_of(key_file or its_key_file, None)
+    _raise_descriptors(twamp, owamp)
     asyncio.run(_serve(twamp, owamp, provider, None if user is None else _run_as(user, twamp, owamp)))
+
+
+def _raise_descriptors(twamp: ServerOptions | None, owamp: OwampServerOptions | None) -> None:
+    """As many open files as may be, and a warning when the limits of the servers ask for more."""
+    from ippm.io.descriptors import check_descriptors, raise_descriptor_limit
+
+    wanted = 0 if twamp is None else twamp.maximum_connections + twamp.maximum_sessions
+    wanted += 0 if owamp is None else owamp.maximum_connections + 2 * owamp.maximum_sessions
+    check_descriptors(raise_descriptor_limit(), wanted)
 
 
 def _run_as(user: str, twamp: ServerOptions | None, owamp: OwampServerOptions | None) -> RunAs:

@@ -81,6 +81,7 @@ class TwampServer(ControlTcpServer):
         )
         self._refusing = ControlServerConfig(modes=Mode(0))
         self._owners: dict[bytes, _Connection] = {}
+        self._in_open_mode: set[bytes] = set()
         self._reflector: Reflector | None = None
 
     @property
@@ -103,6 +104,7 @@ class TwampServer(ControlTcpServer):
         for sid, owner in list(self._owners.items()):
             owner.role.session_ended(sid)
         self._owners.clear()
+        self._in_open_mode.clear()
 
     def _make_connection(
         self, sock: socket.socket, local: Endpoint, remote: Endpoint, *, refuse: bool
@@ -115,7 +117,8 @@ class TwampServer(ControlTcpServer):
         """Open a test socket and give it to the reflector; the port. Raises RefuseSession."""
         if self._reflector is None or len(self._owners) >= self.options.maximum_sessions:
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, "the server has no room for another session")
-        if not session.mode.keyed and self._open_sessions() >= self.options.maximum_open_sessions:
+        keyed = session.mode.keyed
+        if not keyed and len(self._in_open_mode) >= self.options.maximum_open_sessions:
             # rfc4656-s6.5-02
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, "no room for another session in open mode")
         host = session.reflector.host
@@ -151,10 +154,9 @@ class TwampServer(ControlTcpServer):
             sock.close()
             raise RefuseSession(Accept.INTERNAL_ERROR, str(error)) from None
         self._owners[session.sid] = connection
+        if not keyed:
+            self._in_open_mode.add(session.sid)
         return port
-
-    def _open_sessions(self) -> int:
-        return sum(not owner.role.mode.keyed for owner in self._owners.values())
 
     def start_session(self, sid: bytes) -> None:
         """Start-Sessions has come."""
@@ -173,6 +175,7 @@ class TwampServer(ControlTcpServer):
 
     def _session_closed(self, sid: bytes, counters: dict[str, int]) -> None:
         owner = self._owners.pop(sid, None)
+        self._in_open_mode.discard(sid)
         log.info("session %s ended: %s", sid.hex(), ", ".join(f"{name} {n}" for name, n in counters.items()))
         if owner is not None:
             owner.session_closed(sid, expired="refwait_expired" in counters)
