@@ -54,7 +54,7 @@ async def run_continuous(
         raise ConfigurationError(f"period = {period_s:g}: seconds, more than 0, up to a day")
     lines = RollingReport(options.host, options.path)
     reporter = _Reporter(lines, report, stop)
-    error: IppmError | None = None
+    error: str | None = None
     try:
         async with await TwampClient.connect(options, provider, entropy) as client:
             while True:
@@ -62,10 +62,13 @@ async def run_continuous(
                 if stop is not None and stop():
                     break
     except IppmError as raised:
-        error = raised
+        error = str(raised)
+        raise
+    except asyncio.CancelledError:
+        error = "interrupted"
         raise
     finally:
-        await asyncio.to_thread(reporter.close, None if error is None else str(error))
+        await asyncio.to_thread(reporter.close, error)
 
 
 async def _one_session(

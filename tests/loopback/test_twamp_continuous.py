@@ -117,6 +117,33 @@ def test_a_server_that_goes_is_an_error_with_a_last_line() -> None:
     assert lines[-1]["total"]["sent"] > 0
 
 
+def test_a_measurement_that_is_cancelled_has_a_last_line() -> None:
+    lines: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        server = TwampServer(OPTIONS)
+        await server.start()
+        loop = asyncio.get_running_loop()
+        first = asyncio.Event()
+
+        def report(line: dict[str, Any]) -> None:
+            lines.append(line)
+            loop.call_soon_threadsafe(first.set)
+
+        measuring = asyncio.ensure_future(
+            run_continuous(replace(PING, port=server.port), report=report, period_s=0.1)
+        )
+        async with asyncio.timeout(60):
+            await first.wait()
+            measuring.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await measuring
+            await server.stop()
+
+    asyncio.run(run())
+    assert (lines[-1]["kind"], lines[-1]["ok"], lines[-1]["error"]) == ("end", False, "interrupted")
+
+
 def test_what_the_reader_of_the_lines_raises_ends_it() -> None:
     async def run() -> None:
         server = TwampServer(OPTIONS)
