@@ -233,8 +233,9 @@ def test_error_that_nobody_knows_fails_the_rekeying_of_the_ike_sa(monkeypatch: p
 def test_error_that_nobody_knows_fails_ike_sa_init_beside_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be forged, so that the initiator goes on for a while; then that is the reason."""
     network, a, b = pair()
+    init, said = ExchangeType.IKE_SA_INIT, (Notify(UNKNOWN_ERROR),)
     monkeypatch.setattr(
-        extension, "offers", lambda sa, exchange, is_response: (Notify(UNKNOWN_ERROR),) * is_response
+        extension, "offers", lambda sa, exchange, is_response: said * (is_response and exchange == init)
     )
     up(network, a)
     (failed,) = a.of(IkeSaFailed)
