@@ -54,9 +54,13 @@ class TokenBucket:
 
     def take(self, now: float) -> bool:
         """True when one more is allowed now."""
-        self._tokens = min(self._per_s, self._tokens + max(0.0, now - self._at) * self._per_s)
-        self._at = now
-        if self._tokens < 1:
+        if self.is_empty(now):
             return False
         self._tokens -= 1
         return True
+
+    def is_empty(self, now: float) -> bool:
+        """True when none is allowed now."""
+        self._tokens = min(self._per_s, self._tokens + max(0.0, now - self._at) * self._per_s)
+        self._at = now
+        return self._tokens < 1

@@ -315,7 +315,8 @@ class SaManager(SaKeeper):
             # Somebody returns what we send: we would prove the shared secret to ourselves.
             raise InvalidSyntax("a request with an SPI of our own")
         strangers = self._strangers
-        if strangers.half_open.wants_cookies and (nonce := strangers.shapes.nonce_of(data)) is not None:
+        wants_cookies = strangers.want_cookies(now)
+        if wants_cookies and (nonce := strangers.shapes.nonce_of(data)) is not None:
             self._queue([strangers.cookie_request(header.initiator_spi, nonce, local, remote, now)], now)
             return
         candidates = self._serving(local, remote)
@@ -325,7 +326,7 @@ class SaManager(SaKeeper):
             if candidates and len(data) == header.length:
                 self._reply(header, Notify(NotifyType.INVALID_SYNTAX), local, remote, now)
             raise error
-        if strangers.half_open.wants_cookies and not strangers.has_cookie(message, remote, now):
+        if wants_cookies and not strangers.has_cookie(message, remote, now):
             check_message(message)  # what could not begin an SA is shorter than a cookie: nobody shall gain by it
             strangers.shapes.accept(data)
             self._queue(

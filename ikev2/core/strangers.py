@@ -26,6 +26,10 @@ _COOKIE_REQUEST = clear_reply(_FIRST_REQUEST, (Notify(NotifyType.COOKIE, bytes(C
 """The answer that asks for a cookie, between the initiator's SPI and the cookie: always the same octets."""
 
 
+REFUSALS_PER_S = 10.0
+"""When more first requests than these are refused, a cookie is asked for as well: a refusal costs more than that."""
+
+
 class Strangers:
     """Those who have proved nothing: how many half-open IKE SAs they have, and what they are told."""
 
@@ -34,6 +38,14 @@ class Strangers:
         self.cookies = CookieJar(entropy, limits.cookie_secret_s)
         self.shapes = KnownShapes()
         self._replies = TokenBucket(limits.unprotected_replies_per_s)
+        self._refusals = TokenBucket(REFUSALS_PER_S)
+
+    def want_cookies(self, now: float) -> bool:
+        """True when there are many half-open IKE SAs, or many requests that are refused and leave none.
+
+        RFC 7296 section 2.6.
+        """
+        return self.half_open.wants_cookies or self._refusals.is_empty(now)
 
     def reply(self, header: Header, notify: Notify, local: Address, remote: Address, now: float) -> Datagram | None:
         """The answer to a message outside of an IKE SA; None when there were too many already."""
@@ -49,6 +61,7 @@ class Strangers:
     def may_be_told(self, refusal: Datagram, now: float) -> bool:
         """Whether a refusal goes out: INVALID_KE_PAYLOAD, which helps, always; all others within the rate."""
         notify = Message.parse(refusal.data).payloads[0]
+        self._refusals.take(now)
         helps = isinstance(notify, Notify) and notify.notify_type == NotifyType.INVALID_KE_PAYLOAD
         return helps or self._replies.take(now)
 

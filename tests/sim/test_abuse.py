@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sim.craft import clear, give, parse
-from sim.network import IKE_PROPOSAL, A, B, Network, connection, pair
+from sim.craft import clear, give, notify_types, parse
+from sim.network import IKE_PROPOSAL, A, B, Network, assert_joined, connection, pair, proposals, up
 
 from ikev2.core.config import Limits
 from ikev2.core.events import IkeSaEstablished
+from ikev2.core.exchanges import ike_sa_init
 from ikev2.core.types import Address
 from ikev2.crypto.suites import parse_ike_proposal
 from ikev2.iana import ExchangeType, KeId, NotifyType
 from ikev2.wire.payloads import Ke, Nonce, Notify, Payload, Sa
 
 OFFER = Sa((replace(parse_ike_proposal(IKE_PROPOSAL), number=1),))
+NOT_CONFIGURED: tuple[Payload, ...] = (
+    Sa((replace(parse_ike_proposal("aes128-sha256-modp2048"), number=1),)),
+    Ke(KeId.MODP_2048, bytes(256)),
+    Nonce(bytes(32)),
+)
+INIT = ExchangeType.IKE_SA_INIT
 WELL_FORMED: tuple[Payload, ...] = (OFFER, Ke(KeId.CURVE25519, bytes(32)), Nonce(bytes(16)))
 
 
@@ -47,3 +54,41 @@ def test_cookie_is_for_what_could_begin_an_sa_only(missing: int) -> None:
     assert isinstance(cookie, Notify)
     assert cookie.notify_type == NotifyType.COOKIE
     assert len(sent.datagram.data) < len(request)
+
+
+def test_requests_that_are_refused_bring_on_cookies_as_half_open_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They leave nothing half-open, and cost more than to ask for a cookie. RFC 7296 section 2.6."""
+    network, a, b = pair()
+    looked_at: list[object] = []
+    choose = ike_sa_init.choose_proposal
+    monkeypatch.setattr(
+        ike_sa_init, "choose_proposal", lambda *args, **more: looked_at.append(args) or choose(*args, **more)
+    )
+    answers = []
+    for number in range(100):
+        give(network, b, clear(INIT, NOT_CONFIGURED, spi_i=(number + 1).to_bytes(8, "big")), a.address)
+        answers += notify_types(parse(network.sent[-1].datagram).payloads)
+    assert answers == [NotifyType.NO_PROPOSAL_CHOSEN] * 10 + [NotifyType.COOKIE] * 90
+    assert len(looked_at) == 10
+    assert b.manager.remembered == 0
+    up(network, a, until=0.5)
+    assert_joined(a, b)  # who is where it says gets through
+    network.run(2.0)
+    give(network, b, clear(INIT, NOT_CONFIGURED, spi_i=b"\x99" * 8), a.address)
+    assert notify_types(parse(network.sent[-1].datagram).payloads) == [NotifyType.NO_PROPOSAL_CHOSEN]
+
+
+def test_an_offer_is_matched_once_with_what_many_connections_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network()
+    same = [connection(B, "%any", name=f"one{number}") for number in range(50)]
+    b = network.add(
+        "b", B, [*same, connection(B, "%any", name="other", proposals=proposals("aes128-sha256-ecp256"))]
+    )
+    matched: list[object] = []
+    choose = ike_sa_init.choose_proposal
+    monkeypatch.setattr(
+        ike_sa_init, "choose_proposal", lambda *args, **more: matched.append(args) or choose(*args, **more)
+    )
+    give(network, b, clear(INIT, NOT_CONFIGURED), Address(A, 500))
+    assert notify_types(parse(network.sent[-1].datagram).payloads) == [NotifyType.NO_PROPOSAL_CHOSEN]
+    assert len(matched) == 2

@@ -259,12 +259,15 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
 
 
 def _choose(sa: IkeSa, offered: tuple[Proposal, ...]) -> tuple[ConnectionConfig, Proposal, IkeSuite]:
+    refused: list[tuple[Proposal, ...]] = []
     for connection in sa.candidates:
+        if connection.proposals in refused:  # many connections have the same: a stranger's offer is matched once
+            continue
         try:
             chosen = choose_proposal(offered, connection.proposals)
             return connection, chosen, IkeSuite.from_proposal(chosen)
         except (NoProposalChosen, UnknownAlgorithm):
-            continue
+            refused.append(connection.proposals)
     raise NoProposalChosen("no connection accepts any of the offered proposals")
 
 
