@@ -13,9 +13,9 @@ from ikev2.core.channel import SecureChannel
 from ikev2.core.child_sa import UdpEncap
 from ikev2.core.events import Answered, ChildSaMoved
 from ikev2.core.exchange import Ask, CloseIkeSa, Ignored, Inbound
-from ikev2.core.exchanges import ike_sa_init
+from ikev2.core.exchanges import ike_sa_init, rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
-from ikev2.core.purposes import ChildRequest
+from ikev2.core.purposes import ChildRequest, IkeRequest
 from ikev2.core.state import WITH_PEER, State
 from ikev2.core.transitions import TRANSITIONS, Transition, is_own
 from ikev2.core.types import Address, Role
@@ -256,6 +256,8 @@ def _malformed_response(sa: IkeSa, request: RequestInFlight, error: ProtocolErro
     elif sa.state is State.AUTH_SENT:
         sa.fail(f"malformed response: {error}", error.notify_type)
         sa.queue_first(CloseIkeSa(str(error), error.notify_type))
+    elif isinstance(request.purpose, IkeRequest) and sa.state is State.REKEYING:
+        rekey_ike_sa.give_up(sa, request.purpose, f"malformed response: {error}", now)
     else:
         sa.queue_first(CloseIkeSa(f"malformed response: {error}"))
 

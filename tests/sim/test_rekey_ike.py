@@ -24,6 +24,7 @@ from sim.network import (
     up,
 )
 
+from ikev2.core.channel import Plain, SecureChannel
 from ikev2.core.events import (
     ChildSaDeleted,
     IkeSaDeleted,
@@ -411,3 +412,31 @@ def test_delete_of_a_child_sa_that_we_rekey_is_answered_with_a_delete() -> None:
     answer = ask(network, a, b, a.sa, INFO, Delete.esp(child.spi_out.to_bytes(4, "big")))
     assert answer == (Delete.esp(child.spi_in.to_bytes(4, "big")),)
     assert b.installed == {}
+
+
+@pytest.mark.parametrize("crossing", [False, True])
+def test_malformed_answer_to_a_rekeying_does_not_leave_the_ike_sa_waiting_for_ever(
+    monkeypatch: pytest.MonkeyPatch, crossing: bool
+) -> None:
+    """It is authentic, so that no other will come: the IKE SA is deleted, or that of the peer's exchange stays."""
+    network, a, b = connected()
+    plain, channel = SecureChannel.prepare, b.sa.channel
+
+    def prepare(
+        self: SecureChannel, kind: ExchangeType, number: int, payloads: tuple[Payload, ...], **flags: bool
+    ) -> Plain:
+        if self is channel and kind == CREATE and flags["is_response"]:
+            payloads = tuple(payload for payload in payloads if not isinstance(payload, Nonce))
+        return plain(self, kind, number, payloads, **flags)
+
+    monkeypatch.setattr(SecureChannel, "prepare", prepare)
+    old = a.sa
+    a.manager.rekey(old, network.now)
+    if crossing:
+        b.manager.rekey(b.sa, network.now)
+    network.run(network.now + 3.0)
+    assert len(a.of(IkeSaRekeyFailed)) == 1
+    assert len(a.of(IkeSaRekeyed)) == crossing
+    assert old.state is State.CLOSED if not crossing else old.state in (State.REKEYED, State.CLOSED)
+    assert any(event.ike_sa.spi_i == old.spi_i for event in b.of(IkeSaDeleted)) is not crossing  # type: ignore[attr-defined]
+    assert a.manager.internal_errors == b.manager.internal_errors == 0

@@ -106,13 +106,7 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     try:
         new = _take(sa, inbound, request, nonces)
     except IkeError as error:
-        # The peer has handed its Child SAs over to an IKE SA that we do not have.
-        _failed(sa, str(error), None)
-        if rival is not None:
-            succession.hand_over(sa, rival, inbound.now)
-        else:
-            sa.go(State.ESTABLISHED, "the peer's new IKE SA cannot be taken")
-            sa.queue_first(CloseIkeSa(f"rekeying failed: {error}"))  # rfc6989-s2.5-05
+        give_up(sa, request, str(error), inbound.now)
         return ()
     if rival is not None and request.collision is not None and min(nonces) < request.collision.lowest:
         # rfc7296-s2.8.2-01
@@ -125,6 +119,19 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
         succession.await_delete(rival, "redundant: both ends have rekeyed at once", inbound.now)
     succession.close_soon(sa, "rekeyed", inbound.now)  # rfc7296-s2.8-04
     return ()
+
+
+def give_up(sa: IkeSa, request: IkeRequest, reason: str, now: float) -> None:
+    """The peer's answer makes no IKE SA: it may have handed its Child SAs over to one that we do not have.
+
+    What came of the peer's own rekeying stays, else this IKE SA is closed. RFC 7296 section 2.21.3.
+    """
+    _failed(sa, reason, None)
+    if request.rival is not None:
+        succession.hand_over(sa, request.rival, now)
+    else:
+        sa.go(State.ESTABLISHED, "the peer's new IKE SA cannot be taken")
+        sa.queue_first(CloseIkeSa(f"rekeying failed: {reason}"))  # rfc6989-s2.5-05
 
 
 def conclude_late(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
