@@ -29,6 +29,9 @@ _COOKIE_REQUEST = clear_reply(_FIRST_REQUEST, (Notify(NotifyType.COOKIE, bytes(C
 REFUSALS_PER_S = 10.0
 """When more first requests than these are refused, a cookie is asked for as well: a refusal costs more than that."""
 
+COOKIES_FOR_S = 10.0
+"""And for so long, as who gets now this answer and now that one to the same request is confused."""
+
 
 class Strangers:
     """Those who have proved nothing: how many half-open IKE SAs they have, and what they are told."""
@@ -39,13 +42,16 @@ class Strangers:
         self.shapes = KnownShapes()
         self._replies = TokenBucket(limits.unprotected_replies_per_s)
         self._refusals = TokenBucket(REFUSALS_PER_S)
+        self._cookies_until = 0.0
 
     def want_cookies(self, now: float) -> bool:
         """True when there are many half-open IKE SAs, or many requests that are refused and leave none.
 
         RFC 7296 section 2.6.
         """
-        return self.half_open.wants_cookies or self._refusals.is_empty(now)
+        if self._refusals.is_empty(now):
+            self._cookies_until = now + COOKIES_FOR_S
+        return self.half_open.wants_cookies or now < self._cookies_until
 
     def reply(self, header: Header, notify: Notify, local: Address, remote: Address, now: float) -> Datagram | None:
         """The answer to a message outside of an IKE SA; None when there were too many already."""

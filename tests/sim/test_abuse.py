@@ -11,6 +11,7 @@ from sim.network import IKE_PROPOSAL, A, B, Network, assert_joined, connection, 
 from ikev2.core.config import Limits
 from ikev2.core.events import IkeSaEstablished
 from ikev2.core.exchanges import ike_sa_init
+from ikev2.core.strangers import COOKIES_FOR_S
 from ikev2.core.types import Address
 from ikev2.crypto.suites import parse_ike_proposal
 from ikev2.iana import ExchangeType, KeId, NotifyType
@@ -73,7 +74,7 @@ def test_requests_that_are_refused_bring_on_cookies_as_half_open_ones_do(monkeyp
     assert b.manager.remembered == 0
     up(network, a, until=0.5)
     assert_joined(a, b)  # who is where it says gets through
-    network.run(2.0)
+    network.run(COOKIES_FOR_S + 1)
     give(network, b, clear(INIT, NOT_CONFIGURED, spi_i=b"\x99" * 8), a.address)
     assert notify_types(parse(network.sent[-1].datagram).payloads) == [NotifyType.NO_PROPOSAL_CHOSEN]
 
