@@ -85,8 +85,8 @@ def _send_again(sa: IkeSa, request: RequestInFlight, now: float) -> bool:
     tries = policy.tries if failure is None else min(policy.tries, policy.error_tries)
     data = sa.requests.due(request, tries, now)
     if data is not None:
-        # rfc7296-s2.1-06, rfc7296-s2.1-07, rfc7296-s2.2-01
         tracing.repeated_request(sa, request.message_id, request.sent - 1)
+        # rfc7296-s2.1-06, rfc7296-s2.1-07, rfc7296-s2.2-01
         sa.post(data, sa.local, sa.remote, now)
         return True
     # rfc7296-s2.4-04
