@@ -1,6 +1,6 @@
 """Does the test of a requirement fail when the line that enforces it is removed?
 
-    python -m tools.mutate [--count 50] [--seed N] [--rfc rfc7296] [--id ID] [--all] [--write]
+    python -m tools.mutate [--count 50] [--seed N] [--rfc rfc7296] [--id ID] [--all] [--write | --add]
 
 Draws requirement ids among those that a test carries, finds the lines whose comment names them, changes these lines
 one at a time in a copy of the tree and runs the tests that carry the id. An id counts (`killed`) when one of its
@@ -129,8 +129,15 @@ def write(verdicts: list[Verdict], arguments: argparse.Namespace) -> None:
         }
         for verdict in verdicts
     ]
-    drawn = ["every id that a test carries" if arguments.all else f"seed {arguments.seed}", *(arguments.rfc or [])]
-    RECORD.write_text(json.dumps({"drawn": ", ".join(drawn), "ids": entries}, indent=1) + "\n")
+    ids = {entry["id"]: entry for entry in entries}
+    how = "every id" if arguments.all else f"{len(ids)} by seed {arguments.seed}"
+    drawn = f"{how} of {' and '.join(arguments.rfc or ['all tables'])}"
+    if arguments.add and RECORD.exists():
+        before = json.loads(RECORD.read_text(encoding="utf-8"))
+        ids = {entry["id"]: entry for entry in before["ids"]} | ids
+        drawn = f"{before['drawn']}; {drawn}"
+    record = {"drawn": drawn, "ids": [ids[identifier] for identifier in sorted(ids)]}
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -143,6 +150,7 @@ def main() -> int:
     parser.add_argument("--unnamed", action="store_true", help="only list the ids that no line names")
     parser.add_argument("--jobs", type=int, default=2, help="how many changes are tried at a time")
     parser.add_argument("--write", action="store_true", help="keep the result for docs/compliance.md")
+    parser.add_argument("--add", action="store_true", help="keep it beside what is kept already")
     parser.add_argument("-v", "--verbose", action="store_true", help="say every change that was tried")
     arguments = parser.parse_args()
     if arguments.seed is None:
@@ -167,7 +175,7 @@ def main() -> int:
         + ", ".join(f"{counts[name]} {name}" for name in ("killed", "survived", "no line", "not run"))
         + f"; {time.monotonic() - began:.0f} s"
     )
-    if arguments.write:
+    if arguments.write or arguments.add:
         write(verdicts, arguments)
     return 1 if counts["survived"] or counts["no line"] else 0
 
