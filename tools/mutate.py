@@ -135,7 +135,8 @@ def write(verdicts: list[Verdict], arguments: argparse.Namespace) -> None:
     if arguments.add and RECORD.exists():
         before = json.loads(RECORD.read_text(encoding="utf-8"))
         ids = {entry["id"]: entry for entry in before["ids"]} | ids
-        drawn = f"{before['drawn']}; {drawn}"
+        again = {entry["id"] for entry in before["ids"]}.issuperset(arguments.id or ["none"])
+        drawn = before["drawn"] if again else f"{before['drawn']}; {drawn}"
     record = {"drawn": drawn, "ids": [ids[identifier] for identifier in sorted(ids)]}
     RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
@@ -150,7 +151,11 @@ def main() -> int:
     parser.add_argument("--unnamed", action="store_true", help="only list the ids that no line names")
     parser.add_argument("--jobs", type=int, default=2, help="how many changes are tried at a time")
     parser.add_argument("--write", action="store_true", help="keep the result for docs/compliance.md")
-    parser.add_argument("--add", action="store_true", help="keep it beside what is kept already")
+    parser.add_argument(
+        "--add",
+        action="store_true",
+        help="keep it beside what is kept already; of an id that was tried before, instead of it",
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="say every change that was tried")
     arguments = parser.parse_args()
     if arguments.seed is None:
