@@ -158,7 +158,7 @@ class IkeControlSecret:
 
     def close(self) -> None:
         """End the use of the keys: the Control connection and its last Test session are over (A15)."""
-        # rfc7717-s5.1-03: until here the handle gives the same secret, whatever becomes of the SA.
+        # Until here the handle gives the same secret, whatever becomes of the SA: RFC 7717 section 5.1.
         self._handle.close()
 
 

@@ -413,6 +413,7 @@ class ServerConnection(ABC, Generic[Event]):
 
     def _release(self) -> None:
         """Let go of the secret when the connection and its last Test session have ended. RFC 7717 section 5.1."""
+        # rfc7717-s5.1-03
         if self.state is ServerState.CLOSED and not self._in_use() and self._secret is not None:
             self._secret.close()
             self._secret = None
