@@ -100,6 +100,7 @@ def main() -> None:
     kept = (tracemalloc.get_traced_memory()[0] - start) / (2 * (arguments.sas // 10))
     print(f"allocated by Python for each: {kept / 1024:.1f} KiB")
     del initiator, responder
+    tracemalloc.stop()  # it slows down all that comes after it
     with_initial_contact(arguments.sas)
 
 
