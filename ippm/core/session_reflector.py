@@ -237,7 +237,7 @@ class SessionReflector:
         padding = octets - self._out_octets if self._reuse_padding else self._reflected_octets
         if padding:
             at = self._out_octets
-            # rfc6038-s5.1.2-04, rfc6038-s5.2-01, rfc6038-s5.2.1-02, -03, -04
+            # rfc6038-s5.1.2-04, rfc6038-s5.2-01, rfc6038-s4.2-04, rfc6038-s5.2.1-02, -03, -04
             self._reply[at : at + padding] = packet[self._in_octets : self._in_octets + padding]
 
     def _count(self, name: str) -> None:

@@ -173,7 +173,8 @@ def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = N
     layout = PacketLayout.of(int(mode or options.security.strictest), options.reflected_octets, options.tw_auth_pad)
     needs = bool(mode and mode & (Mode.REFLECT_OCTETS | Mode.SYMMETRICAL_SIZE))
     if options.equal_size or needs:
-        # rfc5357-s4.1.2-02, rfc6038-s4.2-05, rfc6038-s4.2-06, rfc6038-s5.1.3-01, rfc6038-s5.1.3-03
+        # rfc5357-s4.1.2-02, rfc6038-s4.2-05, rfc6038-s4.2-06
+        # rfc6038-s5.1.3-01, rfc6038-s5.1.3-02, rfc6038-s5.1.3-03
         padding = max(padding, layout.least_padding_octets)
     if mode and mode & Mode.REFLECT_OCTETS:
         padding = max(padding, options.reflected_octets + 1)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from ippm_control_peers import (
+    CLIENT,
     WISH,
     ConnectionClosed,
     Pair,
@@ -32,6 +33,7 @@ from ippm.crypto_packet import seal_reflector
 from ippm.errors import ConfigurationError, ConnectionFailed, InvalidMessage, LocalProtocolError, UnexpectedMessage
 from ippm.iana import FEATURE_BITS, FEATURE_WORDS, NO_FEATURES, Accept, Command, Mode, feature_words, features_of
 from ippm.io.options import ServerOptions, TwpingOptions
+from ippm.io.twamp_client import session_wish
 from ippm.timestamps import PTP_FLAG, ptp_from_ntp
 from ippm.wire.accept_session import AcceptSession
 from ippm.wire.n_sessions import MAXIMUM_SIDS, NSessions
@@ -215,6 +217,39 @@ class TestRequests:
         plain.run()
         with pytest.raises(LocalProtocolError, match="reflect-octets"):
             plain.client.request_session(replace(WISH, reflected_octets=9), plain.now)
+
+
+@pytest.mark.req(
+    "rfc6038-s4.2-05",
+    "rfc6038-s4.2-06",
+    "rfc6038-s5.1.3-01",
+    "rfc6038-s5.1.3-02",
+    "rfc6038-s5.1.3-03",
+    "rfc6038-s5.1.3-04",
+    "rfc6038-s5.1.3-05",
+)
+@pytest.mark.parametrize(
+    ("mode", "features", "least"),
+    [
+        (Mode.OPEN, (), 27),
+        (Mode.AUTHENTICATED, (), 64),
+        (Mode.ENCRYPTED, (), 64),
+        (Mode.OPEN, ("reflect-octets",), 27 + 9),
+        (Mode.ENCRYPTED, ("reflect-octets",), 64 + 9),
+        (Mode.OPEN, ("dscp-ecn",), 30),
+        (Mode.OPEN, ("symmetrical-size",), 0),
+        (Mode.OPEN, ("reflect-octets", "symmetrical-size"), 10),
+    ],
+)
+def test_a_sender_has_the_padding_that_equal_packets_take(
+    mode: Mode, features: tuple[str, ...], least: int
+) -> None:
+    """With Reflect Octets also where nobody asks for equal packets; more padding stays as it was asked for."""
+    reflected = 9 if "reflect-octets" in features else 0
+    options = TwpingOptions("h", features=features, reflected_octets=reflected, equal_size=not reflected)
+    connected = mode | options.feature_bits
+    assert session_wish(options, CLIENT, connected).padding_octets == least
+    assert session_wish(replace(options, padding=200), CLIENT, connected).padding_octets == 200
 
 
 class TestPackets:
