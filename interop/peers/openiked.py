@@ -15,11 +15,11 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ikev2.io.netns import Namespace
 from interop.lab.packages import skip_reason
+from interop.peers.started import Started
 from interop.peers.strongswan import READY_S, ROOT, WAIT_S, PeerError, end, find, wait_until
 
 IKE_AUTH = {"sha1": "hmac-sha1", "sha256": "hmac-sha2-256", "sha384": "hmac-sha2-384", "sha512": "hmac-sha2-512"}
@@ -107,7 +107,7 @@ class Policy:
         return " \\\n\t".join(lines) + "\n"
 
 
-class OpenIked:
+class OpenIked(Started):
     """iked in a namespace: a context manager. `settings` are the words behind `set`, one each."""
 
     def __init__(
@@ -144,19 +144,6 @@ class OpenIked:
         """End iked: it takes its SAs and policies out of the kernel."""
         process, self._process = self._process, None
         end(process)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def active(self) -> None:
         """Begin what the active policies say, and again what fails."""

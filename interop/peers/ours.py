@@ -13,12 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from ikev2.io.control import call
 from ikev2.io.key_agent import KeyAgentClient, RemoteKeyHandle
 from ikev2.io.netns import Namespace
+from interop.peers.started import Started
 from interop.peers.strongswan import WAIT_S, end, start_and_wait, wait_until
 
 Document: TypeAlias = Mapping[str, Any]
@@ -42,7 +42,7 @@ class Capture:
     path: Path
 
 
-class Ours:
+class Ours(Started):
     """`ikev2 run` in a namespace: a context manager. Everything it writes is in `directory`."""
 
     def __init__(
@@ -113,19 +113,6 @@ class Ours:
         if process is not None:
             process.kill()
             process.wait()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     # --- commands ------------------------------------------------------------------------------------------------
 

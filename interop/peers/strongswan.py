@@ -24,11 +24,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self, TypeAlias, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 from ikev2.io.netns import Namespace
 from interop.lab.packages import skip_reason
+from interop.peers.started import Started
 from interop.peers.strongswan_text import (
     IkeSaState,
     LeaseState,
@@ -183,7 +183,7 @@ class Swanctl:
         return os.environ | {"STRONGSWAN_CONF": str(self._conf), "SWANCTL_DIR": str(self.directory)}
 
 
-class StrongSwan(Swanctl):
+class StrongSwan(Swanctl, Started):
     """charon-systemd in a namespace: a context manager. `settings` are merged into charon's own section."""
 
     def __init__(
@@ -227,19 +227,6 @@ class StrongSwan(Swanctl):
             yield
         finally:
             process.send_signal(signal.SIGCONT)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     def _strongswan_conf(self, settings: Section) -> Section:
         log: Section = {

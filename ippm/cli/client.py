@@ -1,4 +1,4 @@
-"""What `twping` and `owping` share: where to connect to, a run that SIGINT ends, the head of the JSON document."""
+"""What the clients share: options, where to connect to, a run that SIGINT ends, the head of the JSON document."""
 
 from __future__ import annotations
 
@@ -19,6 +19,43 @@ if TYPE_CHECKING:
     from ippm.report.result import RunResult
 
 T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def packet_options(command: Command) -> Command:
+    """The options of the packets that every sender has."""
+    for option in (
+        click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of test packets."),
+        click.option(
+            "-L",
+            "timeout_s",
+            type=click.FloatRange(0),
+            default=2.0,
+            show_default=True,
+            help="Seconds until a packet counts as lost.",
+        ),
+        click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets."),
+        click.option(
+            "-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets."
+        ),
+        click.option(
+            "-c", "count", type=click.IntRange(1), default=100, show_default=True, help="Packets to send."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def address_options(command: Command) -> Command:
+    """The options that say from where every client sends."""
+    for option in (
+        click.option("-S", "local_address", metavar="ADDR", help="Local address."),
+        click.option("-B", "interface", metavar="INTERFACE", help="Send through this interface."),
+        click.option("-6", "ipv6", is_flag=True, help="IPv6 only."),
+        click.option("-4", "ipv4", is_flag=True, help="IPv4 only."),
+    ):
+        command = option(command)
+    return command
 
 
 def connection_of(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ippm.cli.client import loss_exceeded
+from ippm.cli.client import address_options, loss_exceeded, packet_options
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _network(text: str) -> Any:
 
 @light.command()
 @_agreed
-@click.option("-c", "count", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
+@packet_options
 @click.option(
     "-i",
     "interval",
@@ -164,22 +164,8 @@ def _network(text: str) -> Any:
     metavar="SECONDS[e|f]",
     help="Time between packets: exponential with this mean (e, the default), or fixed (f).",
 )
-@click.option("-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets.")
-@click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets.")
-@click.option(
-    "-L",
-    "timeout_s",
-    type=click.FloatRange(0),
-    default=2.0,
-    show_default=True,
-    help="Seconds until a packet counts as lost.",
-)
-@click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of test packets.")
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports to send from.")
-@click.option("-4", "ipv4", is_flag=True, help="IPv4 only.")
-@click.option("-6", "ipv6", is_flag=True, help="IPv6 only.")
-@click.option("-B", "interface", metavar="INTERFACE", help="Send through this interface.")
-@click.option("-S", "local_address", metavar="ADDR", help="Local address.")
+@address_options
 @click.option(
     "--numbered", is_flag=True, help="The reflector numbers its replies itself: tell losses of the two ways apart."
 )

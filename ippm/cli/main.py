@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ippm.cli.client import connection_of, document_head, loss_exceeded, run_client
+from ippm.cli.client import (
+    address_options,
+    connection_of,
+    document_head,
+    loss_exceeded,
+    packet_options,
+    run_client,
+)
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors, provider_of
 from ippm.cli.forms import Form, form_options, print_two_way, refuse_two_way
 from ippm.cli.light import light
@@ -49,7 +56,7 @@ NO_END = {
 
 
 @cli.command()
-@click.option("-c", "count", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
+@packet_options
 @click.option(
     "-i",
     "interval",
@@ -58,7 +65,6 @@ NO_END = {
     metavar="SECONDS[e|f]",
     help="Time between packets: exponential with this mean (e, the default), or fixed (f).",
 )
-@click.option("-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets.")
 @click.option("--equal-size", is_flag=True, help="At least the padding that makes both directions equally long.")
 @click.option(
     "--feature",
@@ -76,15 +82,6 @@ NO_END = {
     metavar="N",
     help="So many octets of padding are to come back unchanged (implies the feature reflect-octets).",
 )
-@click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets.")
-@click.option(
-    "-L",
-    "timeout_s",
-    type=click.FloatRange(0),
-    default=2.0,
-    show_default=True,
-    help="Seconds until a packet counts as lost.",
-)
 @click.option(
     "-z", "start_delay_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait before the start."
 )
@@ -96,14 +93,10 @@ NO_END = {
 )
 @click.option("-u", "user", metavar="NAME", help="KeyID to use.")
 @click.option("-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600.")
-@click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of test packets.")
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports to send test packets from.")
 @click.option("--local-ports", metavar="A-B", help="Local ports of the Control connection and of test packets.")
 @click.option("--reflector-port", type=click.IntRange(0, 65535), default=0, help="UDP port to ask the server for.")
-@click.option("-4", "ipv4", is_flag=True, help="IPv4 only.")
-@click.option("-6", "ipv6", is_flag=True, help="IPv6 only.")
-@click.option("-B", "interface", metavar="INTERFACE", help="Send through this interface.")
-@click.option("-S", "local_address", metavar="ADDR", help="Local address.")
+@address_options
 @click.option(
     "--max-count",
     "maximum_count",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ippm.cli.client import connection_of, document_head, loss_exceeded, run_client
+from ippm.cli.client import address_options, connection_of, document_head, loss_exceeded, packet_options, run_client
 from ippm.cli.common import EXIT_FAILED, EXIT_THRESHOLD, end, one_line_errors, provider_of
 from ippm.cli.forms import Form, form_options, print_one_way
 
@@ -28,10 +28,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600."
             ),
-            click.option("-4", "ipv4", is_flag=True, help="IPv4 only."),
-            click.option("-6", "ipv6", is_flag=True, help="IPv6 only."),
-            click.option("-B", "interface", metavar="INTERFACE", help="Send through this interface."),
-            click.option("-S", "local_address", metavar="ADDR", help="Local address."),
+            address_options,
             click.option("--local-ports", metavar="A-B", help="Local ports of Control and of test packets."),
             click.option(
                 "--max-count",
@@ -51,7 +48,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.command()
 @click.option("-f", "from_server", is_flag=True, help="Measure from the server only.")
 @click.option("-t", "to_server", is_flag=True, help="Measure to the server only.")
-@click.option("-c", "count", type=click.IntRange(1), default=100, show_default=True, help="Packets to send.")
+@packet_options
 @click.option(
     "-i",
     "interval",
@@ -59,16 +56,6 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     metavar="SECONDS[e|f][,...]",
     help="Time between packets: exponential with this mean (e, the default), or fixed (f); several are gone round.",
-)
-@click.option("-s", "padding", type=click.IntRange(0, 65000), default=0, show_default=True, help="Padding, octets.")
-@click.option("-Z", "zero_padding", is_flag=True, help="Pad with zeros instead of random octets.")
-@click.option(
-    "-L",
-    "timeout_s",
-    type=click.FloatRange(0),
-    default=2.0,
-    show_default=True,
-    help="Seconds until a packet counts as lost.",
 )
 @click.option(
     "-z",
@@ -78,7 +65,6 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
     show_default=True,
     help="Seconds from the request to the first packet.",
 )
-@click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of test packets.")
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports of test packets.")
 @click.option("-d", "save", metavar="DIR", help="Save the data of each session here, in a file SID.owp.")
 @click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
