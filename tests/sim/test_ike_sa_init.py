@@ -508,6 +508,40 @@ def test_cookie_that_comes_twice_makes_one_more_request() -> None:
     assert len(of_a) == 2
 
 
+def test_second_cookie_for_a_repeated_request_leaves_the_request_that_auth_covers() -> None:
+    """The path takes longer than the first timeout, and the responder changes its secret between the two requests."""
+    limits = Limits(cookie_threshold=0, cookie_secret_s=0.9)
+    network, a, b = pair(limits=limits, link=lambda sent: (0.6,))
+    up(network, a)
+    answers = [parse(sent.datagram).payloads for sent in network.sent if sent.sender is b]
+    cookies = [payloads[0] for payloads in answers if NotifyType.COOKIE in notify_types(payloads)]
+    assert len(set(cookies)) == 2
+    _, with_cookie = init_requests(network, a)
+    assert with_cookie.payloads[0] == cookies[0]
+    assert_joined(a, b)
+
+
+def test_late_cookie_that_never_comes_costs_one_repetition_and_no_more() -> None:
+    """The first request is lost, and the cookie for the second is of no use: the next that comes is not a late one."""
+    network, a, b = pair(limits=ALWAYS_COOKIES)
+    of_a: list[Sent] = []
+
+    def link(sent: Sent) -> Delays:
+        if sent.sender is a:
+            of_a.append(sent)
+            if len(of_a) == 3:
+                b.manager._strangers.cookies._secrets.clear()
+        return () if len(of_a) == 1 else (0.01,)
+
+    network.link = link
+    up(network, a)
+    _, useless, useful = init_requests(network, a)
+    assert useless.payloads[0] != useful.payloads[0]
+    assert [sent.datagram.data[18] for sent in of_a[:5]] == [INIT] * 5
+    assert of_a[5].datagram.data[18] == ExchangeType.IKE_AUTH
+    assert_joined(a, b)
+
+
 @pytest.mark.parametrize("change", [-1, 1])
 def test_public_value_of_a_wrong_length_is_invalid_syntax_and_leaves_nothing(change: int) -> None:
     network, a, b = pair()

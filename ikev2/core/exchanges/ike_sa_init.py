@@ -50,7 +50,10 @@ GROUPS_TAKEN = 4
 
 @dataclass(slots=True)
 class Handshake:
-    """What lives from IKE_SA_INIT to the end of IKE_AUTH, and no longer."""
+    """What lives from IKE_SA_INIT to the end of IKE_AUTH, and no longer.
+
+    `late_answers`: so many transmissions without the cookie may still be answered, each with a cookie of its own.
+    """
 
     group: KeGroup
     pair: KePair
@@ -62,6 +65,7 @@ class Handshake:
     proposals: tuple[Proposal, ...] = ()
     cookie: bytes = b""
     cookies_taken: int = 0
+    late_answers: int = 0
     groups: list[KeId] = field(default_factory=list)
     failure: Notify | None = None
     childless: bool = False
@@ -144,8 +148,14 @@ def _take_notify(sa: IkeSa, inbound: Inbound) -> None:
             raise Ignored("this cookie is in the request already")
         if handshake.cookies_taken >= COOKIES_TAKEN:
             raise Ignored("too many cookies")
+        if handshake.late_answers:
+            # The request with the first cookie may be answered already, and AUTH is over the request that was.
+            handshake.late_answers -= 1
+            raise Ignored("a cookie for an earlier transmission of the request, which one came for already")
         handshake.cookie = cookie.data
         handshake.cookies_taken += 1
+        request = sa.requests.in_flight
+        handshake.late_answers += request.sent - 1 if request is not None else 0
     elif wanted is not None:
         group = _wanted_group(wanted)
         if group not in ke_groups(handshake.proposals) or group not in KE_GROUPS:
