@@ -1,11 +1,13 @@
 """What fuzzing calls: one function per target, from octets to None; any exception that comes out is a finding.
 
-The property of a parser is "a ProtocolError or a valid value that encodes again, nothing else". The functions need no
-fuzzer, so that tests run the kept corpus through them.
+The property of a parser is "a ProtocolError or a valid value, nothing else". What is valid encodes, or is refused with
+a LocalProtocolError since a sender may not say it; these octets are read to the same payloads and encode to the same
+octets again. The functions need no fuzzer, so that tests run the kept corpus through them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from ippm_control_peers import CountedEntropy
@@ -14,8 +16,9 @@ from owamp_control_peers import SERVER as OWAMP_SERVER
 from owamp_control_peers import Hooks as OwampHooks
 
 from fuzz.endpoint import ikev2_endpoint
-from ikev2.errors import InvalidSyntax, ProtocolError
-from ikev2.wire.message import Message, describe, parse_payloads
+from ikev2.errors import InvalidSyntax, LocalProtocolError, ProtocolError
+from ikev2.iana import PayloadType
+from ikev2.wire.message import Message, describe, encode_payloads, parse_payloads
 from ikev2.wire.rules import check_message
 from ippm.core.control_events import Endpoint, SessionsStarted
 from ippm.core.owamp_policy import OwampServerConfig
@@ -29,28 +32,38 @@ Target = Callable[[bytes], None]
 
 
 def ikev2_message(data: bytes) -> None:
-    """A whole IKE message: parsed, checked by its rules, described, encoded, and parsed again to the same value."""
+    """A whole IKE message: parsed, described, checked by its rules, encoded, and parsed again."""
     try:
         message = Message.parse(data)
     except InvalidSyntax:
         return
     describe(message)
-    try:
+    with contextlib.suppress(ProtocolError):
         check_message(message)
-    except ProtocolError:
+    try:
+        octets = message.encode()
+    except LocalProtocolError:
         return
+    again = Message.parse(octets)
+    assert [payload.payload_type for payload in again.payloads] == [
+        payload.payload_type for payload in message.payloads
+    ]
+    assert again.encode() == octets
 
 
 def ikev2_payloads(data: bytes) -> None:
     """What is inside an Encrypted payload: the first octet is the type of the first payload."""
     if not data:
         return
-    from ikev2.iana import PayloadType
-
     try:
-        parse_payloads(PayloadType(data[0]), data[1:])
+        payloads = parse_payloads(PayloadType(data[0]), data[1:])
     except InvalidSyntax:
         return
+    try:
+        first, octets = encode_payloads(payloads)
+    except LocalProtocolError:
+        return
+    assert encode_payloads(parse_payloads(first, octets)) == (first, octets)
 
 
 class _Hooks:
