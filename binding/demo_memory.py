@@ -12,7 +12,7 @@ import itertools
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from binding.demo import configuration
@@ -134,7 +134,7 @@ def _session(
     if not isinstance(a.backend, MemoryBackend) or not isinstance(b.backend, MemoryBackend):
         raise IkeError("the memory demo runs over memory backends")
     return PacketSession(
-        options,
+        replace(options, key_log=a.key_log),
         a.backend,
         b.backend,
         client=PacketEndpoint(ADDRESS_A, low),
@@ -143,6 +143,7 @@ def _session(
         reflector_port=REFLECTOR_PORT + number,
         client_keys=client,
         server_keys=server,
+        server_key_log=b.key_log,
     )
 
 

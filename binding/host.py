@@ -44,14 +44,23 @@ from ikev2.embedding import (
     Endpoint,
     IkeError,
     KeyExporter,
-    KeyLogWriter,
     LocalProtocolError,
     LogRing,
     PcapWriter,
     choose_backend,
     load_configuration,
 )
-from ippm import ClientSetUp, Limits, LimitUsage, OwampServer, OwampServerOptions, ServerOptions, TwampServer
+from ikev2.embedding import KeyLogWriter as IkeKeyLogWriter
+from ippm import (
+    ClientSetUp,
+    KeyLogWriter,
+    Limits,
+    LimitUsage,
+    OwampServer,
+    OwampServerOptions,
+    ServerOptions,
+    TwampServer,
+)
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -154,6 +163,11 @@ class Host:
         return self.endpoint.exporter
 
     @property
+    def key_log(self) -> KeyLogWriter | None:
+        """The O/TWAMP key log, when there is one."""
+        return None if self._secret_log is None else self._secret_log.key_log
+
+    @property
     def connections(self) -> Sequence[ConnectionConfig]:
         """What may be brought up."""
         return self.endpoint.config.connections
@@ -195,7 +209,7 @@ class Host:
         """A started endpoint; `stack` takes it down."""
         keylog = None
         if self._keylog is not None:
-            keylog = KeyLogWriter(self._keylog)
+            keylog = IkeKeyLogWriter(self._keylog)
             stack.callback(keylog.close)
             log.warning("%s", keylog.warning)
         endpoint = Endpoint(self.config.file.endpoint, self.backend, keylog=keylog, pcap=self._pcap)
@@ -213,12 +227,14 @@ class Host:
             options = ServerOptions(
                 address=address, port=measurement.port, test_ports=measurement.test_ports,
                 strict_modes=measurement.strict_modes, hmac_counter=HMAC_COUNTER, usage=self._usage,
+                key_log=self.key_log,
             )  # fmt: skip
             await self._serve_one(TwampServer(options, provider), measurement, stack)
             if measurement.owamp_port:
                 one_way = OwampServerOptions(
                     address=address, port=measurement.owamp_port, test_ports=measurement.test_ports,
                     strict_modes=measurement.strict_modes, ikev2_bit=measurement.owamp_ikev2_mode, usage=self._usage,
+                    key_log=self.key_log,
                 )  # fmt: skip
                 await self._serve_one(OwampServer(one_way, provider), measurement, stack)
 

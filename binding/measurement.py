@@ -216,7 +216,8 @@ async def _measure(
     secret_log: SecretLog | None,
 ) -> tuple[Result, Circumstances]:
     wish = request.measurement
-    options = replace(destination, host=await resolve(destination))
+    key_log = None if secret_log is None else secret_log.key_log
+    options = replace(destination, host=await resolve(destination), key_log=key_log)
     sa = await sa_for(side, request, options.host)
     if sa is None and options.security.keyed:
         # rfc7717-s5.1-m4: an error is logged, and the plain mode taken that needs no passphrase.

@@ -28,6 +28,7 @@ from binding.policy import SaChoice
 from binding.secret_log import SecretLog
 from binding.switches import CLIENT, Switch, given_switches
 from ikev2.embedding import ConfigurationError, IkeError, choose_backend
+from ippm import ConfigurationError as KeyLogError
 from ippm import IppmError, OneWayResult, RunResult, TwpingOptions, format_one_way, format_result
 
 log = logging.getLogger("ippm-ipsec")
@@ -210,7 +211,7 @@ def run_ping(request: PingRequest) -> Outcome:
             asyncio.run(_through_agent(request, outcome))
         else:
             asyncio.run(_as_host(request, outcome))
-    except ConfigurationError:
+    except (ConfigurationError, KeyLogError):
         raise
     except (IkeError, IppmError) as error:
         outcome.error = error

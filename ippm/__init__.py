@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         seal_token,
         test_session_keys,
     )
+    from ippm.io.keylog import KeyLogWriter
     from ippm.io.limit_tables import parse_limits
     from ippm.io.options import ServerOptions, TwpingOptions
     from ippm.io.owamp_client import owping
@@ -52,6 +53,7 @@ __all__ = [
     "ControlSecret",
     "Entropy",
     "IppmError",
+    "KeyLogWriter",
     "KeyProvider",
     "LimitUsage",
     "Limits",
@@ -95,6 +97,7 @@ _LATER = {
     "test_session_keys": "ippm.crypto",
     "LimitUsage": "ippm.core.limits",
     "Limits": "ippm.core.limits",
+    "KeyLogWriter": "ippm.io.keylog",
     "parse_limits": "ippm.io.limit_tables",
     "PacketSession": "ippm.io.packet_path",
     "RunResult": "ippm.report.result",

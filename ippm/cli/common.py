@@ -14,6 +14,7 @@ import click
 
 if TYPE_CHECKING:
     from ippm.crypto import KeyProvider
+    from ippm.io.keylog import KeyLogWriter
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +52,26 @@ def one_line_errors(command: Callable[P, T]) -> Callable[P, T]:
             end("interrupted", EXIT_FAILED)
 
     return run
+
+
+keylog_option = click.option(
+    "--keylog", metavar="DIR", help="Write the keys of Control and Test there, for `ippm decode --keys`."
+)
+"""Of whoever has keys; the command opens it with `open_key_log`."""
+
+
+def open_key_log(directory: str | None) -> KeyLogWriter | None:
+    """The key log in a directory, until the command ends; says on stderr that there is one. ConfigurationError."""
+    if directory is None:
+        return None
+    from pathlib import Path
+
+    from ippm.io.keylog import KeyLogWriter
+
+    writer = KeyLogWriter(Path(directory))
+    click.get_current_context().call_on_close(writer.close)
+    click.echo(f"ippm: {writer.warning}", err=True)
+    return writer
 
 
 def modes_of(words: str) -> Any:

@@ -18,7 +18,7 @@ from ippm.cli.client import (
     packet_options,
     run_client,
 )
-from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors, provider_of
+from ippm.cli.common import EXIT_THRESHOLD, end, keylog_option, one_line_errors, open_key_log, provider_of
 from ippm.cli.forms import Form, form_options, print_two_way, refuse_two_way
 from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
@@ -123,6 +123,7 @@ NO_END = {
     metavar="SECONDS",
     help="How long a period of --continuous is.",
 )
+@keylog_option
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
 @form_options
@@ -136,12 +137,13 @@ def twping(
     max_delay: float | None,
     user: str | None,
     key_file: str | None,
+    keylog: str | None,
     **letters: Any,
 ) -> None:
     """Two-way measurement to a TWAMP server."""
     from ippm.io.twamp_client import run_twping
 
-    options = _twping_options(host, has_keys=bool(user or key_file), **letters)
+    options = _twping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
     if continuous:
         _without_end(NO_END)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ippm.cli.client import address_options, connection_of, document_head, loss_exceeded, packet_options, run_client
-from ippm.cli.common import EXIT_FAILED, EXIT_THRESHOLD, end, one_line_errors, provider_of
+from ippm.cli.common import (
+    EXIT_FAILED,
+    EXIT_THRESHOLD,
+    end,
+    keylog_option,
+    one_line_errors,
+    open_key_log,
+    provider_of,
+)
 from ippm.cli.forms import Form, form_options, print_one_way
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600."
             ),
+            keylog_option,
             address_options,
             click.option("--local-ports", metavar="A-B", help="Local ports of Control and of test packets."),
             click.option(
@@ -80,12 +89,13 @@ def owping(
     max_loss: float | None,
     user: str | None,
     key_file: str | None,
+    keylog: str | None,
     **letters: Any,
 ) -> None:
     """One-way measurement to an OWAMP server, and from it."""
     from ippm.io.owamp_client import run_owping
 
-    options = owping_options(host, has_keys=bool(user or key_file), **letters)
+    options = owping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
     mean_s = sum(seconds for _, seconds in options.schedule) / len(options.schedule)
     run = run_client(
@@ -125,6 +135,7 @@ def fetch(
     form: Form,
     user: str | None,
     key_file: str | None,
+    keylog: str | None,
     **letters: Any,
 ) -> None:
     """The data of a session, from the OWAMP server that received it."""
@@ -140,7 +151,7 @@ def fetch(
         octets = b""
     if len(octets) != 16:
         raise ConfigurationError(f"{sid!r} is no SID: 32 hexadecimal digits")
-    options = owping_options(host, has_keys=bool(user or key_file), **letters)
+    options = owping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
     session = asyncio.run(
         fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)

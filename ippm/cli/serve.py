@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ippm.cli.common import modes_of, one_line_errors, provider_of
+from ippm.cli.common import keylog_option, modes_of, one_line_errors, open_key_log, provider_of
 
 if TYPE_CHECKING:
     from ippm.crypto import KeyProvider
@@ -43,18 +43,25 @@ if TYPE_CHECKING:
     metavar="NAME[:GROUP]",
     help="Go on as this user when the ports are bound; the server ends when that fails.",
 )
+@keylog_option
 @click.option("-v", "verbose", is_flag=True, help="Log each connection and session.")
 @one_line_errors
-def serve(config: str | None, key_file: str | None, user: str | None, verbose: bool, **overrides: Any) -> None:
+def serve(
+    config: str | None, key_file: str | None, user: str | None, keylog: str | None, verbose: bool, **overrides: Any
+) -> None:
     """OWAMP server on port 861, TWAMP server on port 862, in the foreground."""
     import asyncio
     import logging
+    from dataclasses import replace
 
     logging.basicConfig(
         stream=sys.stderr, format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING
     )
     twamp, owamp, its_key_file = server_options(config, **overrides)
     provider = provider_of(key_file or its_key_file, None)
+    key_log = open_key_log(keylog)
+    twamp = None if twamp is None else replace(twamp, key_log=key_log)
+    owamp = None if owamp is None else replace(owamp, key_log=key_log)
     _raise_descriptors(twamp, owamp)
     asyncio.run(_serve(twamp, owamp, provider, None if user is None else _run_as(user, twamp, owamp)))
 

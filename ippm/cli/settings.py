@@ -20,7 +20,7 @@ from ippm.io.limit_tables import parse_limits
 from ippm.io.options import ServerOptions, check_port_range
 from ippm.io.owamp_options import OwampServerOptions
 
-_KEPT_OUT = {"mark_callback", "usage"}
+_KEPT_OUT = {"mark_callback", "usage", "key_log"}
 
 
 def parse_ports(text: str, name: str = "ports") -> tuple[int, int]:

@@ -18,6 +18,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from ippm.core.control_events import Connected, ConnectionClosed, Endpoint, SessionRejected
 from ippm.core.inbox import Inbox
+from ippm.core.key_log import ControlKeys, KeyLog, TestKeys
 from ippm.crypto import (
     HMAC_OCTETS,
     CbcReceiver,
@@ -65,8 +66,8 @@ class ControlClientConfig:
 
     `require_ikev2`: no passphrase, and no server that does not offer IKEv2-derived keys. `response_wait_s` bounds
     the wait for each of the server's messages. `features` of RFC 5938, 6038, 7750 and 8186 are chosen, and a server
-    that does not offer all of them is left (TWAMP only); `tw_auth_pad` is that of the server. Raises
-    ConfigurationError. RFC 4656 section 3.1, RFC 5357 section 6.
+    that does not offer all of them is left (TWAMP only); `tw_auth_pad` is that of the server. `key_log` is
+    told the keys. Raises ConfigurationError. RFC 4656 section 3.1, RFC 5357 section 6.
     """
 
     mode: Mode = Mode.OPEN
@@ -75,6 +76,7 @@ class ControlClientConfig:
     response_wait_s: float = 30.0
     features: Mode = NO_FEATURES
     tw_auth_pad: int = 64
+    key_log: KeyLog | None = None
 
     def __post_init__(self) -> None:
         if self.mode.security != self.mode or not self.mode:
@@ -143,6 +145,7 @@ class ClientConnection(ABC, Generic[Event]):
         self._events: deque[Event | ConnectionEvent] = deque()
         self._secret: ControlSecret | None = None
         self._keys: SessionKeys | None = None
+        self._client_iv = b""
         self._count = 0
         self._offered = Mode(0)
         self._send: SendStream = OpenSender()
@@ -270,7 +273,7 @@ class ClientConnection(ABC, Generic[Event]):
         self._count = greeting.count
         # rfc4656-s3.1-17, rfc4656-s3.1-18, rfc4656-s3.2-01
         self._keys = SessionKeys(self._entropy.octets(16), self._entropy.octets(32))
-        client_iv = self._entropy.octets(16)
+        client_iv = self._client_iv = self._entropy.octets(16)
         token = seal_token(secret.token_keys(greeting.salt, greeting.count)[0], greeting.challenge, self._keys)
         self._send = CbcSender(self._keys, client_iv)
         return SetUpResponse(self._bits_of(self.mode), secret.key_id, token, client_iv)
@@ -296,7 +299,13 @@ class ClientConnection(ABC, Generic[Event]):
         if rest is None:
             return False
         if self._keys is not None:
-            self._receive = CbcReceiver(self._keys, self._server_start_clear[16:])
+            server_iv = self._server_start_clear[16:]
+            self._receive = CbcReceiver(self._keys, server_iv)
+            if self.config.key_log is not None:
+                modes = self._bits_of(self.mode)
+                self.config.key_log.control(
+                    ControlKeys(self.PROTOCOL, modes, self._client_iv, server_iv, self._keys)
+                )
         plain = self._receive.decrypt(rest)
         self._receive.cover(plain)
         start = ServerStart.parse(self._server_start_clear + plain)
@@ -342,6 +351,11 @@ class ClientConnection(ABC, Generic[Event]):
         if self._keys is None or self._secret is None or self.mode & Mode.MIXED:
             return None
         return self._secret.test_keys(self.PROTOCOL, sid, self._keys) or test_session_keys(self._keys, sid)
+
+    def _log_test_keys(self, sid: bytes, keys: SessionKeys | None, sender: Endpoint, receiver: Endpoint) -> None:
+        if keys is not None and self.config.key_log is not None:
+            modes = self._bits_of(self.mode)
+            self.config.key_log.test(TestKeys(self.PROTOCOL, modes, sid, sender, receiver, keys))
 
     def _expect(self, state: ClientState) -> None:
         if self.state is not state:

@@ -236,23 +236,21 @@ class ControlClient(ClientConnection[ClientEvent]):
         if reflects and answer.reflected_octets != wish.octets_to_be_reflected:
             raise InvalidMessage("the server does not reflect the octets of the request in Accept-Session")
         self._accepted.append(answer.sid)
-        self._events.append(
-            SessionAccepted(
-                TestSession(
-                    sid=answer.sid,
-                    mode=self.mode,
-                    keys=self._test_keys(answer.sid),
-                    sender=wish.sender,
-                    reflector=Endpoint(self.remote.host, answer.port),
-                    padding_octets=wish.padding_octets,
-                    start_time=wish.start_time,
-                    timeout_ns=wish.timeout_ns,
-                    dscp=wish.dscp,
-                    reflected_octets=wish.reflected_octets,
-                    server_octets=answer.server_octets if reflects else 0,  # rfc6038-s1-02
-                )
-            )
+        session = TestSession(
+            sid=answer.sid,
+            mode=self.mode,
+            keys=self._test_keys(answer.sid),
+            sender=wish.sender,
+            reflector=Endpoint(self.remote.host, answer.port),
+            padding_octets=wish.padding_octets,
+            start_time=wish.start_time,
+            timeout_ns=wish.timeout_ns,
+            dscp=wish.dscp,
+            reflected_octets=wish.reflected_octets,
+            server_octets=answer.server_octets if reflects else 0,  # rfc6038-s1-02
         )
+        self._log_test_keys(session.sid, session.keys, session.sender, session.reflector)
+        self._events.append(SessionAccepted(session))
 
     def _start_ack(self, ack: StartAck) -> None:
         self._become_active(ack)

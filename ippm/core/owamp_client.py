@@ -210,6 +210,7 @@ class OwampClient(ClientConnection[OwampClientEvent]):
         if session.sid in self._accepted:
             raise InvalidMessage("the server gave two sessions one SID")
         self._accepted[session.sid] = session
+        self._log_test_keys(session.sid, session.keys, session.sender, session.receiver)
         self._events.append(OwampSessionAccepted(session))
 
     def _start_ack(self, ack: StartAck) -> None:

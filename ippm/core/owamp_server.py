@@ -187,6 +187,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         except Exception as error:
             self._deny(Accept.INTERNAL_ERROR, f"the session could not be opened: {error}")
             return
+        self._log_test_keys(session.sid, session.keys, session.sender, session.receiver)
         self._sessions.add(session.sid)
         self._requested[session.sid] = session
         port = session.sender.port if session.server_sends else session.receiver.port

@@ -130,6 +130,7 @@ class ControlServer(ServerConnection[ServerEvent]):
         except Exception as error:
             self._deny(Accept.INTERNAL_ERROR, f"the session could not be opened: {error}", reflected)
             return
+        self._log_test_keys(session.sid, session.keys, session.sender, session.reflector)
         self._timeouts[session.sid] = session.timeout_ns
         self._requested.append(session.sid)
         answer = AcceptSession(Accept.OK, session.reflector.port, session.sid, reflected, session.server_octets)

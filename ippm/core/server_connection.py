@@ -17,6 +17,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from ippm.core.control_events import ClientRefused, ClientSetUp, ConnectionClosed, Endpoint
 from ippm.core.inbox import Inbox
+from ippm.core.key_log import ControlKeys, TestKeys
 from ippm.core.limits import Terms
 from ippm.core.server_policy import ControlServerConfig, bare_address, check_count, check_mode
 from ippm.crypto import (
@@ -115,6 +116,7 @@ class ServerConnection(ABC, Generic[Event]):
         self._taken: dict[bytes, int] = {}
         self._secret: ControlSecret | None = None
         self._keys: SessionKeys | None = None
+        self._modes = 0
         self._send: SendStream = OpenSender()
         self._receive: ReceiveStream = OpenReceiver()
         self._first_block: bytes | None = None
@@ -262,6 +264,10 @@ class ServerConnection(ABC, Generic[Event]):
         if self._keys is not None:
             self._send = CbcSender(self._keys, server_iv)
             self._receive = CbcReceiver(self._keys, response.client_iv)
+            if self.config.key_log is not None:
+                self._modes = response.mode
+                entry = ControlKeys(self.PROTOCOL, response.mode, response.client_iv, server_iv, self._keys)
+                self.config.key_log.control(entry)
         clear, rest = start[: ServerStart.CLEAR_OCTETS], start[ServerStart.CLEAR_OCTETS :]
         self._outbox += clear + self._send.seal(rest, with_hmac=False)
         self.state = ServerState.READY
@@ -374,6 +380,11 @@ class ServerConnection(ABC, Generic[Event]):
         if self._keys is None or self._secret is None or self.mode & Mode.MIXED:
             return None
         return self._secret.test_keys(self.PROTOCOL, sid, self._keys) or test_session_keys(self._keys, sid)
+
+    def _log_test_keys(self, sid: bytes, keys: SessionKeys | None, sender: Endpoint, receiver: Endpoint) -> None:
+        if keys is not None and self.config.key_log is not None:
+            entry = TestKeys(self.PROTOCOL, self._modes, sid, sender, receiver, keys)
+            self.config.key_log.test(entry)
 
     def _check_session_limit(self, sessions: int) -> None:
         """Raises RefuseSession when this connection may not have more than the `sessions` that it has."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from ippm.core.control_events import Endpoint
+from ippm.core.key_log import KeyLog
 from ippm.core.limits import LimitUsage
 from ippm.errors import ConfigurationError, ProtocolError, RefuseSession
 from ippm.iana import FEATURE_BITS, MINIMUM_COUNT, NO_FEATURES, SECURITY_BITS, Accept, Mode, feature_words
@@ -28,7 +29,7 @@ class ControlServerConfig:
     client's own. `features` are what of RFC 5938, 6038, 7750 and 8186 is offered (TWAMP only), `server_octets` what
     this server wants to have in each test packet (0: nothing), `tw_auth_pad` the padding that a keyed mode takes for
     replies of the same length (64, or 56 by the text of RFC 6038). `usage` has the limit classes and what is taken of
-    them; None: there are none.
+    them; None: there are none. `key_log` is told the keys.
     Raises ConfigurationError. RFC 4656 sections 3.1 and 6.5.
     """
 
@@ -48,6 +49,7 @@ class ControlServerConfig:
     server_octets: int = 0
     tw_auth_pad: int = 64
     usage: LimitUsage | None = None
+    key_log: KeyLog | None = None
 
     def __post_init__(self) -> None:
         check_count(self.count)

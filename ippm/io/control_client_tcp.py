@@ -9,6 +9,7 @@ from typing import Protocol, Self, TypeVar
 
 from ippm.core.client_connection import ControlClientConfig
 from ippm.core.control_events import Connected, ConnectionClosed, Endpoint, SessionRejected, Started
+from ippm.core.key_log import KeyLog
 from ippm.crypto import KeyProvider
 from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError
 from ippm.iana import Mode
@@ -101,6 +102,10 @@ class ConnectOptions(Protocol):
     @property
     def response_wait_s(self) -> float:
         """How long to wait for each of the server's messages."""
+
+    @property
+    def key_log(self) -> KeyLog | None:
+        """Who is told the keys."""
 
 
 class ControlTcpClient:
@@ -210,6 +215,7 @@ def client_config(options: ConnectOptions) -> ControlClientConfig:
         require_ikev2=options.require_ikev2,
         maximum_count=options.maximum_count,
         response_wait_s=options.response_wait_s,
+        key_log=options.key_log,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ippm.core.key_log import KeyLog
 from ippm.core.limits import LimitUsage
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_WORDS, SECURITY_BITS, TWAMP_PORT, Mode, features_of
@@ -33,7 +34,7 @@ class ServerOptions:
     `features` are words of `ippm.iana.FEATURE_WORDS`: what is offered beyond RFC 5357. `server_octets` (0: none) begin
     the padding of each test packet in sessions that reflect two octets or more; `tw_auth_pad` is 64, or 56 by the text
     of RFC 6038. `usage` counts what limit classes have taken; servers that share it share the limits.
-    RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5, RFC 6038 section 4.3.
+    `key_log` is told the keys. RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5, RFC 6038 section 4.3.
     """
 
     address: str | None = None
@@ -59,6 +60,7 @@ class ServerOptions:
     tw_auth_pad: int = 64
     mark_callback: MarkCallback | None = None
     usage: LimitUsage | None = None
+    key_log: KeyLog | None = None
 
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)
@@ -86,7 +88,7 @@ class TwpingOptions:
     `require_ikev2` takes no other keys. `reflector_port` is what the server is asked for, which may give another.
     `features` (words of `ippm.iana.FEATURE_WORDS`) are wanted of the server; with `reflected_octets` it sends that much
     of the padding back as it came.
-    `path` is a word for the report. RFC 5357 sections 3 and 4.
+    `path` is a word for the report. `key_log` is told the keys. RFC 5357 sections 3 and 4.
     """
 
     host: str
@@ -116,6 +118,7 @@ class TwpingOptions:
     features: tuple[str, ...] = ()
     reflected_octets: int = 0
     mark_callback: MarkCallback | None = None
+    key_log: KeyLog | None = None
 
     def __post_init__(self) -> None:
         _ = self.security

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ippm.core.key_log import KeyLog
 from ippm.core.limits import LimitUsage
 from ippm.core.owamp_events import SECURITY
 from ippm.errors import ConfigurationError
@@ -21,7 +22,7 @@ class OwampServerOptions:
     all. `keep_s` is how long the records of a keyed session are kept; those of an open one go when its Control
     connection is closed, or `keep_open_s` later. `bits_per_second` bounds all sessions that the server sends or
     receives at once. `usage` counts what limit classes have taken; servers that share it share the limits.
-    RFC 4656 sections 3.1 and 6.5.
+    `key_log` is told the keys. RFC 4656 sections 3.1 and 6.5.
     """
 
     address: str | None = None
@@ -50,6 +51,7 @@ class OwampServerOptions:
     ikev2_bit: int = OWAMP_IKEV2_DERIVED
     mark_callback: MarkCallback | None = None
     usage: LimitUsage | None = None
+    key_log: KeyLog | None = None
 
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)
@@ -71,7 +73,7 @@ class OwpingOptions:
     `AE`: of several the strictest that the server offers is taken. `interval_s` is the time between packets, their
     mean when `exponential`; or `schedule` gives the slots as (exponential, seconds). `start_delay_s` is from the first
     request to the first packet. `local_port_range` is the inclusive range in which TCP and UDP ports are bound;
-    `test_port_range` is for UDP alone. RFC 4656 sections 3 and 4.
+    `test_port_range` is for UDP alone. `key_log` is told the keys. RFC 4656 sections 3 and 4.
     """
 
     host: str
@@ -99,6 +101,7 @@ class OwpingOptions:
     response_wait_s: float = 30.0
     path: str | None = None
     mark_callback: MarkCallback | None = None
+    key_log: KeyLog | None = None
 
     def __post_init__(self) -> None:
         if self.security & ~SECURITY:

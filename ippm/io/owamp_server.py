@@ -327,6 +327,7 @@ def _config(options: OwampServerOptions, provider: KeyProvider, *, offers_keys: 
         sid_address=own_ipv4(),
         ikev2_bit=options.ikev2_bit,
         usage=options.usage,
+        key_log=options.key_log,
     )
 
 

@@ -26,6 +26,7 @@ from ippm.core.control_events import (
     Started,
     TestSession,
 )
+from ippm.core.key_log import KeyLog
 from ippm.core.server import ControlServer
 from ippm.core.server_policy import ControlServerConfig
 from ippm.core.session_reflector import ReflectorPlan, SessionReflector
@@ -142,6 +143,7 @@ class PacketSession:
         reflector_port: int,
         client_keys: KeyProvider | None = None,
         server_keys: KeyProvider | None = None,
+        server_key_log: KeyLog | None = None,
     ) -> None:
         self._options = options
         self._near, self._far = near, far
@@ -151,13 +153,22 @@ class PacketSession:
         entropy = SystemEntropy()
         now = time.monotonic()
         config = ControlClientConfig(
-            mode=options.security, require_ikev2=options.require_ikev2, maximum_count=options.maximum_count
+            mode=options.security,
+            require_ikev2=options.require_ikev2,
+            maximum_count=options.maximum_count,
+            key_log=options.key_log,
         )
         self._client = ControlClient(
             config, client_keys or NoProvider(), entropy, local=client, remote=server, now=now
         )
         self._server = ControlServer(
-            ControlServerConfig(), server_keys or NoProvider(), self, entropy, local=server, remote=client, now=now
+            ControlServerConfig(key_log=server_key_log),
+            server_keys or NoProvider(),
+            self,
+            entropy,
+            local=server,
+            remote=client,
+            now=now,
         )
         self._to_server = _Wire(near, client, server)
         self._to_client = _Wire(far, server, client)

@@ -78,6 +78,7 @@ class TwampServer(ControlTcpServer):
             server_octets=self.options.server_octets,
             tw_auth_pad=self.options.tw_auth_pad,
             usage=self.options.usage,
+            key_log=self.options.key_log,
         )
         self._refusing = ControlServerConfig(modes=Mode(0))
         self._owners: dict[bytes, _Connection] = {}
