@@ -58,6 +58,7 @@ def build_connection(
         faults.append(f"{where}.nat_port: is the same as ike_port: IKE and ESP in UDP need a port each")
     _check_times(where, section, faults)
     _check_inner(where, section, faults)
+    _check_traps(where, section, faults)
     faults += [
         f"{where}.children.{name}.tfc_padding: packets are padded in tunnel mode only"  # RFC 4303 section 2.7
         for name, child in section.children.items()
@@ -116,6 +117,18 @@ def _check_inner(where: str, section: ConnectionSection, faults: list[str]) -> N
         for name, child in section.children.items()
         if child.mode == "transport"
     ]
+
+
+def _check_traps(where: str, section: ConnectionSection, faults: list[str]) -> None:
+    """What traffic is to begin is known before it comes: the peer, and the addresses on this side."""
+    for name, child in section.children.items():
+        if "trap" not in child.start_action:
+            continue
+        at = f"{where}.children.{name}.start_action"
+        if not any(host != "%any" and "/" not in host for host in section.remote_addrs):
+            faults.append(f"{at}: trap begins with a peer: name its address in remote_addrs")
+        if section.vips and any(text.startswith("dynamic") for text in child.local_ts):
+            faults.append(f"{at}: trap needs to know the address, which vips asks for: write local_ts, or start")
 
 
 def build_pool(name: str, section: PoolSection, faults: list[str]) -> PoolConfig:

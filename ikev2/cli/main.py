@@ -144,7 +144,7 @@ def run(
 ) -> None:
     """Run an endpoint in the foreground.
 
-    It answers peers, begins what has start_action = "start", and obeys the other commands over its control socket.
+    It answers peers, begins what start_action says, and obeys the other commands over its control socket.
     """
     import asyncio
 

@@ -64,7 +64,7 @@ class ChildSection(_Section):
     local_ts: Selectors = ["dynamic"]
     remote_ts: Selectors = ["dynamic"]
     esp_proposals: EspProposals = list(DEFAULT_ESP_PROPOSALS)
-    start_action: Literal["none", "start"] = "none"
+    start_action: Literal["none", "start", "trap", "trap|start"] = "none"
     replay_window: Annotated[int, Field(ge=0, le=4096)] = 64
     rekey_time: Seconds = 3600.0
     life_time: Seconds | None = None

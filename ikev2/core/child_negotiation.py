@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ikev2.core import cp, narrowing
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.config import DYNAMIC, ChildConfig
-from ikev2.core.exchange import Inbound, MakeChildSa
+from ikev2.core.exchange import Inbound, MakeChildSa, PacketSelectors
 from ikev2.core.narrowing import Selectors
 from ikev2.core.types import Mode, Role
 from ikev2.crypto.ke import KePair
@@ -102,12 +102,13 @@ def offer(
     keying: Sequence[Payload] = (),
     replaces: ChildSa | None = None,
     selectors: narrowing.Product | None = None,
+    packet: PacketSelectors | None = None,
 ) -> tuple[ChildOffer, list[Payload]]:
     """The payloads that ask for a Child SA.
 
     `keying` are the nonce and, for PFS, the KE payload of CREATE_CHILD_SA; IKE_AUTH has none. `replaces` is the
     Child SA to be rekeyed: the new one shall have its traffic selectors (RFC 7296 section 2.9.2). `selectors` are
-    asked for in the place of the configured ones.
+    asked for in the place of the configured ones; those of the `packet` for which it is wanted go first.
     """
     if replaces is not None and config.mode is Mode.TUNNEL:
         # rfc7296-s2.8-03, rfc7296-s2.9.2-02, rfc7296-s2.9.2-04
@@ -125,8 +126,21 @@ def offer(
     payloads: list[Payload] = [] if request is None else [request]  # rfc7296-s2.19-01, rfc7296-s2.19-02
     if config.mode is Mode.TRANSPORT:
         payloads.append(Notify(NotifyType.USE_TRANSPORT_MODE))
-    payloads += [Sa(proposals), *keying, TsI(tsi), TsR(tsr)]
+    first = _first_selectors(packet, tsi, tsr)
+    payloads += [Sa(proposals), *keying, TsI((*first[0], *tsi)), TsR((*first[1], *tsr))]
     return ChildOffer(config, spi_in, proposals, tsi, tsr, asks_address=request is not None), payloads
+
+
+def _first_selectors(packet: PacketSelectors | None, tsi: Selectors, tsr: Selectors) -> tuple[Selectors, Selectors]:
+    """The selectors of the packet for which the Child SA is wanted, when it is of what is asked for.
+
+    RFC 7296 sections 2.9 and 2.23.1.
+    """
+    # rfc7296-s2.9-01, rfc7296-s2.23.1-02, rfc7296-s2.23.1-07
+    if packet is None or not (narrowing.covers(tsi, packet[:1]) and narrowing.covers(tsr, packet[1:])):
+        return (), ()
+    # Where a list is no more than the packet, it is there already.
+    return tuple(packet[:1]) if packet[0] not in tsi else (), tuple(packet[1:]) if packet[1] not in tsr else ()
 
 
 def _wanted_selectors(sa: IkeSa, config: ChildConfig) -> tuple[Selectors, Selectors]:
@@ -243,6 +257,8 @@ def accept(
         raise TsUnacceptable("the peer's traffic selectors are not within those that we offered")
     if replaces is not None:
         _check_scope(sa, replaces, local=tsi, remote=tsr)
+    # A responder may repeat the selectors of the packet beside others that hold them.
+    tsi, tsr = narrowing.intersect_all(tsi, tsi), narrowing.intersect_all(tsr, tsr)
     secrets = _Secrets(nonces, _accepted_ke(suite, inbound.first(Ke), pair))
     spi_out = _peer_spi(proposals[0])
     return _make(

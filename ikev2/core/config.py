@@ -90,6 +90,7 @@ class ChildConfig:
 
     `auth_proposals` are the `esp_proposals` as IKE_AUTH carries them: without groups. `tfc_padding`: the length, in
     octets, to which packets in a tunnel are padded unless the peer does not take that (RFC 4303 section 2.7).
+    `start_action`: "none", "start" (by itself), "trap" (when there is traffic for it) or "trap|start".
     RFC 7296 sections 1.2, 1.3.1 and 2.9.
     """
 
@@ -104,6 +105,16 @@ class ChildConfig:
     single_pair: bool = False
     tfc_padding: int = 0
     auth_proposals: tuple[Proposal, ...] = field(init=False, repr=False, compare=False)
+
+    @property
+    def starts(self) -> bool:
+        """Whether it is begun by itself."""
+        return "start" in self.start_action
+
+    @property
+    def traps(self) -> bool:
+        """Whether traffic begins it."""
+        return "trap" in self.start_action
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "auth_proposals", tuple(without_ke(proposal) for proposal in self.esp_proposals))

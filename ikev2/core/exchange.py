@@ -14,6 +14,9 @@ from ikev2.wire.payloads import Notify, Payload, TrafficSelector
 
 P = TypeVar("P", bound=Payload)
 
+PacketSelectors = tuple[TrafficSelector, TrafficSelector]
+"""The two ends of one packet that goes out, ours first, with its protocol and ports."""
+
 
 class Ignored(Exception):
     """This message changes nothing: it may be a forgery, or a duplicate. The text says why."""
@@ -123,12 +126,14 @@ class CheckLiveness:
 class MakeChildSa:
     """Make a Child SA; `group` is the one that the peer wants after an INVALID_KE_PAYLOAD. RFC 7296 section 1.3.1.
 
-    `selectors`, TSi and TSr, are the part of the configured ones that is asked for; None: all (section 2.9).
+    `selectors`, TSi and TSr, are the part of the configured ones that is asked for; None: all. `packet` are those of
+    the packet for which it is wanted (section 2.9).
     """
 
     config: ChildConfig
     group: KeId | None = None
     selectors: tuple[tuple[TrafficSelector, ...], tuple[TrafficSelector, ...]] | None = None
+    packet: PacketSelectors | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from ikev2.core.exchange import (
     Ignored,
     Inbound,
     MakeChildSa,
+    PacketSelectors,
     RekeyChildSa,
     RekeyIkeSa,
     Task,
@@ -120,6 +121,7 @@ class IkeSa(ChildTable):
         self.peer_id: Identity | None = None
         self.cp = cp.CpState()
         self.wanted = _wanted(connection) if role is Role.INITIATOR else ()
+        self.packet: PacketSelectors | None = None
         self.replaces: IkeSa | None = None
         self.tried_anew = False
         self.predecessor: IkeSa | None = None
@@ -244,10 +246,13 @@ class IkeSa(ChildTable):
             self.tasks.append(CloseChildSa(spi_in, reason))
             self._pump(now)
 
-    def make_child(self, config: ChildConfig, now: float) -> None:
-        """Make a further Child SA: ChildSaReady or ChildSaFailed follows. RFC 7296 section 1.3.1."""
+    def make_child(self, config: ChildConfig, now: float, *, packet: PacketSelectors | None = None) -> None:
+        """Make a further Child SA: ChildSaReady or ChildSaFailed follows. `packet`: the selectors of what wants it.
+
+        RFC 7296 sections 1.3.1 and 2.9.
+        """
         self._need_peer()
-        self.tasks.append(MakeChildSa(config))
+        self.tasks.append(MakeChildSa(config, packet=packet))
         self._pump(now)
 
     def rekey_child(self, child: ChildSaParameters | int, now: float) -> None:
@@ -515,4 +520,4 @@ class IkeSa(ChildTable):
 def _wanted(connection: ConnectionConfig) -> tuple[ChildConfig, ...]:
     """The Child SAs that come with an IKE SA: the first one, and whatever starts by itself."""
     first, others = connection.children[:1], connection.children[1:]
-    return (*first, *(child for child in others if child.start_action == "start"))
+    return (*first, *(child for child in others if child.starts))

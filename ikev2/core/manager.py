@@ -14,7 +14,7 @@ from ikev2.core import dispatch, suspicion
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Limits
 from ikev2.core.events import Event
-from ikev2.core.exchange import Ask
+from ikev2.core.exchange import Ask, PacketSelectors
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Impairment
 from ikev2.core.keylog import KeyLog
@@ -123,11 +123,13 @@ class SaManager(SaKeeper):
         now: float,
         *,
         child: str | None = None,
+        packet: PacketSelectors | None = None,
         impairments: Sequence[Impairment] = (),
     ) -> IkeSa:
         """Begin an IKE SA. `remote` None takes the connection's first address and the port to begin at.
 
-        It comes with the first Child SA and those that start by themselves, or with the one that is named.
+        It comes with the first Child SA and those that start by themselves, or with the one that is named, which a
+        `packet` of these selectors wants.
         `impairments` spoil what this one SA sends, before those of the manager.
         LocalProtocolError when there is no such connection or Child SA, or the connection names no address.
         """
@@ -140,7 +142,7 @@ class SaManager(SaKeeper):
             remote = Address(host, connection.first_ports[1])
         sa = self._make(connection, Role.INITIATOR, local, remote, (), impairments)
         if child is not None:
-            sa.wanted = (_child_config(connection, child),)
+            sa.wanted, sa.packet = (_child_config(connection, child),), packet
         sa.initiate(now)
         self._table.add(sa)
         self._collect(sa, now)
@@ -160,12 +162,12 @@ class SaManager(SaKeeper):
         sa.delete_child(child, now, reason)
         self._collect(sa, now)
 
-    def make_child(self, sa: IkeSa, name: str, now: float) -> None:
+    def make_child(self, sa: IkeSa, name: str, now: float, *, packet: PacketSelectors | None = None) -> None:
         """Make a further Child SA, by its name in the configuration. LocalProtocolError when there is no such.
 
-        RFC 7296 section 1.3.1.
+        `packet` are the selectors of that for which it is wanted. RFC 7296 sections 1.3.1 and 2.9.
         """
-        sa.make_child(_child_config(sa.connection, name), now)
+        sa.make_child(_child_config(sa.connection, name), now, packet=packet)
         self._collect(sa, now)
 
     def rekey(self, sa: IkeSa, now: float) -> None:

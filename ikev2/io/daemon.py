@@ -198,7 +198,7 @@ class Daemon:
         new = self._reload()
         before = {connection.name: connection for connection in self.endpoint.config.connections}
         after = {connection.name: connection for connection in new.endpoint.connections}
-        self.endpoint.reload(new.endpoint)
+        await self.endpoint.reload(new.endpoint)
         self.configuration = new
         changes: JsonObject = {
             "added": [name for name in after if name not in before],
@@ -288,7 +288,7 @@ class Daemon:
 
     def _autostart(self, config: EndpointConfig) -> None:
         for connection in config.connections:
-            if any(child.start_action == "start" for child in connection.children):
+            if any(child.starts for child in connection.children):
                 task = asyncio.create_task(self._keep_trying(connection.name), name=connection.name)
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

@@ -134,6 +134,7 @@ class Endpoint:
         self.backend.open()
         try:
             self._sockets.bind(self.config.connections, loop)
+            await self._installer.traps.settle(self.config.connections)
             if (descriptor := self.backend.event_fd()) is not None:
                 loop.add_reader(descriptor, self._backend_events)
         except BaseException:
@@ -150,6 +151,7 @@ class Endpoint:
         if loop is None:
             return
         try:
+            self._installer.traps.take_up_all()
             await self._delete_all()
         finally:
             self._loop = None
@@ -179,16 +181,18 @@ class Endpoint:
                 wish.future.cancel()
                 self.log.log("IKE", f"{wish.sa.name}: the peer did not acknowledge the deletion")
 
-    def reload(self, config: EndpointConfig) -> None:
+    async def reload(self, config: EndpointConfig) -> None:
         """Take other connections: new SAs use them, SAs that are up stay as they are.
 
         Raises ConfigurationError, and changes nothing, when an address cannot be bound or the backend lacks a cipher.
+        A trap that cannot be laid raises IkeError, when all else is as it is to be.
         """
         require_ciphers(self.backend, config.connections)
         self._sockets.bind(config.connections, self._running())
         self.config = config
         self.manager.connections = list(config.connections)
         self.manager.pools.configure(config.pools)
+        await self._installer.traps.settle(config.connections)
 
     # --- wishes --------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,8 @@ from ikev2.core.types import Address
 from ikev2.errors import BackendError, IkeError
 from ikev2.io.describe import describe_event
 from ikev2.io.log import LogRing
-from ikev2.ipsec.backend import IKE_PORT, Backend, Expire, PeerMoved, UnknownSpi
+from ikev2.io.traps import Traps
+from ikev2.ipsec.backend import IKE_PORT, Acquire, Backend, PeerMoved, UnknownSpi
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildSaParameters
@@ -36,6 +37,7 @@ class Installer:
     """
 
     def __init__(self, backend: Backend, manager: SaManager, log: LogRing, counters: Counter[str]) -> None:
+        self.traps = Traps(backend, manager, log)
         self.backend = backend
         self.manager = manager
         self.log = log
@@ -123,8 +125,8 @@ class Installer:
             if isinstance(event, UnknownSpi):
                 self._stray_esp(event, now)
                 continue
-            if not isinstance(event, Expire):
-                self.log.log("KNL", f"traffic wants a Child SA to {event.remote}; bring it up with `ikev2 up`")
+            if isinstance(event, Acquire):
+                self.traps.spring(event, now)
                 continue
             self.log.log(
                 "KNL", f"the Child SA with SPI {event.spi:08x} reached its {'hard' if event.hard else 'soft'} limit"

@@ -16,9 +16,10 @@ from enum import StrEnum
 from typing import ClassVar
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
-from ikev2.core.types import Address
-from ikev2.errors import LocalProtocolError
+from ikev2.core.types import Address, Mode
+from ikev2.errors import BackendError, LocalProtocolError
 from ikev2.ipsec.icmp import OnPathMtu
+from ikev2.wire.payloads.ts import TrafficSelector
 
 IKE_PORT = 500
 NAT_PORT = 4500
@@ -84,6 +85,23 @@ class Bypass:
 
 
 @dataclass(frozen=True, slots=True)
+class Trap:
+    """Traffic that is to have a Child SA as soon as there is any: PROTECT, before an SA is there.
+
+    `name` is that of the Child SAs that it asks for; `reqid` tells its Acquire from those of others. What it matches,
+    and no Child SA carries, is dropped, never sent in clear. RFC 4301 section 4.4.1 (PROTECT), RFC 7296 section 2.9.
+    """
+
+    name: str
+    reqid: int
+    mode: Mode
+    local: str
+    remote: str
+    ts_local: tuple[TrafficSelector, ...]
+    ts_remote: tuple[TrafficSelector, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeResult:
     """What `Backend.probe` found; `reason` is a sentence for a person in either case."""
 
@@ -105,7 +123,10 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class Acquire:
-    """A packet met a PROTECT policy without an SA: one is wanted. RFC 7296 section 2.9."""
+    """A packet met a PROTECT policy without an SA: one is wanted. RFC 7296 section 2.9.
+
+    `reqid` is that of a Trap, or of a Child SA whose outbound SA is gone; for ICMP the ports are type and code.
+    """
 
     reqid: int
     local: str
@@ -239,6 +260,16 @@ class Backend(ABC):
     @abstractmethod
     def remove_bypass(self, bypass: Bypass) -> None:
         """Take an `add_bypass` back; an unknown one is no error."""
+
+    def add_trap(self, trap: Trap) -> None:
+        """Tell an Acquire for traffic that no Child SA carries yet; adding the same twice is no error.
+
+        It stays while Child SAs of its traffic come and go, and yields to them.
+        """
+        raise BackendError(f"the {self.name} backend cannot begin a Child SA when traffic asks for it")
+
+    def remove_trap(self, trap: Trap) -> None:  # noqa: B027
+        """Take an `add_trap` back; an unknown one is no error."""
 
     @abstractmethod
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:

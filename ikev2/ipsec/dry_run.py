@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import ClassVar
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
-from ikev2.ipsec.backend import IKE_PORT, NAT_PORT, SPI_MINIMUM, Backend, Bypass, ProbeResult
+from ikev2.ipsec.backend import IKE_PORT, NAT_PORT, SPI_MINIMUM, Backend, Bypass, ProbeResult, Trap
 from ikev2.ipsec.virtual_ip import DEVICE_PREFIX as VIRTUAL_DEVICE
 from ikev2.ipsec.xfrm import plan, words
 from ikev2.ipsec.xfrm.algorithms import kernel_has
@@ -37,6 +37,7 @@ class DryRunBackend(Backend):
         self._ike_ports = {IKE_PORT, NAT_PORT}
         self._children: dict[tuple[str, int], tuple[ChildSaParameters, tuple[Policy, ...]]] = {}
         self._bypasses: dict[Bypass, tuple[Policy, ...]] = {}
+        self._traps: dict[Trap, tuple[Policy, ...]] = {}
 
     @classmethod
     def carries(cls, encr_id: int) -> bool:
@@ -55,6 +56,8 @@ class DryRunBackend(Backend):
             self.delete(child)
         for bypass in list(self._bypasses):
             self.remove_bypass(bypass)
+        for trap in list(self._traps):
+            self.remove_trap(trap)
 
     def allocate_spi(self, local: str, remote: str) -> int:
         spi = SPI_MINIMUM + int.from_bytes(os.urandom(4), "big") % (2**32 - SPI_MINIMUM)
@@ -109,6 +112,16 @@ class DryRunBackend(Backend):
 
     def remove_bypass(self, bypass: Bypass) -> None:
         self._remove(self._bypasses.pop(bypass, ()))
+
+    def add_trap(self, trap: Trap) -> None:
+        if trap not in self._traps:
+            self._write(f"# {trap.name}: a Child SA when there is traffic for it\n")
+            ike = plan.ike_bypass(trap.local, trap.remote, self._ike_ports, plan.bypass_priority(_INSTANCE))
+            self._traps[trap] = (*ike, *plan.plan_trap(trap, plan.kernel_reqid(_INSTANCE, trap.reqid)))
+            self._add(self._traps[trap])
+
+    def remove_trap(self, trap: Trap) -> None:
+        self._remove(self._traps.pop(trap, ()))
 
     def add_address(self, address: str) -> None:
         self._write(f"ip address add {ipaddress.ip_network(address)} dev {VIRTUAL_DEVICE}0\n")

@@ -11,6 +11,8 @@ What is put on the network is delivered before the outermost `send_packet` retur
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +21,16 @@ from typing import ClassVar
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.errors import BackendError
 from ikev2.ipsec import ip, ipv4, ipv6
-from ikev2.ipsec.backend import NAT_PORT, NON_ESP_MARKER, Backend, BackendEvent, Bypass, DropReason, ProbeResult
+from ikev2.ipsec.backend import (
+    NAT_PORT,
+    NON_ESP_MARKER,
+    Backend,
+    BackendEvent,
+    Bypass,
+    DropReason,
+    ProbeResult,
+    Trap,
+)
 from ikev2.ipsec.ipv4 import MalformedPacket
 from ikev2.ipsec.outer import UDP_HEADER, outer_packet
 from ikev2.ipsec.sad import Engine
@@ -93,12 +104,15 @@ class MemoryBackend(Backend):
         self._addresses = addresses
         self.addresses: set[str] = set()
         self._engine = Engine()
+        self._event_fd = -1
 
     @classmethod
     def probe(cls) -> ProbeResult:
         return ProbeResult(cls.name, True, "works everywhere, and carries packets inside this process only")
 
     def open(self) -> None:
+        if self._event_fd < 0:
+            self._event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         for address in self._addresses:
             self.network.attach(address, self)
 
@@ -106,6 +120,9 @@ class MemoryBackend(Backend):
         self.network.detach(self)
         self.addresses.clear()
         self._engine.clear()
+        if self._event_fd >= 0:
+            os.close(self._event_fd)
+            self._event_fd = -1
 
     def allocate_spi(self, local: str, remote: str) -> int:
         return self._engine.allocate_spi()
@@ -146,6 +163,13 @@ class MemoryBackend(Backend):
     def remove_bypass(self, bypass: Bypass) -> None:
         self._engine.remove_bypass(bypass)
 
+    def add_trap(self, trap: Trap) -> None:
+        self._engine.traps.add(trap)
+        self.network.attach(trap.local, self)
+
+    def remove_trap(self, trap: Trap) -> None:
+        self._engine.traps.remove(trap)
+
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
         """Nothing to do: the sockets of the system are not on this network."""
 
@@ -157,7 +181,17 @@ class MemoryBackend(Backend):
         self.addresses.discard(address)
 
     def next_event(self) -> BackendEvent | None:
+        if not self._engine.events and self._event_fd >= 0:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._event_fd)
         return self._engine.events.popleft() if self._engine.events else None
+
+    def event_fd(self) -> int | None:
+        return self._event_fd if self._event_fd >= 0 else None
+
+    def _signal(self) -> None:
+        if self._engine.events and self._event_fd >= 0:
+            os.eventfd_write(self._event_fd, 1)
 
     # --- packets ----------------------------------------------------------------------------------------------
 
@@ -172,13 +206,17 @@ class MemoryBackend(Backend):
             if whole is None:
                 return
             packet = whole
-            pair = self._engine.pair_for_flow_of(packet)
-            if pair is None or self._engine.passes_outside(packet) or is_ike(ip.flow_of(packet)):
+            if (
+                not self._engine.is_protected(packet)
+                or self._engine.passes_outside(packet)
+                or is_ike(ip.flow_of(packet))
+            ):
                 self.network.send(packet, self)
                 return
         except MalformedPacket as error:
             raise BackendError(f"what is to be sent is no IP packet: {error}") from error
         result = self._engine.protect(packet)
+        self._signal()
         if result is not None:
             self.network.send(outer_packet(*result), self)
 
@@ -195,6 +233,7 @@ class MemoryBackend(Backend):
             esp, header = found
             ttl = packet[8] if packet[0] >> 4 == 4 else packet[7]
             inner = self._engine.unprotect(esp, ip.tos(packet), ttl, header)
+            self._signal()
             if inner is not None:
                 self.on_packet(inner)
             return

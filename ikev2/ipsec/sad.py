@@ -47,6 +47,7 @@ from ikev2.ipsec.ipv4 import (
     with_protocol_and_length,
 )
 from ikev2.ipsec.spd import Policy, bypasses
+from ikev2.ipsec.traps import TrapTable
 
 STRAY_INTERVAL_S = 1.0
 """How often packets under an SPI that is not ours are worth an event."""
@@ -165,6 +166,7 @@ class Engine:
         self._leaving: dict[int, Pair] = {}  # deleted, for what had come before
         self._lock = threading.Lock()  # of `_pairs` and `_by_spi`, for who changes them
         self._bypasses: tuple[Bypass, ...] = ()
+        self.traps = TrapTable()
         self._reserved: set[int] = set()
         self._flows: dict[bytes, Pair] = {}
         self._reassembler = Reassembler()
@@ -213,6 +215,7 @@ class Engine:
             self._by_spi[child.spi_in] = pair
             self._order((*self._pairs, pair) if standby else (pair, *self._pairs))
         self._note_fragments(pair)
+        self.traps.answered(child.name)
         return pair
 
     def activate(self, child: ChildSaParameters) -> None:
@@ -292,6 +295,7 @@ class Engine:
     def clear(self) -> None:
         """Forget everything but the counters of drops."""
         self._bypasses = ()
+        self.traps.clear()
         self._reserved.clear()
         self._leaving.clear()
         with self._lock:
@@ -335,7 +339,7 @@ class Engine:
             self.drops[DropReason.MALFORMED] += 1
             return None
         if pair is None or pair.half_closed:
-            self.drops[DropReason.NO_SA] += 1
+            self._not_carried(packet)
             return None
         outbound = pair.outbound
         try:
@@ -375,7 +379,7 @@ class Engine:
             self.drops[DropReason.MALFORMED] += 1
             return None
         if pair is None or pair.half_closed:
-            self.drops[DropReason.NO_SA] += 1
+            self._not_carried(packet)
             return None
         outbound = pair.outbound
         try:
@@ -444,7 +448,17 @@ class Engine:
     def must_be_protected(self, packet: bytes) -> bool:
         """Whether a packet that came in clear belongs to a policy and so must go. RFC 4301 section 5.2, step 3b."""
         flow = ip.flow_of(packet)
-        return any(pair.policy.accepts(flow) for pair in self._pairs)
+        return any(pair.policy.accepts(flow) for pair in self._pairs) or self.traps.accepts(flow)
+
+    def is_protected(self, packet: bytes) -> bool:
+        """Whether a packet on its way out belongs to a Child SA, there or to come. Raises MalformedPacket."""
+        return self.pair_for_flow_of(packet) is not None or self.traps.protects(ip.flow_of(packet))
+
+    def _not_carried(self, packet: bytes) -> None:
+        """A packet that no Child SA carries is dropped; that of a trap tells."""
+        self.drops[DropReason.NO_SA] += 1
+        if self.traps.traps and (event := self.traps.met(ip.flow_of(packet))) is not None:
+            self.events.append(event)
 
     def _tell_soft_limit(self, pair: Pair) -> None:
         pair.soft_limit_told = True

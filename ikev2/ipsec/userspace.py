@@ -32,6 +32,7 @@ from ikev2.ipsec.backend import (
     Bypass,
     OnIke,
     ProbeResult,
+    Trap,
 )
 from ikev2.ipsec.claims import Claims
 from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
@@ -55,6 +56,7 @@ from ikev2.ipsec.routing import (
 )
 from ikev2.ipsec.sad import Engine, Pair
 from ikev2.ipsec.spd import Policy, Selector, selectors_of
+from ikev2.ipsec.traps import policy_of
 from ikev2.ipsec.tun import SourceCheck, TunDevice, has_ipv6
 
 log = logging.getLogger(__name__)
@@ -198,12 +200,13 @@ class UserspaceBackend(Backend):
             self._inner_mtus.forget(child.spi_in)
             raise
 
-    def _check_scopes(self, child: ChildSaParameters) -> None:
+    def _check_scopes(self, of: ChildSaParameters | Trap) -> None:
         """Routes of ours lead a destination into the device, whatever link it is on: link-local ones cannot be told."""
-        for selector in selectors_of((*child.ts_local, *child.ts_remote)):
+        for selector in selectors_of((*of.ts_local, *of.ts_remote)):
             if selector.version == 6 and any(network.is_link_local for network in selector.networks()):
+                label = of.name if isinstance(of, Trap) else of.label
                 raise BackendError(
-                    f"Child SA {child.label} protects link-local addresses: routes cannot say on which link"
+                    f"Child SA {label} protects link-local addresses: routes cannot say on which link"
                 )
 
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
@@ -240,6 +243,27 @@ class UserspaceBackend(Backend):
     def remove_bypass(self, bypass: Bypass) -> None:
         if self._engine.remove_bypass(bypass) and self._tun is not None:
             self._claim(bypass, ())
+
+    def add_trap(self, trap: Trap) -> None:
+        self._opened()
+        self._check_scopes(trap)
+        if self._engine.traps.add(trap):
+            try:
+                self._lay(trap)
+            except BackendError:
+                self._engine.traps.remove(trap)
+                raise
+
+    def remove_trap(self, trap: Trap) -> None:
+        if self._engine.traps.remove(trap) and self._tun is not None:
+            self._claim(trap, ())
+
+    def _lay(self, trap: Trap) -> None:
+        """Lead the traffic of a trap into the device, where it is met; again when the host has changed."""
+        policy = policy_of(trap)
+        if any(selector.version == 6 for selector in policy.local) and self._tun is not None:
+            self._tun.with_ipv6()
+        self._claim(trap, self._wanted(policy, trap))
 
     def add_address(self, address: str) -> None:
         self._opened()
@@ -289,6 +313,8 @@ class UserspaceBackend(Backend):
             self._checked.clear()
             for alike, sharing in self._sharing.items():
                 self._claim_again(alike, next(iter(sharing.values())))
+            for trap in self._engine.traps.traps:
+                self._lay(trap)
         carries_ipv6 = _carries_ipv6(pair)
         most = self._inner_mtu(pair)
         self._inner_mtus.note(pair.inbound.spi, most, carries_ipv6=carries_ipv6)
@@ -305,7 +331,7 @@ class UserspaceBackend(Backend):
         if before == alike:
             return
         if alike not in self._sharing:
-            self._claim(alike, self._wanted(pair))
+            self._claim(alike, self._wanted(pair.policy, pair.child))
         self._sharing.setdefault(alike, {})[spi] = pair
         if before is not None:
             self._unshare(spi)
@@ -324,7 +350,7 @@ class UserspaceBackend(Backend):
     def _claim_again(self, alike: _Alike, pair: Pair) -> None:
         """The addresses of the host are others than when the pair was installed; what it has stays where that fails."""
         try:
-            self._claim(alike, self._wanted(pair))
+            self._claim(alike, self._wanted(pair.policy, pair.child))
         except BackendError as error:
             log.warning("the routes of Child SA %s stay as they were: %s", pair.child.label, error)
 
@@ -355,14 +381,14 @@ class UserspaceBackend(Backend):
         least = ipv6.LEAST_MTU if _carries_ipv6(pair) else _LEAST_MTU
         return max(least, min(room, _MOST_MTU))
 
-    def _wanted(self, pair: Pair) -> set[Wanted]:
-        """The rules and routes of one pair."""
-        wanted: set[Wanted] = set(self._keep_outside(pair))
+    def _wanted(self, policy: Policy, of: ChildSaParameters | Trap) -> set[Wanted]:
+        """The rules and routes of one pair, or of a trap."""
+        wanted: set[Wanted] = set(self._keep_outside(of))
         routes: dict[IpNetwork, Route] = {}
         own = [ip_address(address) for address in self._routing.own_addresses()]
-        for local in pair.policy.local:
-            for remote in pair.policy.remote:
-                wanted.update(self._protect(pair, local, remote, own, routes))
+        for local in policy.local:
+            for remote in policy.remote:
+                wanted.update(self._protect(of.local, local, remote, own, routes))
         for destination, route in routes.items():
             wanted |= {route, Route(destination, route.table, None)}
         return wanted
@@ -375,24 +401,23 @@ class UserspaceBackend(Backend):
             Rule(priority, MAIN_TABLE, destination=to, ip_protocol=ip_protocol, destination_ports=ports),
         }
 
-    def _keep_outside(self, pair: Pair) -> set[Rule]:
-        """IKE and ESP of a pair: what our sockets' mark says, for IKE of others on this host too."""
-        child = pair.child
+    def _keep_outside(self, of: ChildSaParameters | Trap) -> set[Rule]:
+        """IKE and ESP between two hosts: what our sockets' mark says, for IKE of others on this host too."""
         esp = Rule(
             PRIORITY_OUTSIDE + self._instance,
             MAIN_TABLE,
-            destination=_network(child.remote),
+            destination=_network(of.remote),
             ip_protocol=socket.IPPROTO_ESP,
         )
         ports = {IKE_PORT, NAT_PORT}
-        if child.encap is not None:
-            ports |= {child.encap.local_port, child.encap.remote_port}
-        udp = (self._outside(child.remote, socket.IPPROTO_UDP, (port, port)) for port in ports)
+        if isinstance(of, ChildSaParameters) and of.encap is not None:
+            ports |= {of.encap.local_port, of.encap.remote_port}
+        udp = (self._outside(of.remote, socket.IPPROTO_UDP, (port, port)) for port in ports)
         return {esp}.union(*udp)
 
     def _protect(
         self,
-        pair: Pair,
+        outer: str,
         local: Selector,
         remote: Selector,
         own: list[IpAddress],
@@ -408,7 +433,7 @@ class UserspaceBackend(Backend):
         if local.ip_protocol and remote.ip_protocol and local.ip_protocol != remote.ip_protocol:
             return set()
         ip_protocol = local.ip_protocol or remote.ip_protocol or None
-        here = _preferred(pair.child.local, local, own)
+        here = _preferred(outer, local, own)
         sources: list[IpNetwork | None] = [
             None if network in _EVERYWHERE else network for network in local.networks()
         ]

@@ -163,7 +163,7 @@ def test_other_pools_after_a_reload_leave_who_has_an_address_alone(tmp_path: Pat
         async with pair.running(a, b):
             await a.up("lab", 5)
             pair.sections["b"]["pools"]["four"] = {"addrs": "10.8.0.0/24"}
-            b.reload(pair.configuration("b").endpoint)
+            await b.reload(pair.configuration("b").endpoint)
             assert b.sa_infos()[0].remote_vips == (ADDRESS, "2001:db8:9::1")
             await a.down("lab")
             await until(lambda: not b.sa_infos())

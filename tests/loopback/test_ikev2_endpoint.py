@@ -21,7 +21,7 @@ from ikev2.io import endpoint as endpoint_module
 from ikev2.io.entropy import SystemEntropy
 from ikev2.io.keylog import ESP_TABLE, IKE_TABLE, KeyLogWriter
 from ikev2.io.log import LogRing
-from ikev2.ipsec.backend import BackendEvent, UnknownSpi
+from ikev2.ipsec.backend import Backend, BackendEvent, UnknownSpi
 from ikev2.ipsec.ipv4 import build_header
 from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork
 from ikev2.wire.message import Message
@@ -414,6 +414,55 @@ def test_an_address_that_is_not_ours_is_a_configuration_error(tmp_path: Path) ->
     asyncio.run(scenario())
 
 
+def test_traffic_begins_a_child_sa_and_begins_it_anew_when_it_is_gone(tmp_path: Path) -> None:
+    """With the IKE SA, on the IKE SA that is there, after the IKE SA was lost; until the trap is taken up."""
+    pair = Pair(tmp_path)
+
+    async def scenario() -> None:
+        backend_a, backend_b = MemoryBackend(pair.network), MemoryBackend(pair.network)
+        b = pair.endpoint("b", backend_b)
+        pair.child = {"start_action": "trap"}
+        a = pair.endpoint("a", backend_a)
+        pair.child = {}
+        without = pair.configuration("a").endpoint
+        received: list[bytes] = []
+        backend_b.on_packet = received.append
+        async with pair.running(a, b):
+            for number, take_away in enumerate((a.down, b.down, a.down), 1):
+                backend_a.send_packet(packet(HOST_A, HOST_B))
+                assert len(received) == number - 1, "the packet that begins it is dropped, and not sent in clear"
+                await until(lambda: a.sa_infos() and a.sa_infos()[0].children and b.sa_infos()[0].children)
+                backend_a.send_packet(packet(HOST_A, HOST_B))
+                assert len(received) == number
+                assert len(a.sa_infos()) == 1
+                assert len(a.sa_infos()[0].children) == 1
+                await take_away("net" if number == 1 else "lab")
+                await until(lambda: not any(info.children for info in (*a.sa_infos(), *b.sa_infos())))
+            await a.reload(without)
+            backend_a.send_packet(packet(HOST_A, HOST_B))
+            assert len(received) == 4, "nothing protects it any more"
+            assert a.sa_infos() == []
+
+    asyncio.run(scenario())
+
+
+def test_a_backend_without_traps_is_refused_at_the_start(tmp_path: Path) -> None:
+    class NoTraps(MemoryBackend):
+        add_trap = Backend.add_trap
+
+    pair = Pair(tmp_path, child={"start_action": "trap"})
+
+    async def scenario() -> None:
+        backend = NoTraps(pair.network)
+        with pytest.raises(
+            BackendError, match="the memory backend cannot begin a Child SA when traffic asks for it"
+        ):
+            await pair.endpoint("a", backend).start()
+        assert backend.event_fd() is None, "closed again"
+
+    asyncio.run(scenario())
+
+
 def test_reload_adds_a_connection_and_leaves_sas_alone(pair: Pair) -> None:
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
@@ -422,7 +471,7 @@ def test_reload_adds_a_connection_and_leaves_sas_alone(pair: Pair) -> None:
             (lab,) = a.config.connections
             pair.connection = {"local_addrs": ["127.0.0.3"]}
             (other,) = pair.configuration("a").endpoint.connections
-            a.reload(type(a.config)((lab, other)))
+            await a.reload(type(a.config)((lab, other)))
             assert len(a.sa_infos()) == 1
             assert {sock.local.host for sock in a._sockets.all()} == {HOST_A, "127.0.0.3"}
 

@@ -51,7 +51,10 @@ ALGORITHMS = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One pair of addresses with one Child SA. `we` (host A) initiate or answer; who initiates also rekeys."""
+    """One pair of addresses with one Child SA. `we` (host A) initiate or answer; who initiates also rekeys.
+
+    In the role "traffic" we initiate when a packet wants it.
+    """
 
     number: int
     peer: str
@@ -60,6 +63,11 @@ class Case:
     family: int
     encap: bool
     role: str
+
+    @property
+    def ours(self) -> bool:
+        """Whether we are the initiator."""
+        return self.role != "responder"
 
     @property
     def name(self) -> str:
@@ -94,7 +102,7 @@ def _cases() -> Iterator[Case]:
         for mode in ("tunnel", "transport"):
             for esp in (GCM, CBC, GMAC):
                 for family, encap in ((4, False), (4, True), (6, False), (6, True)):
-                    for role in ("initiator", "responder"):
+                    for role in ("initiator", "responder", "traffic"):
                         if _wanted(peer, mode, esp, family, encap, role):
                             number += 1
                             yield Case(number, peer, mode, esp, family, encap, role)
@@ -102,6 +110,9 @@ def _cases() -> Iterator[Case]:
 
 def _wanted(peer: str, mode: str, esp: str, family: int, encap: bool, role: str) -> bool:
     """All for strongSwan over IPv4, half of that over IPv6; our own planes with each other where they differ."""
+    if role == "traffic":
+        # Once for each mode and family with each end over the kernel.
+        return peer != USERSPACE and esp == GCM and not encap and (family == 4 or mode == "transport")
     if esp == GMAC:
         return mode == "tunnel" and family == 4 and not encap and (role == "initiator" or peer == STRONGSWAN)
     crossed = (mode == "tunnel") == (esp == GCM)
@@ -133,7 +144,13 @@ def our_document(cases: Sequence[Case], backend: str, *, mirrored: bool = False)
             "encap": case.encap and not mirrored,
             "local": {"auth": "psk", "id": local_id},
             "remote": {"auth": "psk", "id": remote_id},
-            "children": {case.child: {"mode": case.mode, "esp_proposals": [case.esp]}},
+            "children": {
+                case.child: {
+                    "mode": case.mode,
+                    "esp_proposals": [case.esp],
+                    "start_action": "trap" if case.role == "traffic" and not mirrored else "none",
+                }
+            },
         }
     return {"connections": connections, "endpoint": {"backend": backend}}
 
@@ -192,11 +209,11 @@ def kernel_sas(host: Namespace) -> list[KernelSa]:
 
 
 def spis(host: Namespace) -> set[int]:
-    """The SPIs of a host's SAs, without a process."""
+    """The SPIs of a host's SAs, without a process; what only waits for an SA has none."""
 
     def dump() -> set[int]:
         with XfrmSocket() as kernel:
-            return {sa.info.spi for sa in kernel.dump_sas()}
+            return {sa.info.spi for sa in kernel.dump_sas()} - {0}
 
     return host.call(dump)
 
@@ -428,26 +445,55 @@ def check(lab: Lab, case: Case) -> None:
     assert lab.peer is not None
     if case.role == "initiator":
         lab.ours.up(case.connection)
-    else:
+    elif case.role == "responder":
         lab.peer.up(case)
         wait_until(lambda: spis(lab.hosts.host("a")), lambda now: len(now) == 2, WAIT_S)
+    else:
+        begun_by_traffic(lab, case)
+        take_down(lab, case)
+        begun_by_traffic(lab, case)  # the trap is there again when the IKE SA has gone
+        lab.peer.down(case)
+        nothing_installed(lab)
+        begun_by_traffic(lab, case)
     exchange(lab, case, fresh=True)
-    if case.role == "initiator":
+    if case.ours:
         rekeyed_under_traffic(lab, case, lambda: lab.ours.rekey(case.child))
     else:
         rekeyed_under_traffic(lab, case, lambda: lab.peer.rekey(case))  # type: ignore[union-attr]
     exchange(lab, case, fresh=False)
 
 
+def begun_by_traffic(lab: Lab, case: Case) -> None:
+    """A datagram that no Child SA carries does not go in clear, and the Child SA comes."""
+    lab.sent(case)
+    with lab.sockets(case) as (here, there):
+        here.sendto(b"knock", there.getsockname())
+        wait_until(lab.ours.sas, lambda sas: any(up(sa, case) for sa in sas), WAIT_S, "a Child SA by traffic")
+        there.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            raise AssertionError(f"the datagram that begins it has arrived: {there.recvfrom(2048)}")
+    assert not [kind for kind in lab.sent(case) if kind not in {case.kind, "udp/500", "esp-in-udp"}]
+    assert f"traffic from {case.here} to {case.there} wants {case.child}" in lab.ours.log()
+    # The peer has installed its half, too, before it answered.
+
+
+def up(sa: dict[str, Any], case: Case) -> bool:
+    return bool(sa["name"] == case.connection and sa["state"] == "ESTABLISHED" and sa["children"])
+
+
+def nothing_installed(lab: Lab) -> None:
+    for host in "ab":
+        wait_until(lambda h=host: spis(lab.hosts.host(h)), lambda now: not now, WAIT_S, f"no SA left on {host}")  # type: ignore[misc]
+
+
 def take_down(lab: Lab, case: Case) -> None:
     """The end that initiated deletes the IKE SA; neither kernel has an SA of it then."""
     assert lab.peer is not None
-    if case.role == "initiator":
+    if case.ours:
         lab.ours.down(case.connection)
     else:
         lab.peer.down(case)
-    for host in "ab":
-        wait_until(lambda h=host: spis(lab.hosts.host(h)), lambda now: not now, WAIT_S, f"no SA left on {host}")  # type: ignore[misc]
+    nothing_installed(lab)
 
 
 def run_case(lab: Lab, case: Case) -> bool:

@@ -61,8 +61,10 @@ def begin(sa: IkeSa, task: MakeChildSa | RekeyChildSa, now: float) -> None:
         pair = KE_GROUPS[group].generate(sa.entropy)
         keying.append(Ke(group, pair.public))
     try:
-        selectors = task.selectors if isinstance(task, MakeChildSa) else None
-        offered, payloads = child_negotiation.offer(sa, config, keying=keying, replaces=old, selectors=selectors)
+        selectors, packet = (task.selectors, task.packet) if isinstance(task, MakeChildSa) else (None, None)
+        offered, payloads = child_negotiation.offer(
+            sa, config, keying=keying, replaces=old, selectors=selectors, packet=packet
+        )
     except IkeError as error:
         _failed(sa, config.name, old, str(error), None)
         return

@@ -92,7 +92,7 @@ def begin(sa: IkeSa, now: float) -> None:
     prover = prover_for(connection, sa.need_keys()[0].prf, sa.local_id, _expected_identity(sa))
     payloads += prover.prove(_our_octets(sa, id_i.body()))
     if sa.wanted and connection.childless is not Childless.FORCE:
-        handshake.child, child_payloads = child_negotiation.offer(sa, sa.wanted[0])
+        handshake.child, child_payloads = child_negotiation.offer(sa, sa.wanted[0], packet=sa.packet)
         payloads += child_payloads
     elif (request := cp.request(sa)) is not None:
         payloads.append(request)  # RFC 6023 section 3
@@ -132,7 +132,9 @@ def conclude(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     if cp.is_expected(sa):
         cp.ask_later(sa, sa.wanted, inbound.now)
     else:
-        sa.queue(*(MakeChildSa(config) for config in sa.wanted[0 if sa.need_handshake().child is None else 1 :]))
+        if sa.need_handshake().child is None:
+            sa.queue(*(MakeChildSa(config, packet=sa.packet) for config in sa.wanted[:1]))
+        sa.queue(*(MakeChildSa(config) for config in sa.wanted[1:]))
     if sa.replaces is not None:
         sa.queue(CloseReplaced())  # RFC 7296 section 2.8.3: when all of the others are there
     sa.end_handshake()

@@ -28,6 +28,7 @@ from ikev2.ipsec.backend import (
     Expire,
     PeerMoved,
     ProbeResult,
+    Trap,
 )
 from ikev2.ipsec.virtual_ip import VirtualAddresses
 from ikev2.ipsec.xfrm import plan
@@ -66,6 +67,14 @@ class _Installed:
     ike_policies: tuple[Policy, ...]
 
 
+@dataclass(slots=True)
+class _Sprung:
+    """What a trap has in the kernel, and the number of the acquire that waits for its Child SA (0: none)."""
+
+    policies: tuple[Policy, ...]
+    acquire: int = 0
+
+
 class XfrmBackend(Backend):
     """Child SAs in the kernel of the network namespace in which `open` is called.
 
@@ -87,6 +96,7 @@ class XfrmBackend(Backend):
         self._children: dict[_ChildKey, _Installed] = {}
         self._users: dict[PolicyId, list[Policy]] = {}
         self._bypasses: dict[Bypass, tuple[Policy, ...]] = {}
+        self._traps: dict[Trap, _Sprung] = {}
         self._events: deque[BackendEvent] = deque()
         self._addresses = VirtualAddresses()
 
@@ -133,6 +143,7 @@ class XfrmBackend(Backend):
         self._children.clear()
         self._users.clear()
         self._bypasses.clear()
+        self._traps.clear()
         try:
             self._addresses.close()
             if kernel is not None and state is not None and lock is not None:
@@ -194,6 +205,7 @@ class XfrmBackend(Backend):
             raise LocalProtocolError(f"{child.label} is installed already")
         planned = plan.plan_child(child, plan.kernel_reqid(instance, child.reqid))
         ike = self._ike_policies(child)
+        planned = replace(planned, outbound=self._acquired(child, planned.outbound))
         self._install_sas(planned)
         try:
             self._add_policies((*ike, *planned.policies), standby=standby)
@@ -319,25 +331,25 @@ class XfrmBackend(Backend):
 
     # -- policies
 
-    def _ike_policies(self, child: ChildSaParameters) -> tuple[Policy, ...]:
+    def _ike_policies(self, of: ChildSaParameters | Trap) -> tuple[Policy, ...]:
         ports = set(self._ike_ports)
-        if child.encap is not None:
-            ports |= {child.encap.local_port}
-        return plan.ike_bypass(child.local, child.remote, ports, plan.bypass_priority(self.instance))
+        if isinstance(of, ChildSaParameters) and of.encap is not None:
+            ports |= {of.encap.local_port}
+        return plan.ike_bypass(of.local, of.remote, ports, plan.bypass_priority(self.instance))
 
-    def _add_policies(self, policies: Iterable[Policy], *, standby: bool = False) -> None:
+    def _add_policies(self, policies: Iterable[Policy], *, standby: bool = False, beneath: bool = False) -> None:
         """All or none of them."""
         added: list[Policy] = []
         try:
             for policy in policies:
-                self._add_policy(policy, standby=standby)
+                self._add_policy(policy, standby=standby, beneath=beneath)
                 added.append(policy)
         except BackendError:
             self._remove_policies(added)
             raise
 
-    def _add_policy(self, policy: Policy, *, standby: bool) -> None:
-        """The newest user of a selector decides what its policy says.
+    def _add_policy(self, policy: Policy, *, standby: bool, beneath: bool) -> None:
+        """The newest user of a selector decides what its policy says; one `beneath` when there is no other.
 
         One that is on standby decides only what comes in: what goes out takes the SA that it took before, until
         `_let_decide`. RFC 7296 section 2.8.
@@ -353,7 +365,10 @@ class XfrmBackend(Backend):
                 raise
             self._users[policy.id] = [policy]
             return
-        if standby and policy.info.direction is PolicyDirection.OUT:
+        if beneath:
+            users.insert(0, policy)
+            return
+        if standby and policy.info.direction is PolicyDirection.OUT and not is_trap(users[-1]):
             users.insert(len(users) - 1, policy)
             return
         if users[-1] != policy:
@@ -397,6 +412,30 @@ class XfrmBackend(Backend):
 
     def remove_bypass(self, bypass: Bypass) -> None:
         self._remove_policies(self._bypasses.pop(bypass, ()))
+
+    # -- traps
+
+    def add_trap(self, trap: Trap) -> None:
+        if trap in self._traps:
+            return
+        planned = plan.plan_trap(trap, plan.kernel_reqid(self.instance, trap.reqid))
+        policies = (*self._ike_policies(trap), *planned)
+        self._add_policies(policies, beneath=True)
+        self._traps[trap] = _Sprung(policies)
+
+    def remove_trap(self, trap: Trap) -> None:
+        sprung = self._traps.pop(trap, None)
+        if sprung is not None:
+            self._remove_policies(sprung.policies)
+
+    def _acquired(self, child: ChildSaParameters, outbound: Sa) -> Sa:
+        """With the number of the acquire that waits for it: the kernel asks no more for it, and may ask again."""
+        for trap, sprung in self._traps.items():
+            ends = (trap.name, trap.local, trap.remote)
+            if sprung.acquire and ends == (child.name, child.local, child.remote):
+                sequence, sprung.acquire = sprung.acquire, 0
+                return replace(outbound, info=replace(outbound.info, sequence=sequence))
+        return outbound
 
     # -- virtual addresses
 
@@ -456,8 +495,12 @@ class XfrmBackend(Backend):
             if plan.instance_of_reqid(template.reqid) != self.instance:
                 continue
             selector = notice.selector
+            reqid = template.reqid & 0xFFFF
+            for trap, sprung in self._traps.items():
+                if trap.reqid & 0xFFFF == reqid:
+                    reqid, sprung.acquire = trap.reqid, notice.sequence
             return Acquire(
-                reqid=template.reqid & 0xFFFF,
+                reqid=reqid,
                 local=str(template.source),
                 remote=str(template.destination),
                 ip_protocol=selector.protocol,
@@ -467,6 +510,11 @@ class XfrmBackend(Backend):
                 destination_port=selector.destination_port,
             )
         return None
+
+
+def is_trap(policy: Policy) -> bool:
+    """Whether an OUT policy is a trap's: that of a Child SA names an SPI."""
+    return bool(policy.templates) and not policy.templates[0].spi
 
 
 def _try_sa(kernel: XfrmSocket) -> None:

@@ -249,7 +249,7 @@ class MappingNotice:
 
 @dataclass(frozen=True, slots=True)
 class AcquireNotice:
-    """A packet met a policy whose SA is missing.
+    """A packet met a policy whose SA is missing. An SA that is installed with its `sequence` is what it waits for.
 
     ::
 
@@ -267,6 +267,7 @@ class AcquireNotice:
     selector: Selector
     policy: PolicyInfo
     templates: tuple[Template, ...] = field(default=())
+    sequence: int = 0
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
@@ -282,6 +283,7 @@ class AcquireNotice:
             selector=selector,
             policy=PolicyInfo.parse(body, 96),
             templates=found,
+            sequence=struct.unpack_from("=I", body, 276)[0],
         )
 
 

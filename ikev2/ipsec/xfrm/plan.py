@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.types import Mode
-from ikev2.ipsec.backend import SPI_MINIMUM, Bypass
+from ikev2.ipsec.backend import SPI_MINIMUM, Bypass, Trap
 from ikev2.ipsec.xfrm.algorithms import kernel_algorithms
 from ikev2.ipsec.xfrm.attributes import Encap, ReplayEsn
 from ikev2.ipsec.xfrm.messages import Policy, Sa, SpiRequest
 from ikev2.ipsec.xfrm.selectors import FULL_MASK, Flow, PortBlock, flows
 from ikev2.ipsec.xfrm.structs import IpNetwork, PolicyInfo, SaInfo, Template
-from ikev2.ipsec.xfrm.uapi import PolicyDirection, SaFlag, SaMode
+from ikev2.ipsec.xfrm.uapi import ANY_SPI, PolicyDirection, SaFlag, SaMode
 
 IPPROTO_UDP = 17
 IPPROTO_ICMPV6 = 58
@@ -111,20 +111,20 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool) -> Sa:
     return Sa(info, aead=aead, crypt=crypt, auth=auth, encap=encap, replay_esn=replay, tfc_padding=padding)
 
 
-def _child_policies(child: ChildSaParameters, reqid: int) -> Iterable[Policy]:
+def _policies(protected: ChildSaParameters | Trap, reqid: int, *, spi_out: int = ANY_SPI) -> Iterable[Policy]:
     """In, forward and out; out comes last, so that nothing is sent before everything is there.
 
     The template of OUT names the SPI, so a rekeyed pair takes over with its policy, not before; that of IN does not,
     so packets of either pair are welcome (RFC 7296 section 2.8: both are in use until the old one is deleted).
     """
-    local, remote = ipaddress.ip_address(child.local), ipaddress.ip_address(child.remote)
-    mode = _MODES[child.mode]
+    local, remote = ipaddress.ip_address(protected.local), ipaddress.ip_address(protected.remote)
+    mode = _MODES[protected.mode]
     into = Template(remote, local, reqid, mode)
-    out = Template(local, remote, reqid, mode, spi=child.spi_out)
+    out = Template(local, remote, reqid, mode, spi=spi_out)
     directions = [PolicyDirection.IN, PolicyDirection.OUT]
     if mode is SaMode.TUNNEL:
         directions.insert(1, PolicyDirection.FWD)
-    blocks = flows(child.ts_local, child.ts_remote)
+    blocks = flows(protected.ts_local, protected.ts_remote)
     for direction in directions:
         template = out if direction is PolicyDirection.OUT else into
         for flow in blocks:
@@ -137,8 +137,13 @@ def plan_child(child: ChildSaParameters, reqid: int) -> ChildPlan:
     return ChildPlan(
         inbound=_sa(child, reqid, inbound=True),
         outbound=_sa(child, reqid, inbound=False),
-        policies=tuple(_child_policies(child, reqid)),
+        policies=tuple(_policies(child, reqid, spi_out=child.spi_out)),
     )
+
+
+def plan_trap(trap: Trap, reqid: int) -> tuple[Policy, ...]:
+    """The policies of traffic that asks for a Child SA; under `reqid` there never is an SA."""
+    return tuple(_policies(trap, reqid))
 
 
 def moved_sa(planned: Sa, current: Sa) -> Sa:

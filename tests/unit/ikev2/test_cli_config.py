@@ -119,6 +119,17 @@ FAULTS = [
         "connections.lab.children.net.tfc_padding: packets are padded in tunnel mode only",
     ),
     (
+        LAB + "[connections.lab.children.net]\nstart_action = 'trap'\n",
+        "connections.lab.children.net.start_action: trap begins with a peer: name its address in remote_addrs",
+    ),
+    (
+        LAB
+        + "remote_addrs = ['192.0.2.2']\nvips = ['0.0.0.0']\n"
+        + "[connections.lab.children.net]\nstart_action = 'trap|start'\n",
+        "connections.lab.children.net.start_action: trap needs to know the address, which vips asks for: "
+        "write local_ts, or start",
+    ),
+    (
         LAB + "[connections.lab.children.net]\nvips = ['0.0.0.0']\n",
         "connections.lab.children.net.vips: unknown key; it belongs to connections.lab",
     ),

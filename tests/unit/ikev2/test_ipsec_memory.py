@@ -18,7 +18,7 @@ from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import BackendError
 from ikev2.iana import TsType
 from ikev2.ipsec import ipv6
-from ikev2.ipsec.backend import Bypass, DropReason, Expire, UnknownSpi
+from ikev2.ipsec.backend import Acquire, Bypass, DropReason, Expire, Trap, UnknownSpi
 from ikev2.ipsec.esp import OutboundEspSa
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
@@ -586,3 +586,28 @@ def test_the_spi_of_a_half_closed_pair_is_not_given_again(monkeypatch: pytest.Mo
     assert world.a.allocate_spi(A, B) == 0x107
     world.b.send_packet(udp_packet(B, A, (7, 40000)))
     assert len(world.at_a) == 1
+
+
+def test_traffic_of_a_trap_is_dropped_and_told_until_a_child_sa_carries_it(world: World) -> None:
+    children = child_pair()
+    child = children[0]
+    trap = Trap(child.name, 77, child.mode, A, B, child.ts_local, child.ts_remote)
+    world.a.add_trap(trap)
+    packet = udp_packet(A, B, (40001, 862))
+    for _ in range(3):
+        world.a.send_packet(packet)
+    assert world.seen == [], "nothing of it went in clear"
+    assert world.a.drops() == {DropReason.NO_SA: 3}
+    assert world.a.next_event() == Acquire(77, A, B, 17, A, B, 40001, 862)
+    assert world.a.next_event() is None, "told once while it is answered"
+    world.b.send_packet(udp_packet(B, A, (862, 40001)))
+    assert world.a.drops()[DropReason.CLEAR] == 1, "nor is it taken in clear"
+    world.install(children)
+    world.a.send_packet(packet)
+    assert world.at_b == [packet]
+    world.a.delete(child)
+    world.a.send_packet(packet)
+    assert world.at_b == [packet], "the trap is there again"
+    world.a.remove_trap(trap)
+    world.a.send_packet(packet)
+    assert world.seen[-1] == packet

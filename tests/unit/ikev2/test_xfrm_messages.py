@@ -119,7 +119,7 @@ def test_notices_that_only_come() -> None:
     moved = MappingNotice(SA.id, ipaddress.ip_address("203.0.113.5"), 40001)
     assert MappingNotice.parse(GOLDEN["user_mapping"]) == moved
     body = GOLDEN["user_acquire"] + encode_attribute(Xfrma.TMPL, GOLDEN["user_tmpl"])
-    assert AcquireNotice.parse(body) == AcquireNotice(A, B, SELECTOR, POLICY, (TEMPLATE,))
+    assert AcquireNotice.parse(body) == AcquireNotice(A, B, SELECTOR, POLICY, (TEMPLATE,), 4)
 
 
 def test_sizes_are_those_that_classes_claim() -> None:
