@@ -23,6 +23,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -156,6 +157,7 @@ def _loopback_up() -> None:
 
 
 def _configure(name: str, addresses: Sequence[str], mtu: int | None) -> None:
+    _without_dad(name)
     with IPRoute() as netlink:
         index = netlink.link_lookup(ifname=name)[0]
         for text in addresses:
@@ -167,6 +169,12 @@ def _configure(name: str, addresses: Sequence[str], mtu: int | None) -> None:
             )
         settings = {} if mtu is None else {"mtu": mtu}
         netlink.link("set", index=index, state="up", **settings)
+
+
+def _without_dad(name: str) -> None:
+    """The link-local address serves at once, too: neighbours are asked for from it. RFC 4861 section 7.2.2."""
+    with contextlib.suppress(OSError):
+        Path("/proc/sys/net/ipv6/conf", name, "accept_dad").write_text("0")
 
 
 @dataclass(frozen=True, slots=True)

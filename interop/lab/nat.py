@@ -10,7 +10,8 @@
             router.call(nat.rebind)
 
 All that the router's cables bring goes through a TUN device to this process and back: no netfilter is needed. The
-knobs: `Nat44(seed, mapping_s)` and `rebind`, the impairments of interop/lab/relay.py, and `tell_mtu`. IPv4 only.
+knobs: `Nat44(seed, mapping_s)` and `rebind`, the impairments of interop/lab/relay.py, and `tell_mtu`. The NAT is for
+IPv4 only; IPv6 is forwarded beside it.
 
 RFC 3022 section 4.1, RFC 4787 sections 4 to 6.
 """
@@ -34,6 +35,7 @@ from typing import Self
 from pyroute2 import IPRoute
 
 from ikev2.io.netns import Namespace
+from ikev2.ipsec import ip, ipv6
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
     FLAG_DF,
@@ -41,11 +43,10 @@ from ikev2.ipsec.ipv4 import (
     build_header,
     fragmentation_needed,
     header_octets,
-    is_fragment,
     readdressed,
     total_length,
 )
-from ikev2.ipsec.tun import TunDevice
+from ikev2.ipsec.tun import TunDevice, has_ipv6
 from interop.lab.relay import Impairments, Schedule
 
 _WITH_PORTS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
@@ -167,8 +168,9 @@ class Router:
     """Forwards what its host's cables bring, through the NAT and the impairments; a context manager.
 
     `inside` are the networks whose packets go forward. `tell_mtu`: a packet that is too large for the impairments'
-    MTU and must not be fragmented is answered with ICMP (RFC 1191). What else is too large is lost in silence.
-    `drop_fragments`: so is every IP fragment.
+    MTU and must not be fragmented is answered with ICMP (RFC 1191, RFC 8201). What else is too large is lost in
+    silence. `drop_fragments`: so is every IP fragment. `clock_ns`: `schedule.record` says by this clock when each
+    packet came and left; a packet that the NAT translated is there as it left the NAT.
     """
 
     def __init__(
@@ -182,9 +184,10 @@ class Router:
         backward: Impairments | None = None,
         tell_mtu: bool = False,
         drop_fragments: bool = False,
+        clock_ns: Callable[[], int] | None = None,
     ) -> None:
         self.nat = nat
-        self.schedule = Schedule(seed, forward, backward, header_octets=0)
+        self.schedule = Schedule(seed, forward, backward, header_octets=0, clock_ns=clock_ns)
         self.dropped: Counter[str] = Counter()
         self.taps: list[Callable[[bytes], None]] = []
         self._namespace = namespace
@@ -226,10 +229,16 @@ class Router:
     def _configure(self) -> None:
         for name in ("ip_forward", "conf/all/rp_filter", f"conf/{_DEVICE}/rp_filter", "conf/default/rp_filter"):
             Path("/proc/sys/net/ipv4", name).write_text("1" if name == "ip_forward" else "0")
+        with_ipv6 = has_ipv6()
+        if with_ipv6:
+            Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
+            self._tun.with_ipv6()
         with IPRoute() as netlink:
             tun = netlink.link_lookup(ifname=_DEVICE)[0]
             netlink.link("set", index=tun, state="up")
             netlink.route("add", dst="0.0.0.0/0", oif=tun, table=_TABLE)
+            if with_ipv6:
+                netlink.route("add", dst="::/0", oif=tun, table=_TABLE, family=socket.AF_INET6)
             for link in netlink.get_links():
                 name = link.get_attr("IFLA_IFNAME")
                 if name in ("lo", _DEVICE):
@@ -237,6 +246,8 @@ class Router:
                 Path("/proc/sys/net/ipv4/conf", name, "rp_filter").write_text("0")
                 Path("/proc/sys/net/ipv4/conf", name, "send_redirects").write_text("0")
                 netlink.rule("add", priority=_PRIORITY, table=_TABLE, iifname=name)
+                if with_ipv6:
+                    netlink.rule("add", priority=_PRIORITY, table=_TABLE, iifname=name, family=socket.AF_INET6)
                 if self.nat is not None:
                     # The hosts outside ask for the public address by ARP.
                     netlink.neigh("add", dst=self.nat.public, ifindex=link["index"], flags=_NTF_PROXY)
@@ -276,8 +287,6 @@ class Router:
                 packet = os.read(self._tun.fd, 65536)
             except BlockingIOError:
                 return
-            if packet[0] >> 4 != 4:
-                continue
             try:
                 self._take(packet)
             except MalformedPacket:
@@ -286,24 +295,28 @@ class Router:
     def _take(self, packet: bytes) -> None:
         for tap in self.taps:
             tap(packet)
-        forward = any(ipaddress.ip_address(packet[12:16]) in network for network in self._inside)
-        if is_fragment(packet) and self._drop_fragments:
+        is_v4 = ip.version(packet) == 4
+        source = ipaddress.ip_address(packet[12:16] if is_v4 else packet[8:24])
+        if (
+            source.is_link_local
+            or source.is_unspecified
+            or ipaddress.ip_address(ip.destination(packet)).is_multicast
+        ):
+            return  # neighbours' own business, which no router forwards
+        forward = any(source in network for network in self._inside)
+        fragment = ip.is_fragment(packet)
+        if fragment and self._drop_fragments:
             self.dropped["fragment"] += 1
             return
         mtu = (self.schedule.forward if forward else self.schedule.backward).impairments.mtu
-        if (
-            self._tell_mtu
-            and mtu is not None
-            and len(packet) > mtu
-            and int.from_bytes(packet[6:8], "big") & FLAG_DF
-        ):
+        if self._tell_mtu and mtu is not None and len(packet) > mtu and ip.must_not_be_cut(packet):
             self.dropped["told"] += 1
-            self._write(fragmentation_needed(packet, mtu))
+            self._write(fragmentation_needed(packet, mtu) if is_v4 else ipv6.packet_too_big(packet, mtu))
             return
-        if self.nat is None:
+        if self.nat is None or not is_v4:
             self.schedule.put(packet, time.monotonic(), forward=forward)
             return
-        whole = self._reassembler.add(packet) if is_fragment(packet) else packet
+        whole = self._reassembler.add(packet) if fragment else packet
         translated = None if whole is None else self.nat.translate(whole, time.monotonic())
         if translated is not None:
             self.schedule.put(translated, time.monotonic(), forward=forward)

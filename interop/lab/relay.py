@@ -1,9 +1,10 @@
 """Impairments in user space, for kernels without netem and for tests with a clock of their own.
 
 `Impairer` is the sans-IO core: a datagram goes in, what arrives, and when, comes out. `Relay` puts one between two
-UDP endpoints. With one seed and one sequence of datagrams the result is the same on every machine.
+UDP endpoints, `Router` of interop/lab/nat.py between two networks. With one seed and one sequence of datagrams the
+result is the same on every machine. interop/lab/knobs.py has the words for all of it.
 
-    python -m interop.lab.relay --listen 192.0.2.3:4500 --to 192.0.2.2:4500 --delay 0.02 --loss 0.1 --seed 7
+    python -m interop.lab.relay --listen 192.0.2.3:4500 --to 192.0.2.2:4500 --seed 7 delay=20ms loss=10%
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import selectors
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+
+from interop.lab.packet import Selection, flip_bit
 
 MAXIMUM_DATAGRAM = 65535
 _IDLE_S = 60.0
@@ -27,10 +30,15 @@ class Impairments:
     """What happens on the way. Probabilities are 0 to 1 and per datagram, times are seconds.
 
     `jitter_s` is added evenly from 0 up, which reorders by itself once it exceeds the datagrams' distance. A
-    reordered datagram is held back by `reorder_by_s` more. A corrupted one has one bit flipped. `rate` is octets a
+    reordered datagram is held back by `reorder_by_s` more, or, with `reorder_by`, until so many others have arrived
+    after it was sent (or `hold_s` has passed). A corrupted one has one bit flipped, behind the IP header; with
+    `repair` in what TCP or UDP carry, and their checksum is made right again. `rate` is octets a
     second of the link (None: without limit), with a queue of `queue_octets` in front of it that drops its tail.
     `mtu` (None: without limit) is the largest IP datagram that gets through; larger ones are lost in silence, as
     where both IP fragments and ICMP errors are filtered.
+
+    `loss_every` = N loses the Nth, the 2Nth ... datagram, without any chance; the others ending in `_every` likewise.
+    `only` names the IP packets that are impaired and counted (`udp`, `esp`, `tcp:862`, `50`); None: all.
     """
 
     delay_s: float = 0.0
@@ -43,26 +51,56 @@ class Impairments:
     rate: float | None = None
     queue_octets: int = 64_000
     mtu: int | None = None
+    loss_every: int | None = None
+    duplication_every: int | None = None
+    reordering_every: int | None = None
+    corruption_every: int | None = None
+    reorder_by: int | None = None
+    hold_s: float = 1.0
+    repair: bool = False
+    only: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("loss", "duplication", "reordering", "corruption"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is a probability, from 0 to 1")
-        if min(self.delay_s, self.jitter_s, self.reorder_by_s) < 0 or (self.rate is not None and self.rate <= 0):
-            raise ValueError("delays are not negative, and a rate is positive")
+        if min(self.delay_s, self.jitter_s, self.reorder_by_s, self.hold_s) < 0:
+            raise ValueError("a time is not negative")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError("a rate is not negative, and not zero")
+        counts = ("loss_every", "duplication_every", "reordering_every", "corruption_every", "reorder_by", "mtu")
+        for name in counts:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is a number from 1 up")
+        if self.only is not None:
+            Selection.parse(self.only)
 
 
 @dataclass(slots=True)
 class ImpairmentCounters:
-    """What was done to how many datagrams. `queue_drops`: the rate's queue had no room; `too_big`: above the MTU."""
+    """What was done to how many datagrams. `queue_drops`: the rate's queue had no room; `too_big`: above the MTU.
+
+    `received` are all, `spared` among them those that `only` does not name.
+    """
 
     received: int = 0
+    spared: int = 0
     lost: int = 0
     duplicated: int = 0
     reordered: int = 0
     corrupted: int = 0
     queue_drops: int = 0
     too_big: int = 0
+
+
+@dataclass(slots=True)
+class _Held:
+    """A datagram, or it and its copy, that others are to overtake."""
+
+    arrivals: list[tuple[float, bytes]]
+    to_pass: int
+    until: float
 
 
 class Impairer:
@@ -73,23 +111,37 @@ class Impairer:
 
     def __init__(self, seed: int, impairments: Impairments | None = None, *, header_octets: int = 28) -> None:
         self._header_octets = header_octets
-        self.impairments = Impairments() if impairments is None else impairments
         self.counters = ImpairmentCounters()
         self._random = random.Random(seed)
         self._link_free_at = 0.0
+        self._held: list[_Held] = []
+        self.change(Impairments() if impairments is None else impairments)
+
+    def change(self, impairments: Impairments) -> None:
+        """Others from the next datagram on, which is the first that the `_every` of these count."""
+        if impairments.only is not None and self._header_octets:
+            raise ValueError("`only` is for whole IP packets; this relay carries what UDP carries")
+        self.impairments = impairments
+        self._selection = None if impairments.only is None else Selection.parse(impairments.only)
+        self._number = 0
 
     def schedule(self, datagram: bytes, now: float) -> list[tuple[float, bytes]]:
         """(when, octets) of everything that arrives because of this datagram, in the order of the draws.
 
         Each datagram costs the same number of draws whatever happens to it, so changing one probability leaves the
-        fate of the others as it was.
+        fate of the others as it was. What was held back follows the datagram that was the last to overtake it.
         """
-        wanted, counters = self.impairments, self.counters
+        counters = self.counters
+        counters.received += 1
+        if self._selection is not None and not self._selection.takes(datagram):
+            counters.spared += 1
+            return [(now, datagram)]
+        wanted = self.impairments
+        self._number += 1
         loss, duplication, reordering, corruption, jitter, second_jitter, place = (
             self._random.random() for _ in range(7)
         )
-        counters.received += 1
-        if loss < wanted.loss:
+        if loss < wanted.loss or self._is_nth(wanted.loss_every):
             counters.lost += 1
             return []
         if wanted.mtu is not None and self._header_octets + len(datagram) > wanted.mtu:
@@ -99,19 +151,42 @@ class Impairer:
         if sent_at is None:
             counters.queue_drops += 1
             return []
-        arrives_at = sent_at + wanted.delay_s + jitter * wanted.jitter_s
-        if reordering < wanted.reordering:
-            counters.reordered += 1
-            arrives_at += wanted.reorder_by_s
         octets = datagram
-        if corruption < wanted.corruption and datagram:
+        if datagram and (corruption < wanted.corruption or self._is_nth(wanted.corruption_every)):
             counters.corrupted += 1
-            octets = _flip_bit(datagram, int(place * 8 * len(datagram)))
-        arrivals = [(arrives_at, octets)]
-        if duplication < wanted.duplication:
+            octets = flip_bit(datagram, place, whole=not self._header_octets, repair=wanted.repair)
+        arrivals = [(sent_at + wanted.delay_s + jitter * wanted.jitter_s, octets)]
+        if duplication < wanted.duplication or self._is_nth(wanted.duplication_every):
             counters.duplicated += 1
             arrivals.append((sent_at + wanted.delay_s + second_jitter * wanted.jitter_s, octets))
-        return arrivals
+        if reordering < wanted.reordering or self._is_nth(wanted.reordering_every):
+            counters.reordered += 1
+            if wanted.reorder_by is not None:
+                self._held.append(_Held(arrivals, wanted.reorder_by, now + wanted.hold_s))
+                return []
+            arrivals = [(when + wanted.reorder_by_s, copy) for when, copy in arrivals]
+        return arrivals + self._overtaken(arrivals[0][0])
+
+    def next_release(self) -> float | None:
+        """When `expired` has something at the latest; None when nothing is held back."""
+        return min((held.until for held in self._held), default=None)
+
+    def expired(self, now: float) -> list[tuple[float, bytes]]:
+        """What was held back for `hold_s` without being overtaken by as many as it should have been."""
+        done = [held for held in self._held if held.until <= now]
+        self._held = [held for held in self._held if held.until > now]
+        return [(max(when, held.until), octets) for held in done for when, octets in held.arrivals]
+
+    def _is_nth(self, every: int | None) -> bool:
+        return every is not None and self._number % every == 0
+
+    def _overtaken(self, when: float) -> list[tuple[float, bytes]]:
+        """What follows a datagram that arrives at `when`, after it has passed all that are held back."""
+        for held in self._held:
+            held.to_pass -= 1
+        done = [held for held in self._held if not held.to_pass]
+        self._held = [held for held in self._held if held.to_pass]
+        return [(max(own, when), octets) for held in done for own, octets in held.arrivals]
 
     def _through_the_link(self, size: int, now: float) -> float | None:
         """When its last octet has left; None when the queue before the link is full."""
@@ -125,12 +200,6 @@ class Impairer:
         return self._link_free_at
 
 
-def _flip_bit(datagram: bytes, bit: int) -> bytes:
-    changed = bytearray(datagram)
-    changed[bit // 8] ^= 1 << bit % 8
-    return bytes(changed)
-
-
 @dataclass(order=True, slots=True)
 class _Arrival:
     when: float
@@ -139,10 +208,21 @@ class _Arrival:
     forward: bool = field(compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A datagram that came to the relay, or left it: in which direction, when, by the clock of the record."""
+
+    forward: bool
+    left: bool
+    at_ns: int
+    octets: bytes = field(repr=False)
+
+
 class Schedule:
     """What is under way in both directions of a path, by time of arrival: sans-IO, as a relay or a test drives it.
 
-    Two datagrams for one moment arrive in the order in which they were put in.
+    Two datagrams for one moment arrive in the order in which they were put in. With `clock_ns` there is a `record`:
+    a stamp of that clock for each datagram when it is put in, and when it is given out.
     """
 
     def __init__(
@@ -152,31 +232,46 @@ class Schedule:
         backward: Impairments | None = None,
         *,
         header_octets: int = 28,
+        clock_ns: Callable[[], int] | None = None,
     ) -> None:
         """`backward` None: the same impairments both ways, each way with fortunes of its own."""
         self.forward = Impairer(seed, forward, header_octets=header_octets)
         self.backward = Impairer(seed + 1, forward if backward is None else backward, header_octets=header_octets)
+        self.record: list[Sighting] = []
+        self._clock_ns = clock_ns
         self._heap: list[_Arrival] = []
         self._number = 0
 
     def put(self, datagram: bytes, now: float, *, forward: bool) -> None:
         """A datagram enters the path at one of its ends."""
+        if self._clock_ns is not None:
+            self.record.append(Sighting(forward, False, self._clock_ns(), datagram))
         impairer = self.forward if forward else self.backward
-        for when, octets in impairer.schedule(datagram, now):
-            self._number += 1
-            heapq.heappush(self._heap, _Arrival(when, self._number, octets, forward))
+        self._push(impairer.schedule(datagram, now), forward)
 
     def next_time(self) -> float | None:
         """When the next datagram arrives; None when nothing is under way."""
-        return self._heap[0].when if self._heap else None
+        times = [self.forward.next_release(), self.backward.next_release()]
+        if self._heap:
+            times.append(self._heap[0].when)
+        return min((when for when in times if when is not None), default=None)
 
     def due(self, now: float) -> list[tuple[bytes, bool]]:
         """(octets, forward) of what has arrived by `now`, in order."""
+        self._push(self.forward.expired(now), True)
+        self._push(self.backward.expired(now), False)
         arrived: list[tuple[bytes, bool]] = []
         while self._heap and self._heap[0].when <= now:
             arrival = heapq.heappop(self._heap)
             arrived.append((arrival.octets, arrival.forward))
+            if self._clock_ns is not None:
+                self.record.append(Sighting(arrival.forward, True, self._clock_ns(), arrival.octets))
         return arrived
+
+    def _push(self, arrivals: Sequence[tuple[float, bytes]], forward: bool) -> None:
+        for when, octets in arrivals:
+            self._number += 1
+            heapq.heappush(self._heap, _Arrival(when, self._number, octets, forward))
 
 
 class Relay:
@@ -269,28 +364,24 @@ def _endpoint(text: str) -> tuple[str, int]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the head of this module."""
+    from interop.lab.knobs import KnobError, change, help_text
+
     parser = argparse.ArgumentParser(
-        prog="python -m interop.lab.relay", description="A bad path between two hosts."
+        prog="python -m interop.lab.relay",
+        description="A bad path between two hosts.",
+        epilog=help_text(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--listen", type=_endpoint, required=True, metavar="HOST:PORT")
     parser.add_argument("--to", type=_endpoint, required=True, metavar="HOST:PORT")
     parser.add_argument("--seed", type=int, default=1)
-    for name in ("delay", "jitter"):
-        parser.add_argument(f"--{name}", type=float, default=0.0, metavar="SECONDS")
-    for name in ("loss", "duplication", "reordering", "corruption"):
-        parser.add_argument(f"--{name}", type=float, default=0.0, metavar="PROBABILITY")
-    parser.add_argument("--mtu", type=int, metavar="OCTETS", help="the largest IP datagram that gets through")
+    parser.add_argument("knobs", nargs="*", metavar="KNOB=VALUE")
     given = parser.parse_args(arguments)
-    impairments = Impairments(
-        delay_s=given.delay,
-        jitter_s=given.jitter,
-        loss=given.loss,
-        duplication=given.duplication,
-        reordering=given.reordering,
-        corruption=given.corruption,
-        mtu=given.mtu,
-    )
-    relay = Relay(given.listen, given.to, seed=given.seed, forward=impairments)
+    try:
+        impairments = change(Impairments(), given.knobs)
+        relay = Relay(given.listen, given.to, seed=given.seed, forward=impairments)
+    except (KnobError, ValueError) as error:
+        parser.error(str(error))
     print(f"relay on {relay.address[0]}:{relay.address[1]}", flush=True)
     try:
         relay.run()

@@ -9,9 +9,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
 
 from interop.lab.packages import Tool, missing, skip_reason
-from interop.lab.relay import Impairer, Impairments, Relay, Schedule
+from interop.lab.relay import Impairer, Impairments, Relay, Schedule, Sighting
 from interop.lab.relay import main as relay_main
 
 
@@ -97,10 +99,156 @@ def test_nothing_arrives_before_its_delay(seed: int, probability: float, delay: 
         assert len(octets) == len(data)
 
 
-@pytest.mark.parametrize("wrong", [{"loss": 1.5}, {"corruption": -0.1}, {"delay_s": -1.0}, {"rate": 0.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"loss": 1.5}, {"corruption": -0.1}, {"delay_s": -1.0}, {"hold_s": -1.0}, {"rate": 0.0}, {"loss_every": 0},
+     {"reorder_by": 0}, {"mtu": 0}],
+)  # fmt: skip
 def test_impossible_impairments_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"probability|negative"):
-        Impairments(**wrong)
+    with pytest.raises(ValueError, match=r"probability|negative|from 1 up"):
+        Impairments(**wrong)  # type: ignore[arg-type]
+
+
+# decisions by number
+
+
+def numbers(arrivals: list[tuple[float, bytes]]) -> list[int]:
+    """Those that arrived, in order; `Schedule` keeps the order of equal times, as a stable sort does."""
+    return [int.from_bytes(octets, "big") for _, octets in sorted(arrivals, key=lambda arrival: arrival[0])]
+
+
+def sent_in_turn(impairer: Impairer, count: int) -> list[tuple[float, bytes]]:
+    """The numbers from 1 to `count`, a hundredth of a second apart."""
+    arrivals: list[tuple[float, bytes]] = []
+    for number in range(1, count + 1):
+        arrivals += impairer.schedule(number.to_bytes(4, "big"), number * 0.01)
+    return arrivals
+
+
+def test_each_tenth_is_lost_and_no_other_whatever_the_seed() -> None:
+    for seed in range(3):
+        impairer = Impairer(seed, Impairments(loss_every=10))
+        assert numbers(sent_in_turn(impairer, 100)) == [n for n in range(1, 101) if n % 10]
+        assert impairer.counters.lost == 10
+
+
+def test_each_seventh_arrives_twice() -> None:
+    impairer = Impairer(1, Impairments(duplication_every=7, delay_s=0.05))
+    assert numbers(sent_in_turn(impairer, 21)) == sorted([*range(1, 22), 7, 14, 21])
+    assert impairer.counters.duplicated == 3
+
+
+def test_each_fifth_has_a_bit_turned() -> None:
+    impairer = Impairer(1, Impairments(corruption_every=5))
+    wrong = [n for n, seen in enumerate(numbers(sent_in_turn(impairer, 20)), 1) if seen != n]
+    assert wrong == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize("extent", [1, 2, 5])
+def test_each_tenth_is_overtaken_by_exactly_so_many(extent: int) -> None:
+    impairer = Impairer(1, Impairments(reordering_every=10, reorder_by=extent, delay_s=0.03))
+    order = numbers(sent_in_turn(impairer, 40 + extent))
+    expected: list[int] = []
+    for number in range(1, 41 + extent):
+        if number % 10:
+            expected.append(number)
+        if number > extent and not (number - extent) % 10:
+            expected.append(number - extent)
+    assert order == expected
+    assert impairer.counters.reordered == 4
+    assert impairer.next_release() is None
+
+
+def test_the_copy_of_a_reordered_datagram_comes_with_it() -> None:
+    impairer = Impairer(1, Impairments(reordering_every=3, duplication_every=3, reorder_by=1))
+    assert numbers(sent_in_turn(impairer, 4)) == [1, 2, 4, 3, 3]
+
+
+def test_what_nothing_overtakes_is_let_go_after_its_time() -> None:
+    schedule = Schedule(1, Impairments(reordering=1.0, reorder_by=2, hold_s=0.5, delay_s=0.1))
+    schedule.put(b"alone", 3.0, forward=True)
+    assert schedule.next_time() == 3.5
+    assert schedule.due(3.4) == []
+    assert schedule.due(3.5) == [(b"alone", True)]
+    assert schedule.next_time() is None
+
+
+def test_lost_datagrams_overtake_nothing() -> None:
+    impairer = Impairer(1, Impairments(reordering_every=3, reorder_by=2, loss_every=4))
+    assert numbers(sent_in_turn(impairer, 7)) == [1, 2, 5, 7, 3]
+
+
+def test_changed_impairments_count_from_the_next_datagram_on() -> None:
+    impairer = Impairer(1, Impairments(loss_every=4))
+    before = numbers(sent_in_turn(impairer, 3))
+    impairer.change(Impairments(loss_every=2))
+    assert (before, numbers(sent_in_turn(impairer, 4))) == ([1, 2, 3], [1, 3])
+
+
+def test_a_record_has_each_datagram_as_it_came_and_as_it_left() -> None:
+    now = iter(range(1000, 2000, 100))
+    schedule = Schedule(1, Impairments(duplication=1.0, delay_s=0.5), clock_ns=lambda: next(now))
+    schedule.put(b"x", 0.0, forward=True)
+    schedule.due(0.5)
+    assert schedule.record == [
+        Sighting(True, False, 1000, b"x"),
+        Sighting(True, True, 1100, b"x"),
+        Sighting(True, True, 1200, b"x"),
+    ]
+
+
+# whole packets
+
+
+def udp_packet(payload: bytes = bytes(range(40)), port: int = 4500, version: int = 4) -> bytes:
+    head = IP(src="192.0.2.1", dst="192.0.2.2") if version == 4 else IPv6(src="2001:db8::1", dst="2001:db8::2")
+    return bytes(head / UDP(sport=1000, dport=port) / payload)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize(
+    ("only", "taken"),
+    [("udp", True), ("17", True), ("udp:4500", True), ("udp:1000", True), ("udp:500", False), ("tcp", False),
+     ("esp", False)],
+)  # fmt: skip
+def test_only_the_named_packets_are_impaired_and_counted(only: str, taken: bool, version: int) -> None:
+    impairer = Impairer(1, Impairments(loss=1.0, only=only), header_octets=0)
+    packet = udp_packet(version=version)
+    assert impairer.schedule(packet, 1.0) == ([] if taken else [(1.0, packet)])
+    assert (impairer.counters.lost, impairer.counters.spared) == (int(taken), int(not taken))
+
+
+def test_a_relay_of_datagrams_cannot_tell_packets_apart() -> None:
+    with pytest.raises(ValueError, match="whole IP packets"):
+        Impairer(1, Impairments(only="udp"))
+
+
+@pytest.mark.parametrize("wrong", ["sctps", "300", "udp:", "udp:70000", "esp:4500", ""])
+def test_what_is_no_selection_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="only="):
+        Impairments(only=wrong)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("octets", [40, 41])
+@pytest.mark.parametrize("repair", [False, True])
+def test_corruption_of_a_packet_spares_its_header_and_repairs_its_checksum(
+    octets: int, repair: bool, version: int
+) -> None:
+    packet = udp_packet(bytes(range(octets)), version=version)
+    header = len(packet) - octets - 8
+    impairer = Impairer(3, Impairments(corruption=1.0, repair=repair), header_octets=0)
+    for _ in range(200):
+        ((_, seen),) = impairer.schedule(packet, 1.0)
+        assert seen[:header] == packet[:header]
+        again = (IP if version == 4 else IPv6)(seen)
+        fits = bytes(again)
+        del again[UDP].chksum
+        assert (bytes(again) == fits) == repair
+        if repair:
+            assert seen[header : header + 6] == packet[header : header + 6]
+            difference = int.from_bytes(seen[header + 8 :], "big") ^ int.from_bytes(packet[header + 8 :], "big")
+            assert difference.bit_count() == 1
 
 
 def test_a_schedule_delivers_in_order_of_arrival_and_keeps_directions_apart() -> None:
