@@ -45,6 +45,7 @@ def peer(wait_s: float = 5.0, port: int = 0) -> Iterator[socket.socket]:
         yield sock
 
 
+@pytest.mark.req("rfc5357-sI-06")
 def test_the_keys_of_a_passphrase_are_those_that_the_documentation_says() -> None:
     import hashlib
 
