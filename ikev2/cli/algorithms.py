@@ -6,13 +6,16 @@ Algorithms that those two do not name are at MAY (RFC 8247 section 1, RFC 8221 s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ikev2.crypto.encr import ENCRS, Encr
 from ikev2.crypto.integ import INTEGS
 from ikev2.crypto.ke import KE_GROUPS
 from ikev2.crypto.prf import PRFS
-from ikev2.iana import EncrId, IntegId, KeId, PrfId
+from ikev2.iana import EncrId, IntegId, KeId, PrfId, TransformType
+from ikev2.ipsec.xfrm.kernel import XfrmSocket
+from ikev2.ipsec.xfrm.probe import KernelProbe
+from ikev2.wire.payloads import Transform
 
 # Of 128 and 256 bits; 192 remain at MAY, and AES-CCM-8 with any other than 128: RFC 8247 section 2.1, RFC 8221
 # section 5.
@@ -59,7 +62,10 @@ _KE = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One algorithm. `ike` and `esp` are its level in RFC 8247 and RFC 8221; empty where it cannot be used."""
+    """One algorithm. `ike` and `esp` are its level in RFC 8247 and RFC 8221; empty where it cannot be used.
+
+    `kernel`: whether ESP of this kernel has it; None: not tried, or not of ESP.
+    """
 
     type: str
     number: int
@@ -68,10 +74,25 @@ class Row:
     key_bits: int | None
     ike: str
     esp: str
+    kernel: bool | None = None
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self)
+
+
+def kernel_rows() -> Iterator[Row]:
+    """The same, each cipher and integrity algorithm tried in this kernel. Raises BackendError when it has no ESP."""
+    with XfrmSocket() as kernel:
+        probe = KernelProbe(kernel)
+        probe.esp()
+        for row in rows():
+            if row.type in _OF_ESP and row.esp:
+                row = replace(row, kernel=probe.has(Transform.of(_OF_ESP[row.type], row.number, row.key_bits)))
+            yield row
+
+
+_OF_ESP = {"ENCR": TransformType.ENCR, "INTEG": TransformType.INTEG}
 
 
 def _level(levels: dict[EncrId, str], encr: Encr) -> str:

@@ -181,18 +181,22 @@ def check_config(config_path: Path) -> None:
 
 
 @main.command()
+@click.option("--kernel", is_flag=True, help="Try which of them ESP of this kernel has (root).")
 @_JSON
 @_one_line_errors
-def algorithms(as_json: bool) -> None:
+def algorithms(kernel: bool, as_json: bool) -> None:
     """The algorithms, their keywords, and the levels of RFC 8247 and 8221."""
-    from ikev2.cli.algorithms import rows
+    from ikev2.cli.algorithms import kernel_rows, rows
 
+    found = list(kernel_rows() if kernel else rows())
     if as_json:
-        _print_json([row.to_dict() for row in rows()])
+        _print_json([row.to_dict() for row in found])
         return
-    click.echo(f"{'type':6}{'no.':>4}  {'name':24}{'keyword':18}{'IKE (RFC 8247)':16}ESP (RFC 8221)")
-    for row in rows():
-        click.echo(f"{row.type:6}{row.number:>4}  {row.name:24}{row.keyword:18}{row.ike:16}{row.esp}".rstrip())
+    tried = f"{'kernel':8}" if kernel else ""
+    click.echo(f"{'type':6}{'no.':>4}  {'name':24}{'keyword':18}{tried}{'IKE (RFC 8247)':16}ESP (RFC 8221)")
+    for row in found:
+        has = f"{ {True: 'yes', False: 'no', None: ''}[row.kernel]:8}" if kernel else ""
+        click.echo(f"{row.type:6}{row.number:>4}  {row.name:24}{row.keyword:18}{has}{row.ike:16}{row.esp}".rstrip())
 
 
 @main.command()

@@ -38,7 +38,7 @@ from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket
 from ikev2.io.wish import Wish
 from ikev2.ipsec.backend import NON_ESP_MARKER, Backend
 from ikev2.ipsec.memory import MemoryBackend
-from ikev2.ipsec.probe import require_ciphers
+from ikev2.ipsec.probe import installable
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildCounters, ChildSaParameters
@@ -130,10 +130,9 @@ class Endpoint:
     async def start(self) -> None:
         """Open the backend and bind the sockets. Nothing stays open when this raises."""
         loop = asyncio.get_running_loop()
-        require_ciphers(self.backend, self.config.connections)
         self.backend.open()
         try:
-            self._sockets.bind(self.config.connections, loop)
+            self._take_connections(self.config, loop)
             await self._installer.traps.settle(self.config.connections)
             if (descriptor := self.backend.event_fd()) is not None:
                 loop.add_reader(descriptor, self._backend_events)
@@ -184,15 +183,22 @@ class Endpoint:
     async def reload(self, config: EndpointConfig) -> None:
         """Take other connections: new SAs use them, SAs that are up stay as they are.
 
-        Raises ConfigurationError, and changes nothing, when an address cannot be bound or the backend lacks a cipher.
+        Raises ConfigurationError, and changes nothing, when an address cannot be bound or the backend has nothing of
+        what a Child SA proposes.
         A trap that cannot be laid raises IkeError, when all else is as it is to be.
         """
-        require_ciphers(self.backend, config.connections)
-        self._sockets.bind(config.connections, self._running())
-        self.config = config
-        self.manager.connections = list(config.connections)
+        self._take_connections(config, self._running())
         self.manager.pools.configure(config.pools)
         await self._installer.traps.settle(config.connections)
+
+    def _take_connections(self, config: EndpointConfig, loop: asyncio.AbstractEventLoop) -> None:
+        """Bind their addresses; what the backend cannot install is neither offered nor taken."""
+        connections, left_out = installable(self.backend, config.connections)
+        self._sockets.bind(connections, loop)
+        for text in left_out:
+            self.log.log("CFG", text)
+        self.config = config
+        self.manager.connections = list(connections)
 
     # --- wishes --------------------------------------------------------------------------------------------------
 

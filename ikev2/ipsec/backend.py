@@ -19,7 +19,7 @@ from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.core.types import Address, Mode
 from ikev2.errors import BackendError, LocalProtocolError
 from ikev2.ipsec.icmp import OnPathMtu
-from ikev2.wire.payloads.ts import TrafficSelector
+from ikev2.wire.payloads import TrafficSelector, Transform
 
 IKE_PORT = 500
 NAT_PORT = 4500
@@ -178,11 +178,6 @@ class Backend(ABC):
     """True: `attach_encap_socket` is to be called with the UDP 4500 socket, and the caller no longer reads it."""
 
     @classmethod
-    def carries(cls, encr_id: int) -> bool:
-        """Whether ESP of this backend has a cipher that is implemented for negotiation."""
-        return True
-
-    @classmethod
     @abstractmethod
     def probe(cls) -> ProbeResult:
         """Try, in this network namespace, whether the backend would work; leaves nothing behind, never raises."""
@@ -190,6 +185,10 @@ class Backend(ABC):
     @abstractmethod
     def open(self) -> None:
         """Take what the backend needs, and clean what a crashed run of ours left behind."""
+
+    def carries(self, transform: Transform) -> bool:
+        """Whether a Child SA of this open backend can have a transform that is implemented for negotiation."""
+        return True
 
     @abstractmethod
     def close(self) -> None:

@@ -21,6 +21,7 @@ from ikev2.ipsec.xfrm.algorithms import kernel_has
 from ikev2.ipsec.xfrm.messages import Policy, Request, Sa, encode_message
 from ikev2.ipsec.xfrm.structs import SaId
 from ikev2.ipsec.xfrm.uapi import NlmF, XfrmMsg
+from ikev2.wire.payloads import Transform
 
 _INSTANCE = 0
 
@@ -39,10 +40,9 @@ class DryRunBackend(Backend):
         self._bypasses: dict[Bypass, tuple[Policy, ...]] = {}
         self._traps: dict[Trap, tuple[Policy, ...]] = {}
 
-    @classmethod
-    def carries(cls, encr_id: int) -> bool:
-        """As the kernel would."""
-        return kernel_has(encr_id)
+    def carries(self, transform: Transform) -> bool:
+        """As a kernel would that has all that a kernel may have."""
+        return kernel_has(transform)
 
     @classmethod
     def probe(cls) -> ProbeResult:

@@ -6,14 +6,16 @@ The order of `auto` is: the kernel's own ESP, ESP of our own over a TUN device, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 
 from ikev2.core.config import ConnectionConfig
-from ikev2.crypto.keywords import transform_keyword
+from ikev2.crypto.keywords import numbered, transform_keyword
 from ikev2.errors import BackendError, ConfigurationError
 from ikev2.iana import TransformType
 from ikev2.ipsec.backend import Backend, ProbeResult
+from ikev2.wire.payloads import Proposal
 
 AUTO = "auto"
 AUTO_ORDER = ("xfrm", "userspace", "memory")
@@ -51,18 +53,41 @@ def probe_backends(probe: Callable[[str], ProbeResult] = _probe) -> tuple[ProbeR
     return tuple(probe(name) for name in AUTO_ORDER)
 
 
-def require_ciphers(backend: Backend, connections: Iterable[ConnectionConfig]) -> None:
-    """ConfigurationError when a Child SA may be negotiated with a cipher that the backend does not have."""
+def installable(
+    backend: Backend, connections: Iterable[ConnectionConfig]
+) -> tuple[tuple[ConnectionConfig, ...], tuple[str, ...]]:
+    """The connections with what this open backend can install in their ESP proposals, and what was left out, in words.
+
+    ConfigurationError when a Child SA has no proposal left.
+    """
+    kept, left_out = [], []
     for connection in connections:
+        children = []
         for child in connection.children:
-            for proposal in child.esp_proposals:
-                for transform in proposal.of_type(TransformType.ENCR):
-                    if not backend.carries(transform.id):
-                        where = f"child {child.name!r} of connection {connection.name!r}"
-                        raise ConfigurationError(
-                            f"{where}: the {backend.name} backend has no {transform_keyword(transform)}: "
-                            "take it out of esp_proposals, or choose another backend"
-                        )
+            where = f"child {child.name!r} of connection {connection.name!r}"
+            lacking: dict[str, None] = {}
+            proposals = [
+                part for one in child.esp_proposals if (part := _installable(backend, one, lacking)) is not None
+            ]
+            said = f"{where}: the {backend.name} backend has no {', '.join(lacking)}"
+            if child.esp_proposals and not proposals:
+                raise ConfigurationError(f"{said}: name others in esp_proposals, or choose another backend")
+            if lacking:
+                left_out.append(f"{said}: not offered and not taken")
+            children.append(replace(child, esp_proposals=numbered(proposals)) if lacking else child)
+        kept.append(replace(connection, children=tuple(children)))
+    return tuple(kept), tuple(left_out)
+
+
+def _installable(backend: Backend, proposal: Proposal, lacking: dict[str, None]) -> Proposal | None:
+    """The proposal without what the backend lacks, whose keywords are noted; None when it has no cipher any more."""
+    kept = tuple(transform for transform in proposal.transforms if backend.carries(transform))
+    if len(kept) == len(proposal.transforms):
+        return proposal
+    lacking |= dict.fromkeys(transform_keyword(gone) for gone in proposal.transforms if gone not in kept)
+    part = replace(proposal, transforms=kept)
+    needed = [kind for kind in (TransformType.ENCR, TransformType.INTEG) if proposal.of_type(kind)]
+    return part if all(part.of_type(kind) for kind in needed) else None
 
 
 def choose_backend(

@@ -34,6 +34,7 @@ from ikev2.errors import BackendError  # noqa: E402
 from ikev2.io.netns import TwoHosts  # noqa: E402
 from ikev2.ipsec.backend import Acquire, Bypass, PeerMoved  # noqa: E402
 from ikev2.ipsec.probe import choose_backend  # noqa: E402
+from ikev2.ipsec.xfrm.algorithms import AEAD_NAMES, AUTH_NAMES, CRYPT_NAMES  # noqa: E402
 from ikev2.ipsec.xfrm.backend import XfrmBackend  # noqa: E402
 from ikev2.ipsec.xfrm.kernel import XfrmSocket  # noqa: E402
 from ikev2.ipsec.xfrm.words import sa_words  # noqa: E402
@@ -221,6 +222,50 @@ def probe_finds_the_kernels_esp(lab: Lab) -> None:
     chosen, reason = lab.call("a", choose_backend)
     assert chosen is XfrmBackend, reason
     nothing_left(lab)
+
+
+def probe_finds_each_algorithm(lab: Lab) -> None:
+    """`ip` is the judge; modules that cannot be loaded are missing, and there once they can."""
+    away = {"ccm": "rfc4309(ccm(aes))", "xcbc": "xcbc(aes)"}
+    rules = Path("/etc/modprobe.d/lab.conf")
+    rules.parent.mkdir(exist_ok=True)
+    rules.write_text("".join(f"install {module} /bin/false\n" for module in away))
+    try:
+        assert kernel_names(lab) == (ALL_NAMES - set(away.values()), set(away.values()))
+    finally:
+        rules.unlink()
+    for name in away.values():
+        icv, words = ("128", "aead") if "ccm" in name else ("96", "auth-trunc")
+        key = "0x" + "11" * (19 if "ccm" in name else 16)
+        null = [] if "ccm" in name else ["enc", "ecb(cipher_null)", ""]
+        ends = ["src", "127.0.0.1", "dst", "127.0.0.2", "proto", "esp", "spi", "0x7777"]
+        done = lab.hosts.run(
+            "a",
+            ["ip", "xfrm", "state", "add", *ends, "mode", "tunnel", words, name, key, icv, *null],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (name, done.stderr)
+        lab.ip("a", "xfrm", "state", "delete", *ends)
+    assert kernel_names(lab) == (ALL_NAMES, set())
+
+
+ALL_NAMES = {*AEAD_NAMES.values(), *CRYPT_NAMES.values(), *AUTH_NAMES.values()}
+
+
+def kernel_names(lab: Lab) -> tuple[set[str], set[str]]:
+    """The kernel's names of the transforms that `ikev2 algorithms --kernel` finds and does not find."""
+    argv = [sys.executable, "-m", "ikev2", "algorithms", "--kernel", "--json"]
+    done = lab.hosts.run("a", argv, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    found: dict[bool, set[str]] = {True: set(), False: set()}
+    for row in json.loads(done.stdout):
+        names = {"ENCR": {**AEAD_NAMES, **CRYPT_NAMES}, "INTEG": dict(AUTH_NAMES)}.get(row["type"], {})
+        if row["number"] in names:
+            found[row["kernel"]].add(names[row["number"]])
+        else:
+            assert not row["kernel"], row
+    return found[True], found[False]
 
 
 def bypass_leaves_in_clear(lab: Lab) -> None:
@@ -473,6 +518,7 @@ def _timeless(sa: object) -> object:
 
 CASES: dict[str, Case] = {
     "probe": probe_finds_the_kernels_esp,
+    "probe-algorithms": probe_finds_each_algorithm,
     "tunnel-gcm128": protected("aes128gcm16", Mode.TUNNEL),
     "tunnel-gcm256-encap": protected("aes256gcm16", Mode.TUNNEL, encap=True),
     "tunnel-chacha": protected("chacha20poly1305", Mode.TUNNEL),

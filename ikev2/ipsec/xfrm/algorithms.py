@@ -12,8 +12,9 @@ from types import MappingProxyType
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import EspSuite
 from ikev2.errors import BackendError
-from ikev2.iana import EncrId, IntegId
+from ikev2.iana import EncrId, IntegId, TransformType
 from ikev2.ipsec.xfrm.attributes import Algorithm
+from ikev2.wire.payloads import Transform
 
 AEAD_NAMES: Mapping[EncrId, str] = MappingProxyType(
     {
@@ -48,9 +49,11 @@ AUTH_NAMES: Mapping[IntegId, str] = MappingProxyType(
 )
 
 
-def kernel_has(encr_id: int) -> bool:
-    """Whether the kernel has a name for a cipher: not for those with an implicit IV (RFC 8750)."""
-    return encr_id in AEAD_NAMES or encr_id in CRYPT_NAMES
+def kernel_has(transform: Transform) -> bool:
+    """Whether kernels have a name for a cipher or an integrity algorithm: not for an implicit IV (RFC 8750)."""
+    if transform.type == TransformType.ENCR:
+        return transform.id in AEAD_NAMES or transform.id in CRYPT_NAMES
+    return transform.type != TransformType.INTEG or transform.id == IntegId.NONE or transform.id in AUTH_NAMES
 
 
 def kernel_algorithms(

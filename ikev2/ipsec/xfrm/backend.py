@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -32,30 +31,24 @@ from ikev2.ipsec.backend import (
 )
 from ikev2.ipsec.virtual_ip import VirtualAddresses
 from ikev2.ipsec.xfrm import plan
-from ikev2.ipsec.xfrm.algorithms import kernel_has
-from ikev2.ipsec.xfrm.attributes import Algorithm
 from ikev2.ipsec.xfrm.cleaner import remove_leftovers, remove_ours, unless_absent
 from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
 from ikev2.ipsec.xfrm.messages import AcquireNotice, ExpireNotice, MappingNotice, NetlinkMessage, Policy, Sa
 from ikev2.ipsec.xfrm.plan import ChildPlan
+from ikev2.ipsec.xfrm.probe import KernelProbe
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
 from ikev2.ipsec.xfrm.state import InstanceLock, StateFile, default_directory
-from ikev2.ipsec.xfrm.structs import PolicyId, SaId, SaInfo
+from ikev2.ipsec.xfrm.structs import PolicyId, SaId
 from ikev2.ipsec.xfrm.uapi import (
     GROUP_ACQUIRE,
     GROUP_EXPIRE,
     GROUP_MAPPING,
     PolicyDirection,
-    SaFlag,
-    SaMode,
     XfrmMsg,
 )
+from ikev2.wire.payloads import Transform
 
 _ChildKey = tuple[str, int]
-_PROBE_LOCAL, _PROBE_REMOTE = "127.0.0.77", "127.0.0.78"
-_PROBE_REQID = plan.kernel_reqid(
-    plan.MAXIMUM_INSTANCE, 0
-)  # of an instance hardly ever taken: cleaned after a crash
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +96,19 @@ class XfrmBackend(Backend):
     # -- life
 
     @classmethod
-    def carries(cls, encr_id: int) -> bool:
-        """The kernel has no cipher with an implicit IV (RFC 8750)."""
-        return kernel_has(encr_id)
-
-    @classmethod
     def probe(cls) -> ProbeResult:
         """Really installs a harmless SA between two loopback addresses, and takes it out again."""
         try:
             with XfrmSocket() as kernel:
-                _try_sa(kernel)
+                KernelProbe(kernel).esp()
         except (BackendError, OSError) as error:
             return ProbeResult(cls.name, False, f"the kernel's IPsec does not serve here: {error}")
         return ProbeResult(cls.name, True, "the kernel took an ESP SA and gave it back")
+
+    def carries(self, transform: Transform) -> bool:
+        """Tries it: no kernel has a cipher with an implicit IV (RFC 8750), and some lack others."""
+        self._opened()
+        return self._probe.has(transform)
 
     @property
     def instance(self) -> int:
@@ -127,6 +120,7 @@ class XfrmBackend(Backend):
     def open(self) -> None:
         try:
             self._kernel = XfrmSocket()
+            self._probe = KernelProbe(self._kernel)
             self._notices = XfrmSocket(GROUP_ACQUIRE | GROUP_EXPIRE | GROUP_MAPPING)
             directory = default_directory() if self._state_directory is None else self._state_directory
             if remove_leftovers(self._kernel, directory):
@@ -515,24 +509,3 @@ class XfrmBackend(Backend):
 def is_trap(policy: Policy) -> bool:
     """Whether an OUT policy is a trap's: that of a Child SA names an SPI."""
     return bool(policy.templates) and not policy.templates[0].spi
-
-
-def _try_sa(kernel: XfrmSocket) -> None:
-    """Reserves an SPI and completes it to an ESP SA between loopback addresses; XfrmError says what is missing."""
-    larval = kernel.allocate_spi(plan.spi_request(_PROBE_LOCAL, _PROBE_REMOTE, _PROBE_REQID)).info
-    info = SaInfo(
-        larval.source, larval.destination, larval.spi, larval.reqid, SaMode.TUNNEL, flags=SaFlag.AF_UNSPEC
-    )
-    gcm = Sa(info, aead=Algorithm("rfc4106(gcm(aes))", os.urandom(20), 128))
-    cbc = Sa(
-        info,
-        crypt=Algorithm("cbc(aes)", os.urandom(16)),
-        auth=Algorithm("hmac(sha256)", os.urandom(32), 128),
-    )
-    try:
-        try:
-            kernel.update_sa(gcm)
-        except XfrmError:
-            kernel.update_sa(cbc)  # a kernel may lack GCM only; and without ESP this is the clearer refusal
-    finally:
-        unless_absent(lambda: kernel.delete_sa(info.id))

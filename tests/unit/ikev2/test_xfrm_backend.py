@@ -16,6 +16,7 @@ from xfrm_support import child_pair
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig
 from ikev2.core.types import Mode
+from ikev2.crypto.keywords import numbered, proposal_keyword
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
 from ikev2.errors import BackendError, ConfigurationError, LocalProtocolError
@@ -47,6 +48,8 @@ class FakeKernel:
         self.changes = 0
         self.fail_at: int | None = None
         self.notices: list[NetlinkMessage] = []
+        self.lacks: set[str] = set()
+        self.no_esp = False
 
     def __call__(self, groups: int = 0) -> FakeKernel:
         return self
@@ -60,6 +63,13 @@ class FakeKernel:
     def receive_notices(self) -> list[NetlinkMessage]:
         waiting, self.notices = self.notices, []
         return waiting
+
+    def _check_algorithms(self, sa: Sa) -> None:
+        names = {algorithm.name for algorithm in (sa.aead, sa.crypt, sa.auth) if algorithm is not None}
+        if names & self.lacks:
+            self._change(XfrmMsg.UPDSA, errno.ENOSYS)
+        if self.no_esp:
+            self._change(XfrmMsg.UPDSA, errno.EPROTONOSUPPORT)
 
     def _change(self, operation: XfrmMsg, number: int = 0) -> None:
         self.changes += 1
@@ -80,6 +90,7 @@ class FakeKernel:
         self.sas[sa.info.id] = sa
 
     def update_sa(self, sa: Sa) -> None:
+        self._check_algorithms(sa)
         self._change(XfrmMsg.UPDSA, 0 if sa.info.id in self.sas else errno.ESRCH)
         self.sas[sa.info.id] = sa
         self.larval.discard(sa.info.id)
@@ -495,16 +506,65 @@ def test_a_named_backend_is_taken_or_refused_never_replaced() -> None:
         probe.choose_backend("foo")
 
 
-@pytest.mark.parametrize("kind", [XfrmBackend, DryRunBackend])
-def test_a_cipher_that_the_backend_lacks_is_refused_before_anything_is_negotiated(kind: type[Backend]) -> None:
-    child = ChildConfig("net", esp_proposals=(parse_esp_proposal("aes128gcm16iiv-aes128gcm16"),))
+def connection_with(*proposals: str) -> ConnectionConfig:
+    child = ChildConfig("net", esp_proposals=numbered(parse_esp_proposal(text) for text in proposals))
     ike, psk = (parse_ike_proposal("aes128gcm16-prfsha256-curve25519"),), SecretOctets("PSK", b"secret")
-    connection = ConnectionConfig("lab", ("%any",), ("%any",), ike, None, None, psk, (child,))
-    with pytest.raises(ConfigurationError, match=r"child 'net' of connection 'lab': the .* has no aes128gcm16iiv"):
-        probe.require_ciphers(kind(), [connection])
-    probe.require_ciphers(MemoryBackend(), [connection])
-    explicit = replace(child, esp_proposals=(parse_esp_proposal("aes128gcm16-aes128gmac"),))
-    probe.require_ciphers(kind(), [replace(connection, children=(explicit,))])
+    return ConnectionConfig("lab", ("%any",), ("%any",), ike, None, None, psk, (child,))
+
+
+def offered(backend: Backend, *proposals: str) -> tuple[list[str], tuple[str, ...]]:
+    """What is left of ESP proposals, and what is said of the rest."""
+    (connection,), said = probe.installable(backend, [connection_with(*proposals)])
+    kept = connection.children[0].esp_proposals
+    assert [proposal.number for proposal in kept] == list(range(1, len(kept) + 1))
+    return [proposal_keyword(proposal) for proposal in kept], said
+
+
+def test_a_proposal_has_only_what_this_kernel_has(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    kernel.lacks = {"rfc4106(gcm(aes))", "hmac(sha512)", "rfc7539esp(chacha20,poly1305)"}
+    proposals = (
+        "aes256gcm16",
+        "aes128ccm8-aes128gcm16",
+        "aes128-sha512-sha256-curve25519",
+        "aes128-sha512",
+        "chacha20poly1305",
+    )
+    kept, said = offered(backend, *proposals)
+    assert kept == ["aes128ccm8", "aes128-sha256-curve25519"]
+    where = "child 'net' of connection 'lab': the xfrm backend"
+    lacking = "aes256gcm16, aes128gcm16, sha512, chacha20poly1305"
+    assert said == (f"{where} has no {lacking}: not offered and not taken",)
+    with pytest.raises(ConfigurationError, match=f"{where} has no aes256gcm16: name others in esp_proposals"):
+        offered(backend, "aes256gcm16")
+    assert kernel.everything == ({}, {}), "what was tried has gone"
+
+
+def test_each_algorithm_is_tried_once_however_often_it_is_named(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    offered(backend, "aes128gcm16", "aes256gcm16-aes128gcm12", "aes128-sha256", "aes256-sha256", "null-sha256")
+    changes = kernel.changes
+    assert changes == 2 * 4, "an SPI and an SA for GCM, CBC, SHA-256 and NULL"
+    offered(backend, "aes192gcm8", "aes192-sha256")
+    assert kernel.changes == changes
+
+
+def test_a_kernel_without_esp_is_no_matter_of_algorithms(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    kernel.no_esp = True
+    with pytest.raises(BackendError, match="this kernel has no ESP"):
+        offered(backend, "aes128-sha256")
+    assert kernel.everything == ({}, {})
+
+
+def test_where_sha256_is_missing_ciphers_are_tried_with_sha1(backend: XfrmBackend, kernel: FakeKernel) -> None:
+    kernel.lacks = {"hmac(sha256)"}
+    assert offered(backend, "aes128-sha256-sha1")[0] == ["aes128-sha1"]
+
+
+def test_a_dry_run_and_our_own_esp_say_what_they_have() -> None:
+    iiv = "aes128gcm16iiv-aes128gcm16"
+    kept, said = offered(DryRunBackend(lambda text: None), iiv)
+    assert kept == ["aes128gcm16"]
+    assert "the dry-run backend has no aes128gcm16iiv" in said[0]
+    assert offered(MemoryBackend(), iiv) == ([iiv], ())
 
 
 def test_no_backend_at_all_names_every_reason() -> None:
