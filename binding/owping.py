@@ -88,5 +88,5 @@ def save(measurements: Sequence[Measurement | OneWayMeasurement], directory: Pat
 def _save(result: OneWayResult, path: Path) -> None:
     """As a whole: a name that is there has all of its octets."""
     new = path.with_name(path.name + ".new")
-    new.write_bytes(result.session.encode())
+    new.write_bytes(result.saved())
     new.replace(path)

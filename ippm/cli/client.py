@@ -46,6 +46,58 @@ def packet_options(command: Command) -> Command:
     return command
 
 
+def continuous_options(command: Command) -> Command:
+    """`--continuous` and `--period`."""
+    for option in (
+        click.option(
+            "--period",
+            "period_s",
+            type=click.FloatRange(0.1, 86400),
+            default=10.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long a period of --continuous is.",
+        ),
+        click.option(
+            "--continuous",
+            is_flag=True,
+            help="Measure until interrupted: one line of JSON for each period.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def refuse_with_continuous(options: dict[str, str]) -> None:
+    """Raise ConfigurationError when an option was given that a measurement without an end has no use for.
+
+    `options` are options and the names of their parameters.
+    """
+    from click.core import ParameterSource
+
+    from ippm.errors import ConfigurationError
+
+    context = click.get_current_context()
+    for option, name in options.items():
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise ConfigurationError(f"--continuous and {option} exclude each other")
+
+
+def run_without_end(
+    run: Callable[[Callable[[dict[str, Any]], None], StopSignal], Coroutine[Any, Any, None]],
+) -> None:
+    """Run a measurement that reports lines, printed as JSON, until SIGINT or SIGTERM ends it."""
+    from ippm.cli.progress import counted
+
+    with counted() as tell:
+
+        def report(line: dict[str, Any]) -> None:
+            click.echo(json.dumps(line))
+            tell(line)
+
+        run_client(lambda stop: run(report, stop), as_json=False, until_terminated=True)
+
+
 def address_options(command: Command) -> Command:
     """The options that say from where every client sends."""
     for option in (

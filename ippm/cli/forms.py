@@ -20,6 +20,17 @@ WORDS = ("text", "json", "csv", "openmetrics", "pscheduler")
 OWPING_BUCKET_NS = 100_000
 PSCHEDULER_BUCKET_NS = 1_000_000
 
+FORM_PARAMETERS = {
+    "--format": "form_word",
+    "-R": "raw",
+    "-M": "machine",
+    "-v": "verbose",
+    "-n": "unit",
+    "-a": "percentiles",
+    "-b": "bucket_width",
+}
+"""The options of forms other than JSON, and the names of their parameters."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:

@@ -5,7 +5,6 @@ Exit status: 0 done, 1 the operation failed or the peer refused, 2 usage or conf
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,19 +12,21 @@ import click
 from ippm.cli.client import (
     address_options,
     connection_of,
+    continuous_options,
     document_head,
     loss_exceeded,
     packet_options,
+    refuse_with_continuous,
     run_client,
+    run_without_end,
 )
 from ippm.cli.common import EXIT_THRESHOLD, end, keylog_option, one_line_errors, open_key_log, provider_of
-from ippm.cli.forms import Form, form_options, print_two_way, refuse_two_way
+from ippm.cli.forms import FORM_PARAMETERS, Form, form_options, print_two_way, refuse_two_way
 from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
 from ippm.cli.serve import serve
 
 if TYPE_CHECKING:
-    from ippm.crypto import KeyProvider
     from ippm.io.options import TwpingOptions
     from ippm.io.twamp_client import TwampRun
     from ippm.report.result import RunResult
@@ -39,19 +40,7 @@ def cli() -> None:
 
 # twping
 
-NO_END = {
-    "-c": "count",
-    "-Q": "quiet",
-    "--max-loss": "max_loss",
-    "--max-delay": "max_delay",
-    "--format": "form_word",
-    "-R": "raw",
-    "-M": "machine",
-    "-v": "verbose",
-    "-n": "unit",
-    "-a": "percentiles",
-    "-b": "bucket_width",
-}
+NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_loss", "--max-delay": "max_delay"}
 """What a measurement without an end has no use for: options, and the names of their parameters."""
 
 
@@ -113,16 +102,7 @@ NO_END = {
     help="Exit with 3 when the median round-trip time is longer.",
 )
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
-@click.option("--continuous", is_flag=True, help="Measure until interrupted: one line of JSON for each period.")
-@click.option(
-    "--period",
-    "period_s",
-    type=click.FloatRange(0.1, 86400),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long a period of --continuous is.",
-)
+@continuous_options
 @keylog_option
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
@@ -146,8 +126,12 @@ def twping(
     options = _twping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
     if continuous:
-        _without_end(NO_END)
-        _run_continuous(options, provider, period_s)
+        from ippm.io.continuous import run_continuous
+
+        refuse_with_continuous(NO_END)
+        run_without_end(
+            lambda report, stop: run_continuous(options, provider, report=report, period_s=period_s, stop=stop)
+        )
         return
     refuse_two_way(form)
     run = run_client(
@@ -195,35 +179,6 @@ def _twping_options(
     return TwpingOptions(
         interval_s=interval_s, exponential=exponential, features=tuple(features), **connection, **rest
     )
-
-
-def _without_end(options: dict[str, str]) -> None:
-    """Raise ConfigurationError when an option was given that a measurement without an end has no use for."""
-    from click.core import ParameterSource
-
-    from ippm.errors import ConfigurationError
-
-    context = click.get_current_context()
-    for option, name in options.items():
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise ConfigurationError(f"--continuous and {option} exclude each other")
-
-
-def _run_continuous(options: TwpingOptions, provider: KeyProvider | None, period_s: float) -> None:
-    from ippm.cli.progress import counted
-    from ippm.io.continuous import run_continuous
-
-    with counted() as tell:
-
-        def report(line: dict[str, Any]) -> None:
-            click.echo(json.dumps(line))
-            tell(line)
-
-        run_client(
-            lambda stop: run_continuous(options, provider, report=report, period_s=period_s, stop=stop),
-            as_json=False,
-            until_terminated=True,
-        )
 
 
 def _document(run: TwampRun, result: RunResult) -> dict[str, Any]:

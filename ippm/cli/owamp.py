@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ippm.cli.client import address_options, connection_of, document_head, loss_exceeded, packet_options, run_client
+from ippm.cli.client import (
+    address_options,
+    connection_of,
+    continuous_options,
+    document_head,
+    loss_exceeded,
+    packet_options,
+    refuse_with_continuous,
+    run_client,
+    run_without_end,
+)
 from ippm.cli.common import (
     EXIT_FAILED,
     EXIT_THRESHOLD,
@@ -18,13 +28,16 @@ from ippm.cli.common import (
     open_key_log,
     provider_of,
 )
-from ippm.cli.forms import Form, form_options, print_one_way
+from ippm.cli.forms import FORM_PARAMETERS, Form, form_options, print_one_way
 
 if TYPE_CHECKING:
     from ippm.core.fetched_session import FetchedSession
     from ippm.io.owamp_client import OwampRun
     from ippm.io.owamp_options import OwpingOptions
     from ippm.report.one_way import OneWayResult
+
+NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_loss", "-d": "save"}
+"""What a measurement without an end has no use for: options, and the names of their parameters."""
 
 
 def connection_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -77,6 +90,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports of test packets.")
 @click.option("-d", "save", metavar="DIR", help="Save the data of each session here, in a file SID.owp.")
 @click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@continuous_options
 @connection_options
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
@@ -87,6 +101,8 @@ def owping(
     form: Form,
     save: str | None,
     max_loss: float | None,
+    continuous: bool,
+    period_s: float,
     user: str | None,
     key_file: str | None,
     keylog: str | None,
@@ -97,6 +113,16 @@ def owping(
 
     options = owping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
     provider = provider_of(key_file, user) if options.security.keyed else None
+    if continuous:
+        from ippm.io.continuous_one_way import run_continuous_owping
+
+        refuse_with_continuous(NO_END)
+        run_without_end(
+            lambda report, stop: run_continuous_owping(
+                options, provider, report=report, period_s=period_s, stop=stop
+            )
+        )
+        return
     mean_s = sum(seconds for _, seconds in options.schedule) / len(options.schedule)
     run = run_client(
         lambda stop: run_owping(options, provider, stop=stop),
@@ -106,7 +132,7 @@ def owping(
     results = run.results
     if save is not None:
         for result in results:
-            _save(Path(save) / f"{result.session.sid.hex()}.owp", result.session.encode())
+            _save(Path(save) / f"{result.session.sid.hex()}.owp", result.saved())
     if not quiet:
         print_one_way(results, form, lambda: _document(run, results))
     if run.errors:
@@ -156,10 +182,11 @@ def fetch(
     session = asyncio.run(
         fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
     )
+    result = _result(session, options.security.strictest.word)
     if output is not None:
-        _save(Path(output), session.encode())
+        _save(Path(output), result.saved())
     if not quiet:
-        _report(session, options.security.strictest.word, form)
+        _report(result, form)
 
 
 @click.command()
@@ -168,14 +195,16 @@ def fetch(
 @form_options
 def stats(file: Path, form: Form) -> None:
     """The statistics of a saved session."""
-    from ippm.core.fetched_session import FetchedSession
+    from ippm.core.fetched_session import FetchedSession, saved_mode
     from ippm.errors import ConfigurationError, InvalidMessage
+    from ippm.report.one_way import UNKNOWN_MODE
 
+    octets = file.read_bytes()
     try:
-        session = FetchedSession.decode(file.read_bytes())
+        session, mode = FetchedSession.decode(octets), saved_mode(octets)
     except InvalidMessage as error:
         raise ConfigurationError(f"{file}: {error}") from None
-    _report(session, "open", form)
+    _report(_result(session, mode.word if mode else UNKNOWN_MODE), form)
 
 
 def owping_options(
@@ -229,11 +258,14 @@ def _document(run: OwampRun, results: tuple[OneWayResult, ...]) -> dict[str, Any
     }
 
 
-def _report(session: FetchedSession, mode: str, form: Form) -> None:
+def _result(session: FetchedSession, mode: str) -> OneWayResult:
     from ippm.report.one_way import OneWayResult
 
-    result = OneWayResult.of(session, "from" if session.request.conf_sender else "to", mode)
-    print_one_way((result,), form, lambda: {"ok": True, "mode": mode, "results": [result.to_dict()]})
+    return OneWayResult.of(session, "from" if session.request.conf_sender else "to", mode)
+
+
+def _report(result: OneWayResult, form: Form) -> None:
+    print_one_way((result,), form, lambda: {"ok": True, "mode": result.mode, "results": [result.to_dict()]})
 
 
 def _save(path: Path, octets: bytes) -> None:

@@ -55,7 +55,9 @@ def counted() -> Iterator[Callable[[dict[str, Any]], None]]:
 
         def tell(line: dict[str, Any]) -> None:
             total = line["total"]
-            status.update(f"measuring: {total['sent']} sent, {total['lost']} lost")
+            ways = [way for way in (total.get("to"), total.get("from")) if way] if "to" in total else [total]
+            sent, lost = (sum(way[word] for way in ways) for word in ("sent", "lost"))
+            status.update(f"measuring: {sent} sent, {lost} lost")
 
         yield tell
 

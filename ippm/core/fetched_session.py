@@ -1,24 +1,28 @@
 """The data of an OWAMP session as Fetch-Session gives it, and as it is kept in a file.
 
-The file is the octets of the answer to Fetch-Session as they are in open mode, with zeros for HMACs, after eight octets
-that say what it is. RFC 4656 section 3.9.
+The file is eight octets that say what it is, the session's security mode (four octets as in Set-Up-Response, four that
+are zero), and the octets of the answer to Fetch-Session as they are in open mode, with zeros for HMACs. An older form
+has no mode. RFC 4656 section 3.9.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
 from ippm.core.session_schedule import SessionSchedule
 from ippm.errors import InvalidMessage
-from ippm.iana import Accept
+from ippm.iana import Accept, Mode
 from ippm.wire.fetch_session import FetchAck
 from ippm.wire.packet_record import RECORD_OCTETS, PacketRecord, packet_records
 from ippm.wire.request_session import RequestSession
 from ippm.wire.skip_ranges import SKIP_RANGE, SkipRange, pack_skip_ranges, padded, unpack_skip_ranges
 
-MAGIC = b"OWAMPfs1"
+MAGIC = b"OWAMPfs2"
+MAGIC_WITHOUT_MODE = b"OWAMPfs1"
+_MODE = struct.Struct("!II")
 _HMAC = bytes(16)
 
 
@@ -50,14 +54,14 @@ class FetchedSession:
         """When its packets were to be sent."""
         return SessionSchedule(self.request.slots, self.sid, self.request.number_of_packets)
 
-    def encode(self) -> bytes:
-        """The octets of a file."""
+    def encode(self, mode: int = 0) -> bytes:
+        """The octets of a file; `mode` is the security mode of the session, 0 when it is not known."""
         ack = FetchAck(
             Accept.OK, self.finished, self.next_seqno, len(self.skip_ranges), len(self.records) // RECORD_OCTETS
         )
         head, slots = self.request.encode()
         parts = (ack.encode(), head, slots, padded(pack_skip_ranges(self.skip_ranges)), padded(self.records))
-        return MAGIC + b"".join(part + _HMAC for part in parts)
+        return MAGIC + _MODE.pack(mode, 0) + b"".join(part + _HMAC for part in parts)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -79,11 +83,25 @@ class FetchedSession:
         return cls(request, ack.finished, ack.next_seqno, ranges, records)
 
 
+def saved_mode(data: bytes) -> Mode:
+    """The security mode of a saved session, as the octets of its file say; 0 when they do not. InvalidMessage."""
+    return _Parts(data).mode
+
+
 class _Parts:
     def __init__(self, data: bytes) -> None:
-        if data[: len(MAGIC)] != MAGIC:
+        magic, mode_octets = data[: len(MAGIC)], _MODE.size
+        if magic == MAGIC_WITHOUT_MODE:
+            mode_octets = 0
+        elif magic != MAGIC:
             raise InvalidMessage("this is no saved OWAMP session")
-        self._data, self._at = data, len(MAGIC)
+        self._data, self._at = data, len(MAGIC) + mode_octets
+        if len(data) < self._at:
+            raise InvalidMessage("the saved session ends before its time")
+        mode, zero = _MODE.unpack_from(data, len(MAGIC)) if mode_octets else (0, 0)
+        if zero or mode not in (0, Mode.OPEN, Mode.AUTHENTICATED, Mode.ENCRYPTED):
+            raise InvalidMessage(f"the saved session has the security mode {mode}")
+        self.mode = Mode(mode)
 
     def take(self, octets: int) -> bytes:
         end = self._at + octets

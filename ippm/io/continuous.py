@@ -7,14 +7,12 @@ connection; what ends the measurement is `stop`, or an error. RFC 5357 sections 
 from __future__ import annotations
 
 import asyncio
-import queue
 import socket
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from ippm.core.rolling_sender import Period, RollingSender
 from ippm.core.schedule import poisson_stream
@@ -24,6 +22,7 @@ from ippm.errors import ConfigurationError, IppmError
 from ippm.io.clock import SystemClock
 from ippm.io.options import TwpingOptions
 from ippm.io.pacing import StopSignal, Waiter, exact_timers
+from ippm.io.reporter import Reporter
 from ippm.io.sender_loop import STOP_CHECK_NS, SenderLoop, padding_of
 from ippm.io.twamp_client import TwampClient, open_session, sender_plan, while_watched
 from ippm.report.rolling import RollingReport, SessionWords
@@ -31,8 +30,7 @@ from ippm.report.rolling import RollingReport, SessionWords
 MOST_PACKETS = 1 << 32
 """As many as there are sequence numbers. RFC 4656 section 4.1.2."""
 
-MOST_WAITING = 64
-"""Periods that wait to be reported; beyond these they are dropped and counted."""
+_PeriodReporter: TypeAlias = Reporter[tuple[SessionWords, Period]]
 
 
 async def run_continuous(
@@ -53,7 +51,7 @@ async def run_continuous(
     if not 0 < period_s <= 86400:
         raise ConfigurationError(f"period = {period_s:g}: seconds, more than 0, up to a day")
     lines = RollingReport(options.host, options.path)
-    reporter = _Reporter(lines, report, stop)
+    reporter: _PeriodReporter = Reporter(lines, report, stop)
     error: str | None = None
     try:
         async with await TwampClient.connect(options, provider, entropy) as client:
@@ -76,7 +74,7 @@ async def _one_session(
     options: TwpingOptions,
     packets: int,
     period_ns: int,
-    reporter: _Reporter,
+    reporter: _PeriodReporter,
     stop: StopSignal | None,
 ) -> None:
     with ExitStack() as stack:
@@ -88,7 +86,7 @@ async def _one_session(
         words = SessionWords(plan.sid, session.mode.word, plan.local, plan.remote, time.time_ns())
         await while_watched(
             client,
-            lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take(words, period)),
+            lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take((words, period))),
             stop,
         )
         await client.stop_sessions()
@@ -157,46 +155,3 @@ class _RollingLoop(SenderLoop):
         if self._sending:
             self._tick()
         return woken
-
-
-class _Reporter:
-    """A thread that makes and reports the lines, so that neither delays a packet."""
-
-    def __init__(
-        self, lines: RollingReport, report: Callable[[dict[str, Any]], None], stop: StopSignal | None
-    ) -> None:
-        self._lines = lines
-        self._report = report
-        self._stop = stop
-        self._waiting: queue.Queue[tuple[SessionWords, Period] | None] = queue.Queue(MOST_WAITING)
-        self._raised: BaseException | None = None
-        self._dropped = 0
-        self._thread = threading.Thread(target=self._run, name="ippm-report", daemon=True)
-        self._thread.start()
-
-    def take(self, words: SessionWords, period: Period) -> None:
-        """Report a period, when its turn comes; drop it when too many wait."""
-        try:
-            self._waiting.put_nowait((words, period))
-        except queue.Full:
-            self._dropped += 1
-
-    def close(self, error: str | None) -> None:
-        """Report what waits, and the end. Raises what `report` raised."""
-        self._waiting.put(None)
-        self._thread.join()
-        if self._raised is None:
-            self._report(self._lines.end(error, self._dropped))
-        else:
-            raise self._raised
-
-    def _run(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            if self._raised is not None:
-                continue
-            try:
-                self._report(self._lines.period(*item))
-            except Exception as error:
-                self._raised = error
-                if self._stop is not None:
-                    self._stop.set()

@@ -163,8 +163,8 @@ class OwampRun:
         return tuple(made)
 
 
-class _Run:
-    """One run, from the requests to the data."""
+class SessionPair:
+    """One run, from the requests to the data: a session each way that is asked for. `close` ends its threads."""
 
     def __init__(self, client: OwampTcpClient, options: OwpingOptions, entropy: Entropy) -> None:
         self._client = client
@@ -185,21 +185,33 @@ class _Run:
         self._changed = asyncio.Event()
         self._stopped = False
 
-    async def run(self, stop: StopSignal | None) -> OwampRun:
-        try:
-            start_time = ntp_add_ns(now_ntp(), int(self._options.start_delay_s * 1e9))
-            if self._options.to_server:
-                await self._request(start_time, server_sends=False)
-            if self._options.from_server:
-                await self._request(start_time, server_sends=True)
-            await self._client.start_sessions()
-            for sid, session in self._sessions.items():
-                (self._receivers if session.server_sends else self._senders).start(sid)
-            server_stop = await self._measure(stop)
-            return await self._collect(server_stop)
-        finally:
-            await asyncio.to_thread(self._senders.close)
-            await asyncio.to_thread(self._receivers.close)
+    async def begin(self, to_server: int, from_server: int) -> None:
+        """Request the sessions, with these Start Times (NTP timestamps), and start them. Raises IppmError."""
+        if self._options.to_server:
+            await self._request(to_server, server_sends=False)
+        if self._options.from_server:
+            await self._request(from_server, server_sends=True)
+        await self._client.start_sessions()
+        for sid, session in self._sessions.items():
+            (self._receivers if session.server_sends else self._senders).start(sid)
+
+    async def finish(self, stop: StopSignal | None) -> OwampRun:
+        """Until the sessions have ended, or `stop` ends them; their data. Raises IppmError."""
+        return await self._collect(await self._measure(stop))
+
+    async def close(self) -> None:
+        """End what still runs."""
+        await asyncio.to_thread(self._senders.close)
+        await asyncio.to_thread(self._receivers.close)
+
+    def last_due(self, *, server_sends: bool) -> int:
+        """When the last packet of a way is due, an NTP timestamp. LocalProtocolError for a way not asked for."""
+        for session in self._sessions.values():
+            if session.server_sends is server_sends:
+                request = session.request
+                schedule = SessionSchedule(request.slots, session.sid, request.number_of_packets)
+                return (request.start_time + schedule.offset(request.number_of_packets - 1)) % (1 << 64)
+        raise LocalProtocolError("there is no session of this way")
 
     async def _request(self, start_time: int, *, server_sends: bool) -> None:
         options = self._options
@@ -386,7 +398,13 @@ async def run_owping(
     `stop` ends them early, with what there is. Raises IppmError. RFC 4656 sections 3 and 4.
     """
     async with await OwampTcpClient.connect(options, provider, entropy) as client:
-        return await _Run(client, options, entropy or SystemEntropy()).run(stop)
+        pair = SessionPair(client, options, entropy or SystemEntropy())
+        try:
+            start_time = ntp_add_ns(now_ntp(), int(options.start_delay_s * 1e9))
+            await pair.begin(start_time, start_time)
+            return await pair.finish(stop)
+        finally:
+            await pair.close()
 
 
 async def owping(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
+from math import isqrt
 from typing import Self
 
 from ippm.metrics.histogram import Histogram
@@ -43,12 +44,18 @@ def median(ordered: Sequence[int]) -> int:
     return (ordered[middle - 1] + ordered[middle]) // 2
 
 
+def standard_deviation(count: int, total: int, squares: int) -> int:
+    """Of a population of `count` values with these sums, rounded down. RFC 8912 section 7.4.2.5."""
+    return isqrt(count * squares - total * total) // count
+
+
 @dataclass(frozen=True, slots=True)
 class DelayStatistics:
     """Statistics of a delay sample; every value in nanoseconds, `count` is the size of the sample.
 
-    `mean` is rounded down. `relative_error_ppm` is what median and percentiles may be off by, in millionths of their
-    magnitude: 0 where all values were sorted; count, minimum, maximum and mean are always exact.
+    `mean` and `standard_deviation` (of the population, RFC 8912 section 7.4.2.5) are rounded down. `relative_error_ppm`
+    is what median and percentiles may be off by, in millionths of their magnitude: 0 where all values were sorted;
+    all else is always exact.
     """
 
     count: int
@@ -60,6 +67,7 @@ class DelayStatistics:
     p999: int
     mean: int
     relative_error_ppm: int = 0
+    standard_deviation: int = 0
 
     @classmethod
     def of(cls, values: Iterable[int], exact_limit: int = EXACT_LIMIT) -> Self | None:
@@ -80,20 +88,27 @@ class DelayStatistics:
             ordered[-1],
             ordered[-(-999 * len(ordered) // 1000) - 1],
             sum(ordered) // len(ordered),
+            standard_deviation=standard_deviation(
+                len(ordered), sum(ordered), sum(value * value for value in ordered)
+            ),
         )
 
     @classmethod
     def _of_many(cls, values: Iterable[int]) -> Self:
         histogram = Histogram()
-        total = 0
+        total = squares = 0
         for value in values:
             histogram.add(value)
             total += value
-        return cls.of_histogram(histogram, total)
+            squares += value * value
+        return cls.of_histogram(histogram, total, squares)
 
     @classmethod
-    def of_histogram(cls, histogram: Histogram, total: int) -> Self:
-        """The statistics of what a histogram counted; `total` is the sum of its values. ValueError when it is empty."""
+    def of_histogram(cls, histogram: Histogram, total: int, squares: int) -> Self:
+        """The statistics of what a histogram counted. ValueError when it is empty.
+
+        `total` is the sum of its values, `squares` that of their squares.
+        """
         return cls(
             histogram.count,
             histogram.minimum,
@@ -104,6 +119,7 @@ class DelayStatistics:
             histogram.quantile_ppm(999_000),
             total // histogram.count,
             histogram.relative_error_ppm,
+            standard_deviation(histogram.count, total, squares),
         )
 
     def to_dict(self) -> dict[str, int]:
@@ -117,5 +133,6 @@ class DelayStatistics:
             "p999_ns": self.p999,
             "maximum_ns": self.maximum,
             "mean_ns": self.mean,
+            "standard_deviation_ns": self.standard_deviation,
             "quantile_error_ppm": self.relative_error_ppm,
         }

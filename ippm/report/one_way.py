@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ippm.core.fetched_session import FetchedSession
+from ippm.iana import Mode
 from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
+from ippm.metrics.registry import POISSON_MEAN_NS, StreamParameters, one_way_registry_names
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
 from ippm.report.result import (
     NOTE_AUTHENTICATED,
@@ -38,6 +40,8 @@ from ippm.timestamps import ns_from_fixed_point
 from ippm.wire.schedule_slot import SlotType
 from ippm.wire.test_packet import PacketMode
 
+UNKNOWN_MODE = "unknown"
+
 NOTE_CLOCKS = "delays contain the offset between clocks that are not both synchronized"
 NOTE_UNFINISHED = "the session had not ended normally when its records were read"
 NOTE_SKIPPED_ALL = "no packet was sent in time: do the clocks of the two hosts differ by more than Timeout?"
@@ -45,7 +49,9 @@ NOTE_SKIPPED_ALL = "no packet was sent in time: do the clocks of the two hosts d
 
 @dataclass(frozen=True, slots=True)
 class OneWayResult:
-    """What a session measured. `direction` is `to` or `from` (the server), `mode` a word, `path` the caller's word.
+    """What a session measured. `direction` is `to` or `from` (the server), `path` the caller's word.
+
+    `mode` is a word: `open`, `authenticated`, `encrypted`, or `unknown` of a saved session that does not say.
 
     `send_error` is how late packets were sent, where we sent them. RFC 4656, RFC 7679, RFC 7680.
     """
@@ -135,10 +141,47 @@ class OneWayResult:
         request = self.session.request
         return str(request.receiver_address), request.receiver_port
 
+    def saved(self) -> bytes:
+        """The octets of a file that keeps the session's data."""
+        return self.session.encode(Mode.of_word(self.mode) if self.mode != UNKNOWN_MODE else 0)
+
+    @property
+    def payload_octets(self) -> int | None:
+        """The UDP payload of each test packet; None when the mode is not known."""
+        if self.mode == UNKNOWN_MODE:
+            return None
+        return PacketMode[self.mode.upper()].sender_octets + self.session.request.padding_length
+
+    @property
+    def registry_names(self) -> dict[str, str]:
+        """The names of RFC 8912 that apply to this session's stream, by the name of the value in `to_dict`."""
+        request, octets = self.session.request, self.payload_octets
+        if octets is None:
+            return {}
+        interval_ns = mean_ns = None
+        longest_ns = 0
+        if len(request.slots) == 1:
+            parameter_ns = ns_from_fixed_point(request.slots[0].parameter)
+            if request.slots[0].slot_type is SlotType.FIXED:
+                interval_ns = parameter_ns
+            else:
+                mean_ns = parameter_ns
+                if mean_ns == POISSON_MEAN_NS:  # else it does not matter
+                    longest_ns = _longest_interval_ns(self.session)
+        return one_way_registry_names(
+            StreamParameters(
+                octets,
+                interval_ns,
+                ns_from_fixed_point(request.timeout),
+                0 if request.dscp == 0 else -1,
+                poisson_mean_ns=mean_ns,
+                longest_ns=longest_ns,
+            )
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The `result` of the JSON reports: integers, units in the names; statistics of nothing are null."""
         metrics, request = self.metrics, self.session.request
-        octets = PacketMode[self.mode.upper()].sender_octets + request.padding_length
         return {
             "direction": self.direction,
             "sent": metrics.sent,
@@ -167,7 +210,7 @@ class OneWayResult:
             "sid": self.session.sid.hex(),
             "sender": {"address": self.sender[0], "port": self.sender[1]},
             "receiver": {"address": self.receiver[0], "port": self.receiver[1]},
-            "payload_octets": octets,
+            "payload_octets": self.payload_octets,
             "schedule": [
                 {
                     "type": "exponential" if slot.slot_type is SlotType.EXPONENTIAL else "fixed",
@@ -184,6 +227,7 @@ class OneWayResult:
             "next_seqno": self.session.next_seqno,
             "first_sent_unix_ns": metrics.first_sent_unix_ns,
             "last_sent_unix_ns": metrics.last_sent_unix_ns,
+            "registry_names": self.registry_names,
             "notes": list(self.notes),
         }
 
@@ -217,6 +261,7 @@ def format_one_way(result: OneWayResult, unit: str = "m") -> str:
     if metrics.skipped:
         lines.append(f"not sent: {metrics.skipped}")
     lines += [f"{name.replace('_', ' ')}: {count}" for name, count in result.rejected.items() if count]
+    lines += [f"{value} is {name}" for value, name in result.registry_names.items()]
     lines += [f"note: {note}" for note in result.notes]
     return "\n".join(lines) + "\n"
 
@@ -226,3 +271,12 @@ def _delay(statistics: DelayStatistics | None, error_ns: int | None, unit: str) 
         return "one-way delay: no packet arrived"
     error = "unknown" if error_ns is None else f"{in_unit(error_ns, unit)} {UNITS[unit][1]}"
     return f"{delay_words('one-way delay', statistics, unit)} (err={error})"
+
+
+def _longest_interval_ns(session: FetchedSession) -> int:
+    schedule, count = session.schedule, session.request.number_of_packets
+    before = longest = 0
+    for number in range(count):
+        offset = schedule.offset_ns(number)
+        longest, before = max(longest, offset - before), offset
+    return longest

@@ -35,22 +35,25 @@ class SessionWords:
     start_unix_ns: int
 
 
-class _Sample:
+class RollingSample:
     """Statistics of a sample of which no value is kept."""
 
     def __init__(self) -> None:
         self._histogram = Histogram()
-        self._total = 0
+        self._total = self._squares = 0
 
     def add(self, values: Iterable[int]) -> None:
+        """Count these values."""
         for value in values:
             self._histogram.add(value)
             self._total += value
+            self._squares += value * value
 
     def to_dict(self) -> dict[str, int] | None:
+        """The statistics as in the JSON reports; None of nothing."""
         if not self._histogram.count:
             return None
-        return DelayStatistics.of_histogram(self._histogram, self._total).to_dict()
+        return DelayStatistics.of_histogram(self._histogram, self._total, self._squares).to_dict()
 
 
 class RollingReport:
@@ -64,10 +67,11 @@ class RollingReport:
         self._sessions = 0
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
-        self._round_trip, self._forward, self._backward = _Sample(), _Sample(), _Sample()
+        self._round_trip, self._forward, self._backward = RollingSample(), RollingSample(), RollingSample()
 
-    def period(self, session: SessionWords, period: Period) -> dict[str, Any]:
-        """A period that is complete, and `total`, all up to its end."""
+    def line(self, item: tuple[SessionWords, Period]) -> dict[str, Any]:
+        """A period that is complete, of its session, and `total`, all up to its end."""
+        session, period = item
         records = period.records
         metrics = two_way_metrics(records)
         counts = _counts(metrics, records)

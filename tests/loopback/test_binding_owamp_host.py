@@ -243,7 +243,7 @@ def test_the_command_measures_reports_and_saves(pair: Pair, tmp_path: Path) -> N
                 assert local["address"] == HOST_A
                 assert 18688 <= local["port"] <= 18751
                 saved = (tmp_path / "saved" / f"{one['result']['sid']}.owp").read_bytes()
-                assert saved.startswith(b"OWAMPfs1")
+                assert saved.startswith(b"OWAMPfs2")
 
             done = await asyncio.to_thread(command, pair, "-t", "--max-delay", "0")
             assert done.exit_code == 3

@@ -72,6 +72,16 @@ def test_one_way_in_json(port: str) -> None:
     assert result["schedule"] == [{"type": "fixed", "parameter_ns": 1_000_000}]
 
 
+def test_a_registered_stream_has_its_names(port: str) -> None:
+    """RFC 8912 section 8: 142 octets every 20 ms, Timeout 3 s."""
+    done = ippm("owping", "-t", "-c", "3", "-i", "0.02f", "-L", "3", "-s", "128", f"127.0.0.1:{port}", "--json")
+    (result,) = json.loads(done.stdout)["results"]
+    assert result["payload_octets"] == 142
+    assert len(result["registry_names"]) == 6
+    assert all(name.split(".")[0] in result for name in result["registry_names"])
+    assert json.loads(owping("--json", "-t", f"127.0.0.1:{port}").stdout)["results"][0]["registry_names"] == {}
+
+
 def test_other_forms(port: str) -> None:
     raw = owping("-R", "-t", f"127.0.0.1:{port}").stdout.splitlines()
     assert sorted(line.split(" ")[0] for line in raw) == ["0", "1", "2", "3", "4"]
@@ -102,7 +112,13 @@ def test_a_session_is_saved_fetched_and_read_back(port: str, key_file: Path, tmp
     assert "5 sent, 0 lost" in done.stdout
     assert other.read_bytes() == saved.read_bytes()
     assert "5 sent, 0 lost" in ippm("stats", str(saved)).stdout
-    assert json.loads(ippm("stats", "--json", str(saved)).stdout)["results"][0]["sid"] == sid
+    (read,) = json.loads(ippm("stats", "--json", str(saved)).stdout)["results"]
+    assert (read["sid"], read["mode"], read["payload_octets"]) == (sid, "encrypted", 48)
+    assert "mode:  encrypted\n" in ippm("stats", str(saved)).stdout
+    older = tmp_path / "older"
+    older.write_bytes(b"OWAMPfs1" + saved.read_bytes()[16:])
+    (read,) = json.loads(ippm("stats", "--json", str(older)).stdout)["results"]
+    assert (read["sid"], read["mode"], read["payload_octets"]) == (sid, "unknown", None)
     assert len(ippm("stats", "-R", str(saved)).stdout.splitlines()) == 5
     assert f"SID\t{sid}\n" in ippm("stats", "-M", str(saved)).stdout
     refused = ippm("fetch", "-k", str(key_file), "-u", "bob", "-A", "E", f"127.0.0.1:{port}", sid)

@@ -315,7 +315,7 @@ class TestSchema:
         report = RollingReport("host")
         for period in session.finish(MS):
             words = SessionWords(SID, "open", ("192.0.2.1", 1), ("192.0.2.2", 2), 0)
-            self.valid(json.loads(json.dumps(report.period(words, period))), "period")
+            self.valid(json.loads(json.dumps(report.line((words, period)))), "period")
         self.valid(report.end(), "end")
         self.valid(report.end("broken"), "end")
 

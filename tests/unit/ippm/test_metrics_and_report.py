@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics as python_statistics
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from ippm.core.schedule import FixedSchedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.metrics import DelayStatistics, two_way_metrics
 from ippm.metrics.delay_variation import packet_delay_variation
-from ippm.metrics.registry import StreamParameters, registry_names
+from ippm.metrics.registry import StreamParameters, one_way_registry_names, registry_names
 from ippm.metrics.reordering import duplicates, reordered
 from ippm.metrics.statistics import median, percentile
 from ippm.report import RunResult, format_result
@@ -99,7 +101,7 @@ def test_a_percentile_is_the_smallest_value_with_enough_at_or_below_it(values: l
 
 def test_statistics_of_a_sample() -> None:
     statistics = DelayStatistics.of(range(1, 201))
-    assert statistics == DelayStatistics(200, 1, 100, 190, 198, 200, 200, 100)
+    assert statistics == DelayStatistics(200, 1, 100, 190, 198, 200, 200, 100, standard_deviation=57)
     assert statistics is not None
     assert statistics.to_dict() == {
         "count": 200,
@@ -110,6 +112,7 @@ def test_statistics_of_a_sample() -> None:
         "p999_ns": 200,
         "maximum_ns": 200,
         "mean_ns": 100,
+        "standard_deviation_ns": 57,
         "quantile_error_ppm": 0,
     }
     assert DelayStatistics.of([]) is None
@@ -172,7 +175,7 @@ def test_reordered_packets(arrivals: list[int], count: int) -> None:
 def test_delays_of_a_session_do_not_mix_with_the_reflectors_time_or_clock() -> None:
     metrics = two_way_metrics(records())
     assert metrics.round_trip == DelayStatistics(
-        10, 5_000_000, 5_004_500, 5_009_000, 5_009_000, 5_009_000, 5_009_000, 5_004_500
+        10, 5_000_000, 5_004_500, 5_009_000, 5_009_000, 5_009_000, 5_009_000, 5_004_500, standard_deviation=2_872
     )
     assert metrics.round_trip_total is not None
     assert metrics.round_trip_total.minimum == 5_040_000
@@ -180,7 +183,9 @@ def test_delays_of_a_session_do_not_mix_with_the_reflectors_time_or_clock() -> N
     assert metrics.forward.minimum == 2_000_000 + OFFSET_NS
     assert metrics.backward is not None
     assert metrics.backward.minimum == 3_000_000 - OFFSET_NS
-    assert metrics.forward_pdv == DelayStatistics(10, 0, 4_500, 9_000, 9_000, 9_000, 9_000, 4_500)
+    assert metrics.forward_pdv == DelayStatistics(
+        10, 0, 4_500, 9_000, 9_000, 9_000, 9_000, 4_500, standard_deviation=2_872
+    )
     assert metrics.backward_pdv is not None
     assert metrics.backward_pdv.maximum == 0
     assert metrics.reflector_turnaround == DelayStatistics(10, *[40_000] * 7)
@@ -273,7 +278,8 @@ def test_the_json_has_integers_with_units_and_every_count() -> None:
     as_dict = json.loads(json.dumps(result.to_dict()))
     assert (as_dict["sent"], as_dict["lost"], as_dict["duplicates"], as_dict["reordered"]) == (10, 6, 3, 1)
     assert set(as_dict["delay"]) == {
-        "count", "minimum_ns", "median_ns", "p95_ns", "p99_ns", "p999_ns", "maximum_ns", "mean_ns", "quantile_error_ppm"
+        "count", "minimum_ns", "median_ns", "p95_ns", "p99_ns", "p999_ns", "maximum_ns", "mean_ns",
+        "standard_deviation_ns", "quantile_error_ppm",
     }  # fmt: skip
     assert all(isinstance(value, int) for value in as_dict["delay"].values())
     assert (as_dict["path"], as_dict["mode"], as_dict["dscp"]) == ("bypass", "authenticated", 46)
@@ -313,6 +319,27 @@ def test_registered_names_only_for_the_registered_stream() -> None:
     stream = StreamParameters(100, 20_000_000, 3_000_000_000)
     assert set(registry_names(stream)) == {"round_trip_total.p95_ns", "lost"}
     assert registry_names(StreamParameters(200, 20_000_000, 3_000_000_000))
+    # One way: the names as RFC 8912 sections 7.1.2 and 8.1.2 have them.
+    second = 1_000_000_000
+    poisson = StreamParameters(250, None, 3 * second, poisson_mean_ns=second, longest_ns=30 * second)
+    assert one_way_registry_names(poisson) == {
+        "delay.p95_ns": "OWDelay_Active_IP-UDP-Poisson-Payload250B_RFC8912sec7_Seconds_95Percentile",
+        "delay.mean_ns": "OWDelay_Active_IP-UDP-Poisson-Payload250B_RFC8912sec7_Seconds_Mean",
+        "delay.minimum_ns": "OWDelay_Active_IP-UDP-Poisson-Payload250B_RFC8912sec7_Seconds_Min",
+        "delay.maximum_ns": "OWDelay_Active_IP-UDP-Poisson-Payload250B_RFC8912sec7_Seconds_Max",
+        "delay.standard_deviation_ns": "OWDelay_Active_IP-UDP-Poisson-Payload250B_RFC8912sec7_Seconds_StdDev",
+        "lost": "OWLoss_Active_IP-UDP-Poisson-Payload250B_RFC8912sec7_Percent_LossRatio",
+    }
+    periodic = one_way_registry_names(StreamParameters(142, 20_000_000, 3 * second))
+    assert periodic["lost"] == "OWLoss_Active_IP-UDP-Periodic20m-Payload142B_RFC8912sec8_Percent_LossRatio"
+    assert (
+        periodic["delay.p95_ns"] == "OWDelay_Active_IP-UDP-Periodic20m-Payload142B_RFC8912sec8_Seconds_95Percentile"
+    )
+    for change in (
+        {"payload_octets": 142}, {"timeout_ns": 2 * second}, {"poisson_mean_ns": second - 1}, {"dscp": 46},
+        {"longest_ns": 30 * second + 1},
+    ):  # fmt: skip
+        assert one_way_registry_names(replace(poisson, **change)) == {}
     for other in (
         StreamParameters(101, 20_000_000, 3_000_000_000),
         StreamParameters(100, 10_000_000, 3_000_000_000),
@@ -328,3 +355,14 @@ def test_registered_names_only_for_the_registered_stream() -> None:
 
 def test_milliseconds_keep_their_digits() -> None:
     assert [milliseconds(n) for n in (0, 1_234, 12_345_678, -2_500_000)] == ["0", "0.00123", "12.346", "-2.500"]
+
+
+@given(st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=50))
+def test_the_standard_deviation_is_that_of_the_population(values: list[int]) -> None:
+    """RFC 8912 section 7.4.2.5; the same of values that only a histogram counted."""
+    found = DelayStatistics.of(values)
+    assert found is not None
+    assert found.standard_deviation == pytest.approx(python_statistics.pstdev(values), abs=1)
+    counted = DelayStatistics.of(values, exact_limit=1)
+    assert counted is not None
+    assert counted.standard_deviation == found.standard_deviation

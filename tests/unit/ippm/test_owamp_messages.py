@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 import pytest
 
-from ippm.core.fetched_session import MAGIC, FetchedSession
+from ippm.core.fetched_session import MAGIC, FetchedSession, saved_mode
 from ippm.errors import InvalidMessage, LocalProtocolError
-from ippm.iana import Accept
+from ippm.iana import Accept, Mode
 from ippm.wire.fetch_session import LAST_SEQNO, FetchAck, FetchSession
 from ippm.wire.packet_record import PacketRecord, packet_records, records_octets
 from ippm.wire.request_session import MAXIMUM_SLOTS, RequestSession
@@ -158,7 +158,16 @@ def test_a_saved_session() -> None:
     assert octets.startswith(MAGIC)
     assert FetchedSession.decode(octets) == session
     assert session.sid == SID
-    for cut in (0, 4, 8, 30, 150, len(octets) - 1):
+    assert saved_mode(octets) == 0
+    assert saved_mode(session.encode(Mode.ENCRYPTED)) == Mode.ENCRYPTED
+    assert session.encode(Mode.ENCRYPTED)[8:16].hex() == "0000000400000000"
+    without_mode = b"OWAMPfs1" + octets[16:]
+    assert FetchedSession.decode(without_mode) == session
+    assert saved_mode(without_mode) == 0
+    for wrong in (3, 8, 1 << 31):
+        with pytest.raises(InvalidMessage):
+            FetchedSession.decode(session.encode(wrong))
+    for cut in (0, 4, 8, 15, 30, 150, len(octets) - 1):
         with pytest.raises(InvalidMessage):
             FetchedSession.decode(octets[:cut])
 

@@ -163,7 +163,7 @@ def test_memory_does_not_grow_with_time() -> None:
                 run.send((minute * 60 + second) * 100 + packet, answered=packet % 10 != 3)
             kept = max(kept, octets(session))
             for period in run.periods:
-                json.dumps(report.period(WORDS, period))
+                json.dumps(report.line((WORDS, period)))
             run.periods.clear()
         assert session.open_periods == 3  # its own, and those of which Timeout and LINGER_NS have not passed
         largest.append((kept, len(report._round_trip._histogram.buckets())))
@@ -190,7 +190,7 @@ def test_the_same_packets_in_one_session_and_in_periods_give_the_same_sums() -> 
         for sequence in range(40):
             each.send(sequence, answered=sequence not in lost)
     run.periods += rolling.finish(4 * S)
-    lines = [report.period(WORDS, period) for period in run.periods]
+    lines = [report.line((WORDS, period)) for period in run.periods]
     metrics = two_way_metrics(whole.records)
     assert [line["sent"] for line in lines] == [10, 10, 10, 10]
     assert [line["lost"] for line in lines] == [2, 1, 1, 0]
@@ -214,7 +214,7 @@ def test_the_same_packets_in_one_session_and_in_periods_give_the_same_sums() -> 
 
 def test_a_report_of_nothing() -> None:
     (period,) = RollingSender(plan(), period_ns=S).finish(0)
-    line = RollingReport("host").period(WORDS, period)
+    line = RollingReport("host").line((WORDS, period))
     assert (line["sent"], line["delay"], line["first_sequence"], line["clock"]["local"]) == (0, None, None, None)
     assert line["total"]["delay"] is None
 
@@ -223,7 +223,7 @@ def test_sessions_are_told_apart() -> None:
     report = RollingReport("host")
     for sid in (bytes(16), bytes(16), bytes(range(16))):
         (period,) = RollingSender(plan(), period_ns=S).finish(0)
-        line = report.period(SessionWords(sid, "open", ("a", 1), ("b", 2), 0), period)
+        line = report.line((SessionWords(sid, "open", ("a", 1), ("b", 2), 0), period))
     assert line["total"]["sessions"] == 2
     assert line["sid"] == bytes(range(16)).hex()
 
