@@ -86,15 +86,24 @@ def _seal(clear: bytes, hmac_at: int, mode: PacketMode, keys: PacketKeys) -> byt
     return sealed + clear[covered:hmac_at] + tag + clear[hmac_at + HMAC_OCTETS :]
 
 
-def _open(data: bytes, hmac_at: int, mode: PacketMode, keys: PacketKeys) -> bytes:
+def decrypt_unverified(data: bytes, hmac_at: int, mode: PacketMode, keys: PacketKeys) -> tuple[bytes, bool]:
+    """The clear text of a datagram of a protected mode, and whether its HMAC is right: for whoever only looks.
+
+    `hmac_at` is SENDER_COVERED or REFLECTOR_COVERED. InvalidMessage when it is short. RFC 4656 section 4.1.2.
+    """
     check_length(data, hmac_at + HMAC_OCTETS)
     covered = _covered(mode, hmac_at)
     decryptor = Cipher(algorithms.AES(keys.aes), modes.CBC(_ZERO_IV)).decryptor()
     clear = decryptor.update(data[:covered])
     tag = python_hmac.digest(keys.hmac, clear, "sha1")[:HMAC_OCTETS]
-    if not python_hmac.compare_digest(tag, data[hmac_at : hmac_at + HMAC_OCTETS]):
+    return clear + data[covered:], python_hmac.compare_digest(tag, data[hmac_at : hmac_at + HMAC_OCTETS])
+
+
+def _open(data: bytes, hmac_at: int, mode: PacketMode, keys: PacketKeys) -> bytes:
+    clear, verified = decrypt_unverified(data, hmac_at, mode, keys)
+    if not verified:
         raise IntegrityError("HMAC does not verify")
-    return clear + data[covered:]
+    return clear
 
 
 def seal_sender(packet: SenderPacket, mode: int, keys: PacketKeys | None) -> bytes:

@@ -21,6 +21,7 @@ from ippm.cli.client import (
     run_without_end,
 )
 from ippm.cli.common import EXIT_THRESHOLD, end, keylog_option, one_line_errors, open_key_log, provider_of
+from ippm.cli.decode import decode
 from ippm.cli.forms import FORM_PARAMETERS, Form, form_options, print_two_way, refuse_two_way
 from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
@@ -203,6 +204,7 @@ cli.add_command(light)
 cli.add_command(owping)
 cli.add_command(fetch)
 cli.add_command(stats)
+cli.add_command(decode)
 
 
 def main() -> None:
