@@ -227,7 +227,7 @@ class OwampClient(ClientConnection[OwampClientEvent]):
         else:
             if self._body[0] != StopSessionsWithDescriptions.COMMAND:
                 raise UnexpectedMessage("the server sent something that nobody asked for")
-            ranges = max((session.request.number_of_packets // 2 + 1 for session in sent.values()), default=0)
+            ranges = sum(session.request.number_of_packets // 2 + 1 for session in sent.values())
             wanted = StopSessionsWithDescriptions.octets(self._body, len(sent), ranges) - len(self._body)
         data = self._inbox.take(wanted or HMAC_OCTETS)
         if data is None:

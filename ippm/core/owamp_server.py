@@ -95,15 +95,15 @@ class OwampServer(ServerConnection[OwampServerEvent]):
 
     def data_to_send(self) -> bytes:
         """What is to go to the client now; empty when there is nothing. Ask again until it is."""
-        data = super().data_to_send()
-        if data or self._source is None:
-            return data
-        chunk = next(self._source, b"")
-        if chunk:
-            return chunk
-        self._end_source()
-        super().receive_data(b"", self._now)
-        return super().data_to_send()
+        while True:
+            data = super().data_to_send()
+            if data or self._source is None:
+                return data
+            chunk = next(self._source, b"")
+            if chunk:
+                return chunk
+            self._end_source()
+            super().receive_data(b"", self._now)  # a command that has waited, maybe a Fetch-Session again
 
     @property
     def owner(self) -> Owner:
@@ -159,7 +159,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
             return StartSessions.OCTETS
         if command == Command.STOP_SESSIONS:
             received = [session for session in self._started.values() if not session.server_sends]
-            ranges = max((session.request.number_of_packets // 2 + 1 for session in received), default=0)
+            ranges = sum(session.request.number_of_packets // 2 + 1 for session in received)
             ranges = min(ranges, self.limits.maximum_skip_ranges)
             return StopSessionsWithDescriptions.octets(body, len(received), ranges)
         if command == Command.FETCH_SESSION:

@@ -60,6 +60,11 @@ class ReceiverResult:
     reason: str = ""
 
 
+def maximum_records(packets: int) -> int:
+    """How many records a session of so many packets may have: one each, and some for copies."""
+    return packets + packets // 4 + 1000
+
+
 class SessionReceiver:
     """One session's state; raises nothing on what arrives. RFC 4656 section 4.2.
 
@@ -73,6 +78,7 @@ class SessionReceiver:
         self.highest = -1
         self.received = 0
         self._count = plan.schedule.count
+        self._copies_left = maximum_records(self._count) - self._count
         self._seen = bytearray(min(self._count, _CHUNK))
         self._records = bytearray()
         self._protection = TestProtection.of(plan.mode, plan.keys)
@@ -99,6 +105,11 @@ class SessionReceiver:
         if offset is None or since_start - offset > timeout:  # rfc4656-s4.2-07b
             return self._discard("off_schedule")
         # Duplicates, and packets from the future, are recorded like any other.  rfc4656-s4.2-05, rfc4656-s4.2-06
+        if sequence < len(self._seen) and self._seen[sequence]:
+            if not self._copies_left:
+                # One packet that is played again and again neither fills the disk nor ends the session.
+                return self._discard("copies_beyond_room")
+            self._copies_left -= 1
         self._records += RECORD.pack(
             sequence,
             send_error,

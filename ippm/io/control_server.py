@@ -302,6 +302,8 @@ class ControlConnection(ABC):
                     async with asyncio.timeout(self._servwait_s):
                         await loop.sock_sendall(self._sock, data)
                     self._handle_events()
+                    # Where the system takes all at once nothing was waited for: now others have their turn.
+                    await asyncio.sleep(0)
                 self._handle_events()
                 if role.closed:
                     say_goodbye(self._sock)

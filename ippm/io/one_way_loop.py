@@ -197,7 +197,8 @@ class OneWayLoop:
         else:
             stream.due = stream.start + session.plan.schedule.offset_ns(session.next_seqno)
         self._serial += 1
-        heapq.heappush(self._due, (stream.due, self._serial, stream))
+        # A stream that is behind its schedule has had its turn: what others have due by now goes first.
+        heapq.heappush(self._due, (max(stream.due, time.monotonic_ns()), self._serial, stream))
 
     def _burst(self, stream: _Stream) -> None:
         """Packets of the only stream that runs, while they follow one another too closely for a sleep."""

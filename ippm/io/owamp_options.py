@@ -21,7 +21,9 @@ class OwampServerOptions:
     range of UDP ports. `directory` keeps the records of sessions; None is a temporary one. `disk_octets` bounds them
     all. `keep_s` is how long the records of a keyed session are kept; those of an open one go when its Control
     connection is closed, or `keep_open_s` later. `bits_per_second` bounds all sessions that the server sends or
-    receives at once. `usage` counts what limit classes have taken; servers that share it share the limits.
+    receives at once, `schedule_slots` the slots of all their schedules (some 130 octets of memory each); a schedule of
+    16 slots or less does not count. `usage` counts what limit classes have taken; servers that share it share the
+    limits.
     `key_log` is told the keys. RFC 4656 sections 3.1 and 6.5.
     """
 
@@ -43,6 +45,8 @@ class OwampServerOptions:
     open_maximum_packets: int = 1_000_000
     bits_per_second: int = 200_000_000
     open_bits_per_second: int = 100_000_000
+    schedule_slots: int = 1 << 20
+    open_schedule_slots: int = 1 << 18
     directory: str | None = None
     disk_octets: int = 512 * 1024 * 1024
     open_disk_octets: int = 128 * 1024 * 1024

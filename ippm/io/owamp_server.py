@@ -52,6 +52,7 @@ from ippm.io.test_socket import resolved
 log = logging.getLogger("ippm.server")
 
 _EXPIRE_S = 60.0
+_FEW_SLOTS = 16
 _INVALID = ReceiverResult(SessionEnd.INVALID, 0, (), 0, "stopped as a failure")
 
 
@@ -145,7 +146,10 @@ class OwampServer(ControlTcpServer):
         while True:
             await asyncio.sleep(_EXPIRE_S)
             if self._store is not None:
-                self._store.expire(self.options.keep_s, max(self.options.keep_open_s, _EXPIRE_S))
+                gone = self._store.expire(self.options.keep_s, max(self.options.keep_open_s, _EXPIRE_S))
+                for connection in self._connections.values():
+                    if isinstance(connection, _Connection):
+                        connection.made_open.difference_update(gone)
 
     # Sessions.
 
@@ -159,6 +163,7 @@ class OwampServer(ControlTcpServer):
             raise RefuseSession(Accept.NOT_SUPPORTED, "the SID is that of another session")
         keyed = owner.mode.keyed != 0
         rate = self._check_rate(session, owner)
+        self._check_slots(session)
         host = session.sender.host if session.server_sends else session.receiver.host
         sock = session_socket(self.options, host, 0, (session.request.dscp or 0) if session.server_sends else 0)
         port = int(sock.getsockname()[1])
@@ -216,6 +221,18 @@ class OwampServer(ControlTcpServer):
         if used + rate > limit:  # rfc4656-s6.5-01, rfc4656-s6.5-02
             raise RefuseSession(Accept.TEMPORARY_LIMITATION, f"all sessions together would exceed {limit} bits/s")
         return rate
+
+    def _check_slots(self, session: OwampSession) -> None:
+        """RefuseSession when the schedules of all sessions together would take too much memory."""
+        slots, keyed = len(session.request.slots), bool(session.mode.keyed)
+        if slots <= _FEW_SLOTS:
+            return
+        limit = self.options.schedule_slots if keyed else self.options.open_schedule_slots
+        others = (len(one.request.slots) for _, one in self._owners.values() if bool(one.mode.keyed) == keyed)
+        used = sum(its for its in others if its > _FEW_SLOTS)
+        if used + slots > limit:  # rfc4656-s6.5-01, rfc4656-s6.5-02
+            words = f"the schedules of all sessions may have {limit} slots, {used} are taken"
+            raise RefuseSession(Accept.TEMPORARY_LIMITATION, words)
 
     def fetch(self, sid: bytes, owner: Owner) -> StoredSession:
         """The data of a session. Raises RefuseSession."""
@@ -288,20 +305,22 @@ class OwampServer(ControlTcpServer):
         self._rates.pop(sid, None)
         connection.role.session_ended(sid)
         connection.wake()
-        if connection.role.closed:
-            self.reclaim(session)
+        if connection.role.closed and self.goes_with_connection(session):
+            self.reclaim(sid)
 
     def delete(self, sid: bytes) -> None:
         """Forget the records of a session that has ended."""
         if self._store is not None and sid not in self._owners:
             self._store.remove(sid)
 
-    def reclaim(self, session: OwampSession) -> None:
+    def goes_with_connection(self, session: OwampSession) -> bool:
+        """Whether the records of a session are removed when its connection is closed. RFC 4656 section 6.5."""
+        return not (session.server_sends or session.mode.keyed or self.options.keep_open_s)
+
+    def reclaim(self, sid: bytes) -> None:
         """Of a closed connection: the records of an open session go. RFC 4656 section 6.5."""
-        if session.server_sends or session.mode.keyed or self.options.keep_open_s or self._store is None:
-            return
-        if session.sid not in self._owners:
-            self._store.remove(session.sid)  # rfc4656-s6.5-04
+        if self._store is not None and sid not in self._owners:
+            self._store.remove(sid)  # rfc4656-s6.5-04
 
 
 def connect_to(sock: socket.socket, remote: Endpoint) -> None:
@@ -340,7 +359,7 @@ class _Connection(ControlConnection):
         self, server: OwampServer, sock: socket.socket, local: Endpoint, remote: Endpoint, config: OwampServerConfig
     ) -> None:
         super().__init__(server, sock, server.options.servwait_s)
-        self._made: list[OwampSession] = []
+        self.made_open: set[bytes] = set()
         self.role: ServerRole = ServerRole(
             config, server.provider, self, server.entropy, local=local, remote=remote, now=self._loop.time()
         )
@@ -367,7 +386,8 @@ class _Connection(ControlConnection):
             case ClientSetUp() | ClientRefused():
                 log_set_up(host, event)
             case OwampSessionOpened():
-                self._made.append(event.session)
+                if self._server.goes_with_connection(event.session):
+                    self.made_open.add(event.session.sid)
                 sender, receiver = event.session.sender, event.session.receiver
                 log.info("%s: session %s, %s:%d to %s:%d", host, event.session.sid.hex(), *sender, *receiver)
             case SessionDenied():
@@ -383,10 +403,11 @@ class _Connection(ControlConnection):
             case SessionDelivered():
                 if self.role.terms is not None and self.role.terms.delete_on_fetch:
                     self._server.delete(event.sid)
+                    self.made_open.discard(event.sid)
                     log.info("%s: session %s deleted: it has been fetched", host, event.sid.hex())
             case ConnectionClosed():
                 log.info("%s: closed: %s", host, event.reason)
                 for sid in event.sids:
                     self._server.break_session(sid, invalid=event.error is not None)
-                for session in self._made:
-                    self._server.reclaim(session)
+                for sid in self.made_open:
+                    self._server.reclaim(sid)

@@ -20,6 +20,8 @@ from ippm.wire.stop_descriptions import SessionDescription
 
 _BATCH = 256
 _IDLE_NS = 1_000_000_000
+_WAITING = 1 << 15
+"""More packets than the receive buffer of a socket holds: who sends on and on is not served on and on."""
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class ReceiverLoop(ChannelLoop[_Channel]):
         for sid, order in orders:
             channel = self._by_sid.get(sid)
             if channel is not None:
-                self._serve(channel, 1 << 20)  # what has arrived already counts
+                self._serve(channel, _WAITING)  # what has arrived already counts
                 self._end(channel, order)
 
     def _handle_timers(self, now: int) -> int:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import struct
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from ippm.core.limits import LimitUsage, Terms
 from ippm.core.owamp_events import OwampSession, Owner
-from ippm.core.session_receiver import ReceiverResult, SessionEnd
+from ippm.core.session_receiver import ReceiverResult, SessionEnd, maximum_records
 from ippm.errors import InvalidMessage, LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
 from ippm.wire.packet_record import RECORD_OCTETS
@@ -28,20 +29,34 @@ from ippm.wire.request_session import RequestSession
 from ippm.wire.skip_ranges import SkipRange
 
 _CHUNK = RECORD_OCTETS * 4096
+_BLOCK = 4096
+_NUMBER = struct.Struct(">I21x")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
+class _Entry:
+    """What is kept in memory of a session, however long its schedule and its Skip Ranges are."""
+
+    owner: Owner
+    end: SessionEnd = SessionEnd.RUNNING
+    ended_unix_s: float = 0.0
+    reserved: int = 0
+    limit_class: str | None = None
+    counted: int = 0
+
+
+@dataclass(slots=True)
 class _Meta:
+    """What `SID.json` says."""
+
     request: RequestSession
     owner: Owner
     end: SessionEnd = SessionEnd.RUNNING
     next_seqno: int = 0
     skip_ranges: tuple[SkipRange, ...] = ()
     ended_unix_s: float = 0.0
-    reserved: int = 0
     limit_class: str | None = None
-    counted: int = 0
 
     def to_json(self) -> str:
         head, slots = self.request.encode()
@@ -66,13 +81,14 @@ class _Meta:
         owner = Owner(found["user"], Mode(found["mode"]))
         skips = tuple(SkipRange(first, last) for first, last in found["skip_ranges"])
         ended, limit_class = found["ended_unix_s"], found.get("limit_class")
-        return cls(request, owner, SessionEnd(found["end"]), found["next_seqno"], skips, ended, 0, limit_class)
+        return cls(request, owner, SessionEnd(found["end"]), found["next_seqno"], skips, ended, limit_class)
 
 
 class SessionStore:
     """The sessions of one server. `directory` None is a temporary one that goes when the store is closed.
 
-    `octets` bounds what all keyed sessions take on the disk, `open_octets` what those of open mode do. A session that
+    `octets` bounds what all keyed sessions take on the disk, `open_octets` what those of open mode do: whole blocks of
+    both files, so that many small sessions, long schedules and many Skip Ranges count, too. A session that
     was in progress when the program ended is a broken one when it is found again. `usage` counts the `disk` of limit
     classes: a session's room until it is removed. Files are finished in any thread; all else is for one.
     RFC 4656 section 6.5.
@@ -88,33 +104,35 @@ class SessionStore:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._limits = {True: octets, False: open_octets}
         self._lock = threading.Lock()
-        self._sessions: dict[bytes, _Meta] = {}
+        self._sessions: dict[bytes, _Entry] = {}
         if not self._temporary:
             self._load()
 
     def create(self, session: OwampSession, owner: Owner) -> SessionFile:
         """A new session, empty. RefuseSession when there is no room for its records."""
-        packets = session.request.number_of_packets
-        # Copies of packets are recorded, too; with more of them than this the session fails, and the disk does not.
-        reserved = RECORD_OCTETS * (packets + packets // 4 + 1000)
+        # With more copies than the receiver takes the session fails, and the disk does not.
+        records = RECORD_OCTETS * maximum_records(session.request.number_of_packets)
+        meta = _Meta(session.request, owner, limit_class=session.limit_class)
+        description = meta.to_json()
+        reserved = _on_disk(records, len(description))
         keyed = owner.mode.keyed != 0
         with self._lock:
             if session.sid in self._sessions:
                 raise RefuseSession(Accept.INTERNAL_ERROR, "there is a session with this SID")
-            used = sum(meta.reserved for meta in self._sessions.values() if (meta.owner.mode.keyed != 0) == keyed)
+            used = sum(one.reserved for one in self._sessions.values() if (one.owner.mode.keyed != 0) == keyed)
             if reserved > self._limits[keyed]:  # rfc4656-s6.5-01
                 raise RefuseSession(
                     Accept.PERMANENT_LIMITATION, "the records of the session would take too much room"
                 )
             if used + reserved > self._limits[keyed]:  # rfc4656-s6.5-01, rfc4656-s6.5-02
                 raise RefuseSession(Accept.TEMPORARY_LIMITATION, "there is no room for the records now")
-            meta = _Meta(session.request, owner, reserved=reserved, limit_class=session.limit_class)
+            entry = _Entry(owner, reserved=reserved, limit_class=session.limit_class)
             if self._usage is not None:
-                self._usage.take(self._terms(meta), disk=reserved)  # rfc4656-s6.5-01
-                meta.counted = reserved
-            self._sessions[session.sid] = meta
+                self._usage.take(self._terms(entry), disk=reserved)  # rfc4656-s6.5-01
+                entry.counted = reserved
+            self._sessions[session.sid] = entry
         try:
-            return SessionFile(self, session.sid, meta)
+            return SessionFile(self, session.sid, meta, description, records)
         except OSError as error:
             self.remove(session.sid)
             raise RefuseSession(Accept.INTERNAL_ERROR, f"no file for the records: {error.strerror}") from None
@@ -122,38 +140,33 @@ class SessionStore:
     def open(self, sid: bytes, owner: Owner) -> StoredFile:
         """The data of a session for the user who made it. RefuseSession for anything else, in the same words."""
         with self._lock:
-            meta = self._sessions.get(sid)
-        if meta is None or meta.owner != owner or meta.end is SessionEnd.INVALID:
+            entry = self._sessions.get(sid)
+        if entry is None or entry.owner != owner or entry.end is SessionEnd.INVALID:
             raise RefuseSession(Accept.FAILURE, f"there is no session {sid.hex()} for this user in this mode")
-        return StoredFile(meta, self.records_path(sid))
+        return StoredFile(_Meta.of_json(self.meta_path(sid).read_text()), self.records_path(sid))
 
     def remove(self, sid: bytes) -> None:
         """Forget a session. RFC 4656 section 6.5."""
         with self._lock:
-            meta = self._sessions.pop(sid, None)
-            if meta is not None:
-                self._recount(meta, 0)
+            entry = self._sessions.pop(sid, None)
+            if entry is not None:
+                self._recount(entry, 0)
         self.records_path(sid).unlink(missing_ok=True)
         self.meta_path(sid).unlink(missing_ok=True)
 
-    def expire(self, keep_s: float, keep_open_s: float) -> None:
-        """Forget sessions that ended longer ago than this."""
+    def expire(self, keep_s: float, keep_open_s: float) -> list[bytes]:
+        """Forget sessions that ended longer ago than this; gives their SIDs."""
         now = time.time()
         with self._lock:
             old = [
                 sid
-                for sid, meta in self._sessions.items()
-                if meta.ended_unix_s
-                and now - meta.ended_unix_s > (keep_s if meta.owner.mode.keyed else keep_open_s)
+                for sid, entry in self._sessions.items()
+                if entry.ended_unix_s
+                and now - entry.ended_unix_s > (keep_s if entry.owner.mode.keyed else keep_open_s)
             ]
         for sid in old:
             self.remove(sid)
-
-    def ended(self, sid: bytes) -> bool:
-        """True when the session is there and is not in progress."""
-        with self._lock:
-            meta = self._sessions.get(sid)
-        return meta is not None and meta.end is not SessionEnd.RUNNING
+        return old
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -174,68 +187,79 @@ class SessionStore:
         """The file of what else is known."""
         return self.directory / f"{sid.hex()}.json"
 
-    def save(self, sid: bytes, meta: _Meta) -> None:
+    def save(self, sid: bytes, description: str) -> None:
         """Replace the description of a session as a whole."""
         path = self.meta_path(sid)
         new = path.with_suffix(".new")
-        new.write_text(meta.to_json())
+        new.write_text(description)
         new.replace(path)
 
     def _load(self) -> None:
         for path in self.directory.glob("*.json"):
             try:
                 sid = bytes.fromhex(path.stem)
-                meta = _Meta.of_json(path.read_text())
-                meta.reserved = self.records_path(sid).stat().st_size
+                text = path.read_text()
+                meta = _Meta.of_json(text)
+                reserved = _on_disk(self.records_path(sid).stat().st_size, len(text))
             except (ValueError, KeyError, TypeError, OSError, InvalidMessage) as error:
                 _log.warning("%s: not read: %s", path, error)
                 continue
             if meta.end is SessionEnd.RUNNING:
                 meta.end, meta.ended_unix_s = SessionEnd.BROKEN, path.stat().st_mtime
-            self._sessions[sid] = meta
+                self.save(sid, meta.to_json())
+            entry = _Entry(meta.owner, meta.end, meta.ended_unix_s, reserved, meta.limit_class)
+            self._sessions[sid] = entry
             if self._usage is not None:
-                self._usage.add(self._terms(meta), disk=meta.reserved)
-                meta.counted = meta.reserved
+                self._usage.add(self._terms(entry), disk=reserved)
+                entry.counted = reserved
+
+    def finished(self, sid: bytes, end: SessionEnd, ended_unix_s: float, octets: int) -> None:
+        """The files of a session are what they will be: so many octets on the disk."""
+        with self._lock:
+            entry = self._sessions.get(sid)
+            if entry is not None:
+                entry.end, entry.ended_unix_s, entry.reserved = end, ended_unix_s, octets
 
     def settle(self, sid: bytes) -> None:
         """A session has ended: from now on it counts what it takes."""
         with self._lock:
-            meta = self._sessions.get(sid)
-            if meta is not None:
-                self._recount(meta, meta.reserved)
+            entry = self._sessions.get(sid)
+            if entry is not None:
+                self._recount(entry, entry.reserved)
 
-    def _recount(self, meta: _Meta, octets: int) -> None:
+    def _recount(self, entry: _Entry, octets: int) -> None:
         if self._usage is not None:
-            self._usage.give_back(self._terms(meta), disk=meta.counted - octets)
-            meta.counted = octets
+            self._usage.give_back(self._terms(entry), disk=entry.counted - octets)
+            entry.counted = octets
 
-    def _terms(self, meta: _Meta) -> Terms:
+    def _terms(self, entry: _Entry) -> Terms:
         if self._usage is None:
             raise LocalProtocolError("there are no limit classes")
-        return self._usage.limits.terms(meta.limit_class)
+        return self._usage.limits.terms(entry.limit_class)
+
+
+def _on_disk(*files: int) -> int:
+    """What files of so many octets take, in whole blocks; an empty one has its entry in the directory."""
+    return sum(max(1, -(-octets // _BLOCK)) * _BLOCK for octets in files)
 
 
 class SessionFile:
     """The sink of one session's records. RFC 4656 section 3.9."""
 
-    def __init__(self, store: SessionStore, sid: bytes, meta: _Meta) -> None:
+    def __init__(self, store: SessionStore, sid: bytes, meta: _Meta, description: str, room: int) -> None:
         self._store = store
         self._sid = sid
         self._meta = meta
+        self._room = room
         self._octets = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._fd = os.open(store.records_path(sid), flags, 0o600)
-        store.save(sid, meta)
-
-    def opened(self, request: RequestSession) -> None:
-        """The ports that are used are known now."""
-        self._meta.request = request
-        self._store.save(self._sid, self._meta)
+        store.save(sid, description)
 
     def write(self, records: bytes) -> None:
         """Append records. OSError when there are more than there is room for."""
         self._octets += len(records)
-        if self._octets > self._meta.reserved:
+        if self._octets > self._room:
             raise OSError(0, "more records than there is room for", str(self._sid.hex()))
         view = memoryview(records)
         while view:
@@ -263,8 +287,9 @@ class SessionFile:
         meta.next_seqno, meta.skip_ranges = result.next_seqno, result.skip_ranges
         meta.ended_unix_s = time.time()
         meta.end = result.end
-        meta.reserved = self._octets
-        self._store.save(self._sid, meta)
+        description = meta.to_json()
+        self._store.save(self._sid, description)
+        self._store.finished(self._sid, meta.end, meta.ended_unix_s, _on_disk(self._octets, len(description)))
 
 
 class StoredFile:
@@ -302,15 +327,16 @@ class StoredFile:
 
 def of_range(records: bytes, begin: int, end: int) -> bytes:
     """Of whole records, those of packets from `begin` to `end`."""
-    first, last = begin.to_bytes(4, "big"), max(end, 0).to_bytes(4, "big")
-    if end < begin:
+    if end < begin or not records:
         return b""
-    kept = [
-        records[at : at + RECORD_OCTETS]
-        for at in range(0, len(records), RECORD_OCTETS)
-        if first <= records[at : at + 4] <= last
-    ]
-    return b"".join(kept)
+    numbers = [number for (number,) in _NUMBER.iter_unpack(records)]
+    least, most = min(numbers), max(numbers)
+    if begin <= least and most <= end:
+        return records
+    if most < begin or end < least:
+        return b""
+    places = (at * RECORD_OCTETS for at, number in enumerate(numbers) if begin <= number <= end)
+    return b"".join(records[at : at + RECORD_OCTETS] for at in places)
 
 
 @dataclass(slots=True)

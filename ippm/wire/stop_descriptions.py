@@ -53,18 +53,20 @@ class StopSessionsWithDescriptions:
     def octets(body: bytes, maximum_sessions: int, maximum_skip_ranges: int) -> int:
         """How long the message is, as far as `body`, its beginning, tells: at least `len(body)`.
 
-        InvalidMessage when there are more sessions or Skip Ranges than they can be. `body` has 16 octets or more.
+        InvalidMessage when there are more sessions, or in all of them together more Skip Ranges, than there can be.
+        `body` has 16 octets or more.
         """
         _, _, number = _HEADER.unpack_from(body)
         if number > maximum_sessions:
             raise InvalidMessage(f"Stop-Sessions describes {number} sessions, and there are {maximum_sessions}")
-        at = _HEADER.size
+        at, left = _HEADER.size, maximum_skip_ranges
         for _ in range(number):
             if len(body) < at + _DESCRIPTION.size:
                 return at + len(padded(bytes(_DESCRIPTION.size)))
             _, _, ranges = _DESCRIPTION.unpack_from(body, at)
-            if ranges > maximum_skip_ranges:
-                raise InvalidMessage(f"a session with {ranges} Skip Ranges: there can be {maximum_skip_ranges}")
+            if ranges > left:
+                raise InvalidMessage(f"a session with {ranges} Skip Ranges: there can be {left}")
+            left -= ranges
             octets = _DESCRIPTION.size + ranges * SKIP_RANGE.size
             at += octets + -octets % 16
         return max(at, len(body))

@@ -229,14 +229,14 @@ class TestStored:
                 options = replace(PING, port=server.port, mode="encrypted", from_server=False)
                 ran = await run_owping(options, users)
                 assert ran.to_server is not None
-                # A session in progress counts the room that it may need, an ended one its 20 records.
-                await until(lambda: usage.used("small", "disk") == 20 * 25 == usage.used("root", "disk"))
-                for count, accept in ((2000, Accept.PERMANENT_LIMITATION), (1120, Accept.TEMPORARY_LIMITATION)):
+                # A session in progress counts the room that it may need, an ended one its two files.
+                await until(lambda: usage.used("small", "disk") == 2 * 4096 == usage.used("root", "disk"))
+                for count, accept in ((2000, Accept.PERMANENT_LIMITATION), (900, Accept.TEMPORARY_LIMITATION)):
                     with pytest.raises(ServerRefused) as refused:
                         await owping(replace(options, count=count), users)
                     assert refused.value.accept == accept
-                assert "Accept 4: class small: disk is limited to 60000 octets, 87500 are asked for" in caplog.text
-                assert "Accept 5: class small: disk is limited to 60000 octets, 500 are taken" in caplog.text
+                assert "Accept 4: class small: disk is limited to 60000 octets, 94208 are asked for" in caplog.text
+                assert "Accept 5: class small: disk is limited to 60000 octets, 8192 are taken" in caplog.text
                 bob = PassphraseProvider({"alice": "correct horse", "bob": "battery"}, "bob")
                 await owping(replace(options, count=2000, interval_s=0.0001), bob)
 
@@ -249,7 +249,7 @@ class TestStored:
             for number in (1, 2):
                 usage = LimitUsage(limits)
                 async with serving(replace(options, usage=usage), passphrases()) as server:
-                    assert usage.used("small", "disk") == (number - 1) * 500
+                    assert usage.used("small", "disk") == (number - 1) * 2 * 4096
                     ping = replace(PING, port=server.port, mode="authenticated", from_server=False)
                     await run_owping(ping, passphrases())
 

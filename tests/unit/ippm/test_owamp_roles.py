@@ -546,6 +546,19 @@ class TestFetch:
         assert len(numbers) == count
         assert all(begin <= number <= end for number in numbers)
 
+    @pytest.mark.parametrize("mode", [Mode.OPEN, Mode.ENCRYPTED], ids=repr)
+    def test_several_that_do_not_wait_for_one_another(self, mode: Mode) -> None:
+        pair = OwampPair(mode).set_up()
+        sid = self.ended(pair)
+        for begin, end in ((0, 4), (5, 5), (0, 0xFFFFFFFF)):
+            pair.client.fetch_session(sid, pair.now, begin, end)
+        pair.client.fetch_session(bytes(16), pair.now)
+        pair.run()
+        events = pair.client_events()
+        counts = [len(list(event.session.packets)) for event in events[:3] if isinstance(event, Fetched)]
+        assert counts == [5, 1, 20]
+        assert isinstance(events[3], FetchRefused)
+
     @pytest.mark.req("rfc4656-s3.9-01")
     @pytest.mark.req("rfc4656-s3.9-02")
     @pytest.mark.parametrize("end", [0, 2])
