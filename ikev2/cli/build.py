@@ -16,6 +16,7 @@ from ikev2.cli.secrets import read_secret
 from ikev2.cli.sections import ChildSection, ConnectionSection, HostSection, PoolSection
 from ikev2.cli.selectors import parse_selector
 from ikev2.cli.words import own_identity
+from ikev2.core.child_sa import HwOffload, KernelOptions
 from ikev2.core.config import ChildConfig, Childless, ConnectionConfig, Lifetime, Retransmission, SharedKey
 from ikev2.core.identity import Identity, PeerIdentity, may_be_one, parse_peer, quality
 from ikev2.core.pools import AddressRange, PoolConfig
@@ -196,6 +197,12 @@ def _child(name: str, section: ChildSection) -> ChildConfig:
         lifetime=_child_lifetime(section),
         single_pair=section.single_pair,
         tfc_padding=section.tfc_padding,
+        kernel=KernelOptions(
+            section.if_id_in,
+            section.if_id_out,
+            HwOffload("crypto" if section.hw_offload == "yes" else section.hw_offload),
+            section.sa_direction,
+        ),
     )
 
 

@@ -39,6 +39,9 @@ SMALLEST_FRAGMENT_SIZE = 200
 """Octets of an IP datagram that leave room for IPv6, UDP, SKF and some content with every algorithm."""
 
 
+InterfaceId = Annotated[int, Field(ge=0, le=0xFFFFFFFF)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -71,6 +74,10 @@ class ChildSection(_Section):
     rand_time: Seconds | None = None
     single_pair: bool = False
     tfc_padding: TfcPadding = 0
+    if_id_in: InterfaceId = 0
+    if_id_out: InterfaceId = 0
+    hw_offload: Literal["no", "yes", "crypto", "packet", "auto"] = "no"
+    sa_direction: bool = False
 
 
 class ConnectionSection(_Section):

@@ -574,6 +574,7 @@ def _make(
         nat_original_local=originals.local if behind_nat else None,
         nat_original_remote=originals.remote if behind_nat else None,
         tfc_padding=tfc_padding,
+        kernel=config.kernel,
     )
     return ChildSa(config, params, SecretOctets("KEYMAT", keymat))
 

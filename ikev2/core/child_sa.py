@@ -6,6 +6,7 @@ RFC 7296 sections 1.3 and 2.17, RFC 4301 section 4.4.2.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from ikev2.core.types import Mode, Role
 from ikev2.crypto.secret import SecretOctets
@@ -22,6 +23,32 @@ class UdpEncap:
 
     local_port: int
     remote_port: int
+
+
+class HwOffload(StrEnum):
+    """Whether a network device does a part of ESP: the cipher, or all of it; `AUTO` takes what is there."""
+
+    NO = "no"
+    CRYPTO = "crypto"
+    PACKET = "packet"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """What only the Linux kernel's IPsec can be told of a Child SA.
+
+    `if_id_in` and `if_id_out`: its SAs and policies are those of an XFRM interface (0: of none); `sa_direction`: each
+    SA says which way it is for, and the kernel (6.10 and later) uses it for no other.
+    """
+
+    if_id_in: int = 0
+    if_id_out: int = 0
+    hw_offload: HwOffload = HwOffload.NO
+    sa_direction: bool = False
+
+
+NO_KERNEL_OPTIONS = KernelOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +85,7 @@ class ChildSaParameters:
     nat_original_local: str | None = None
     nat_original_remote: str | None = None
     tfc_padding: int = 0
+    kernel: KernelOptions = NO_KERNEL_OPTIONS
 
     @property
     def label(self) -> str:

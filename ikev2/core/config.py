@@ -11,6 +11,7 @@ from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
+from ikev2.core.child_sa import NO_KERNEL_OPTIONS, KernelOptions
 from ikev2.core.identity import Identity as Identity
 from ikev2.core.identity import PeerIdentity, quality
 from ikev2.core.types import Mode
@@ -104,6 +105,7 @@ class ChildConfig:
     lifetime: Lifetime = ENDLESS
     single_pair: bool = False
     tfc_padding: int = 0
+    kernel: KernelOptions = NO_KERNEL_OPTIONS
     auth_proposals: tuple[Proposal, ...] = field(init=False, repr=False, compare=False)
 
     @property

@@ -80,6 +80,7 @@ class Traps:
             there,
             narrowing.resolve(child.local_ts, here),
             narrowing.resolve(child.remote_ts, there),
+            child.kernel,
         )
         self.backend.add_trap(trap)
         self.log.log("KNL", f"{child.name}: traffic to {remote.host} will begin it")

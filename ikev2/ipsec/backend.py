@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+from ikev2.core.child_sa import NO_KERNEL_OPTIONS, ChildCounters, ChildSaParameters, KernelOptions
 from ikev2.core.types import Address, Mode
 from ikev2.errors import BackendError, LocalProtocolError
 from ikev2.ipsec.icmp import OnPathMtu
@@ -99,6 +99,7 @@ class Trap:
     remote: str
     ts_local: tuple[TrafficSelector, ...]
     ts_remote: tuple[TrafficSelector, ...]
+    kernel: KernelOptions = NO_KERNEL_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,8 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    takes_kernel_options: ClassVar[bool] = False
+    """Whether it heeds the `kernel` of a Child SA."""
     wants_encap_socket: bool = False
     """True: `attach_encap_socket` is to be called with the UDP 4500 socket, and the caller no longer reads it."""
 

@@ -30,6 +30,7 @@ class DryRunBackend(Backend):
     """Prints; every SA counts zero packets. `write` takes text with its line ends; the default is standard output."""
 
     name: ClassVar[str] = "dry-run"
+    takes_kernel_options: ClassVar[bool] = True
 
     def __init__(self, write: Callable[[str], object] | None = None, *, show_keys: bool = False) -> None:
         self._write: Callable[[str], object] = sys.stdout.write if write is None else write

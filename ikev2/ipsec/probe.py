@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 
+from ikev2.core.child_sa import NO_KERNEL_OPTIONS
 from ikev2.core.config import ConnectionConfig
 from ikev2.crypto.keywords import numbered, transform_keyword
 from ikev2.errors import BackendError, ConfigurationError
@@ -58,13 +59,18 @@ def installable(
 ) -> tuple[tuple[ConnectionConfig, ...], tuple[str, ...]]:
     """The connections with what this open backend can install in their ESP proposals, and what was left out, in words.
 
-    ConfigurationError when a Child SA has no proposal left.
+    ConfigurationError when a Child SA has no proposal left, or wants of the backend what is the kernel's.
     """
     kept, left_out = [], []
     for connection in connections:
         children = []
         for child in connection.children:
             where = f"child {child.name!r} of connection {connection.name!r}"
+            if child.kernel != NO_KERNEL_OPTIONS and not backend.takes_kernel_options:
+                raise ConfigurationError(
+                    f"{where}: the {backend.name} backend has no if_id_in, if_id_out, hw_offload and sa_direction: "
+                    "they are the kernel's, take them out or choose xfrm"
+                )
             lacking: dict[str, None] = {}
             proposals = [
                 part for one in child.esp_proposals if (part := _installable(backend, one, lacking)) is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ikev2.core.child_sa import KernelOptions
 from ikev2.errors import BackendError
 from ikev2.io.netns import Namespace
 from ikev2.ipsec.backend import Bypass
@@ -22,7 +23,7 @@ from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
 from ikev2.ipsec.xfrm.messages import Policy
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
 from ikev2.ipsec.xfrm.structs import SaId
-from ikev2.ipsec.xfrm.uapi import UDP_ENCAP
+from ikev2.ipsec.xfrm.uapi import UDP_ENCAP, SaDirection
 from interop.lab.netns import why_no_namespaces
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,6 +170,55 @@ def test_the_probe_says_what_an_install_would_say_and_leaves_nothing(
         assert found.ok
         backend.delete(child_pair("aes128-sha256")[0])
     assert kernel.dump_sas() == []
+
+
+@pytest.mark.parametrize("keyword", ["aes128-sha1", "aes128-sha1-esn"])
+def test_a_kernel_that_knows_directions_finds_nothing_wrong_with_ours(
+    backend: XfrmBackend, kernel: XfrmSocket, keyword: str
+) -> None:
+    """It checks them before it looks for ESP; that they were read, its refusal of a wrong one shows."""
+    backend.allocate_spi(ADDRESS_A, ADDRESS_B)
+    (larval,) = kernel.dump_sas()
+    if larval.direction is None:
+        pytest.skip("this kernel is older than 6.10 and reads over the direction of an SA")
+    assert larval.direction is SaDirection.IN
+    child = replace(child_pair(keyword, replay_window=64)[0], kernel=KernelOptions(sa_direction=True))
+    planned = plan.plan_child(child, plan.kernel_reqid(backend.instance, 1))
+    refusals = []
+    for sa in (planned.inbound, planned.outbound):
+        try:
+            kernel.new_sa(sa)
+            kernel.delete_sa(sa.info.id)
+        except XfrmError as error:
+            refusals.append(error.detail)
+    assert set(refusals) <= {"Requested type not found"}
+    with pytest.raises(XfrmError, match="for output SA"):
+        kernel.new_sa(replace(planned.inbound, direction=SaDirection.OUT))
+
+
+def test_policies_of_an_interface_are_told_from_others_by_its_number(
+    namespace: Namespace, kernel: XfrmSocket, backend: XfrmBackend
+) -> None:
+    """`ip` sees the same number, and takes the policy away by our words."""
+    child = child_pair()[0]
+    reqid = plan.kernel_reqid(backend.instance, 1)
+    plain = plan.plan_child(child, reqid).policies
+    of_interface = plan.plan_child(replace(child, kernel=KernelOptions(7, 8)), reqid).policies
+    for policy in (*plain, *of_interface):
+        kernel.new_policy(policy)
+    found = kernel.dump_policies()
+    assert {(bare(one), one.if_id) for one in found} == {(bare(one), one.if_id) for one in (*plain, *of_interface)}
+    text = namespace.run(["ip", "xfrm", "policy", "list"], capture_output=True, text=True, check=True).stdout
+    assert (text.count("if_id 0x7"), text.count("if_id 0x8")) == (2, 1)
+    for policy in of_interface:
+        assert kernel.get_policy(policy.id).if_id == policy.if_id
+        namespace.run(["sh", "-c", words.policy_id_words(policy.id)], check=True)
+    assert {one.if_id for one in kernel.dump_policies()} == {0}
+    for policy in of_interface:
+        namespace.run(["sh", "-c", words.policy_words(policy)], check=True)
+    assert {(bare(one), one.if_id) for one in kernel.dump_policies()} == {
+        (bare(one), one.if_id) for one in (*plain, *of_interface)
+    }
 
 
 def test_absent_things_are_refused_in_sentences(namespace: Namespace, kernel: XfrmSocket) -> None:

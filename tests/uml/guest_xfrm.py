@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -28,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/unit/ikev2")]
 from pyroute2 import IPRoute  # noqa: E402
 from xfrm_support import child_pair  # noqa: E402
 
-from ikev2.core.child_sa import PAD_TO_MTU, ChildSaParameters, UdpEncap  # noqa: E402
+from ikev2.core.child_sa import PAD_TO_MTU, ChildSaParameters, HwOffload, KernelOptions, UdpEncap  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
 from ikev2.errors import BackendError  # noqa: E402
 from ikev2.io.netns import TwoHosts  # noqa: E402
@@ -37,6 +38,7 @@ from ikev2.ipsec.probe import choose_backend  # noqa: E402
 from ikev2.ipsec.xfrm.algorithms import AEAD_NAMES, AUTH_NAMES, CRYPT_NAMES  # noqa: E402
 from ikev2.ipsec.xfrm.backend import XfrmBackend  # noqa: E402
 from ikev2.ipsec.xfrm.kernel import XfrmSocket  # noqa: E402
+from ikev2.ipsec.xfrm.uapi import GROUP_MIGRATE, XfrmMsg  # noqa: E402
 from ikev2.ipsec.xfrm.words import sa_words  # noqa: E402
 from ikev2.wire.payloads.ts import TrafficSelector  # noqa: E402
 
@@ -82,15 +84,17 @@ class Lab:
         return self.hosts.call(host, function)
 
     def install(
-        self, pair: tuple[ChildSaParameters, ChildSaParameters]
+        self, pair: tuple[ChildSaParameters, ChildSaParameters], *, standby: str = ""
     ) -> tuple[ChildSaParameters, ChildSaParameters]:
-        """Each end's inbound SPI comes from its kernel, as in life."""
+        """Each end's inbound SPI comes from its kernel, as in life; one host may have the pair on standby."""
         first, second = pair
         spi_a = self.call("a", lambda: self.backends["a"].allocate_spi(first.local, first.remote))
         spi_b = self.call("b", lambda: self.backends["b"].allocate_spi(second.local, second.remote))
         first, second = replace(first, spi_in=spi_a, spi_out=spi_b), replace(second, spi_in=spi_b, spi_out=spi_a)
-        self.call("a", lambda: self.backends["a"].install(first))
-        self.call("b", lambda: self.backends["b"].install(second))
+        for host, child in (("a", first), ("b", second)):
+            backend = self.backends[host]
+            install = backend.install_standby if host == standby else backend.install
+            self.call(host, lambda put=install, one=child: put(one))
         return first, second
 
     def udp(self, host: str, address: str, port: int = 0) -> socket.socket:
@@ -376,9 +380,30 @@ def a_rekeyed_pair_takes_over(lab: Lab) -> None:
     nothing_left(lab)
 
 
-def a_moved_pair_keeps_its_sequence_numbers(lab: Lab) -> None:
+def moved(migrates: bool) -> Case:
+    """The kernel moves a pair by MIGRATE, and says so to who listens; or it is taken out and put in."""
+
+    def case(lab: Lab) -> None:
+        told = {host: lab.call(host, lambda: XfrmSocket(GROUP_MIGRATE)) for host in "ab"}
+        with told["a"], told["b"]:
+            a_moved_pair_keeps_its_sequence_numbers(lab, by_hand=not migrates)
+            for host, notices in told.items():
+                kinds = []
+                while found := notices.receive_notices():
+                    kinds += [message.type for message in found]
+                wanted = [XfrmMsg.MIGRATE] * (2 * 3 if migrates else 0)
+                assert kinds == wanted, (host, kinds)  # in, fwd and out of two pairs
+
+    return case
+
+
+def a_moved_pair_keeps_its_sequence_numbers(lab: Lab, *, by_hand: bool) -> None:
     for keyword in ("aes128gcm16", "aes128gcm16-esn"):
         first, second = lab.install(child_pair(keyword))
+        others = lab.install(child_pair(keyword, seed=9)) if by_hand else None
+        if others is not None:
+            for host, child in (("a", first), ("b", second)):
+                lab.call(host, lambda h=host, c=child: lab.backends[h].activate(c))
         assert lab.exchange() == PACKETS
         moved_a, moved_b = replace(first, local=A_MOVED), replace(second, remote=A_MOVED)
         lab.call("a", lambda a=first, m=moved_a: lab.backends["a"].update_address(a, m))
@@ -393,7 +418,81 @@ def a_moved_pair_keeps_its_sequence_numbers(lab: Lab) -> None:
         assert lab.backends["a"].query(moved_a).packets_out == 2 * PACKETS
         for host, child in (("a", moved_a), ("b", moved_b)):
             lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+        if others is not None:
+            for host, child in (("a", others[0]), ("b", others[1])):
+                lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
     nothing_left(lab)
+
+
+def a_pair_in_udp_is_moved_to_another_port(lab: Lab) -> None:
+    """By MIGRATE: the addresses stay, the ports of both SAs change."""
+    with contextlib.ExitStack() as stack:
+        for host, address, port in (("a", A, 4500), ("a", A, 4501), ("b", B, 4500)):
+            sock = stack.enter_context(lab.udp(host, address, port))
+            lab.call(host, lambda s=sock, h=host: lab.backends[h].prepare_ike_socket(s, encap=True))
+        first, second = lab.install(child_pair("aes128gcm16", encap=True))
+        assert lab.exchange() == PACKETS
+        moved_a, moved_b = replace(first, encap=UdpEncap(4501, 4500)), replace(second, encap=UdpEncap(4500, 4501))
+        told = stack.enter_context(lab.call("b", lambda: XfrmSocket(GROUP_MIGRATE)))
+        lab.call("a", lambda: lab.backends["a"].update_address(first, moved_a))
+        lab.call("b", lambda: lab.backends["b"].update_address(second, moved_b))
+        assert [message.type for message in told.receive_notices()] == [XfrmMsg.MIGRATE]
+        lab.drain()
+        assert lab.exchange() == PACKETS
+        sent = {packet[20:24] for packet in lab.drain() if packet[9] == 17}
+        assert sent == {struct.pack("!HH", 4501, 4500), struct.pack("!HH", 4500, 4501)}, sent
+        counted = lab.backends["b"].query(moved_b)
+        assert (counted.packets_in, counted.packets_out) == (2 * PACKETS, 2 * PACKETS), counted
+        for host, child in (("a", moved_a), ("b", moved_b)):
+            lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
+def the_first_packet_on_standby_makes_it_the_one_that_is_sent_on(lab: Lab) -> None:
+    """B has a new pair on standby; A sends on its new pair, and B answers on it from then on."""
+    for keyword in ("aes128gcm16", "aes128-sha256-esn"):
+        old = lab.install(child_pair(keyword, seed=1))
+        assert lab.exchange() == PACKETS
+        new = lab.install(child_pair(keyword, seed=2), standby="b")
+        backend = lab.backends["b"]
+        # A still sends on the old pair when told so: B stays there, too.
+        lab.call("a", lambda one=old[0]: lab.backends["a"].activate(one))
+        assert lab.exchange() == PACKETS
+        assert backend.next_event() is None
+        assert backend.query(new[1]).packets_out == 0
+        lab.call("a", lambda one=new[0]: lab.backends["a"].activate(one))
+        assert lab.exchange(count=1) == 1
+        assert backend.query(new[1]).packets_in == 1
+        assert select.select([backend.event_fd()], [], [], 5)[0], "the kernel tells of the first packet"
+        assert lab.call("b", backend.next_event) is None
+        assert lab.exchange() == PACKETS
+        counted = backend.query(new[1])
+        assert (counted.packets_in, counted.packets_out) == (PACKETS + 1, PACKETS), counted
+        assert not select.select([backend.event_fd()], [], [], 0)[0], "and of no other"
+        for pair in (old, new):
+            for host, child in (("a", pair[0]), ("b", pair[1])):
+                lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
+def options_of_the_kernel_are_what_ip_shows(lab: Lab) -> None:
+    """The number of the interface on SAs and policies; a cipher that no device does is done in software."""
+    options = KernelOptions(7, 8, HwOffload.AUTO)
+    first, _ = lab.install(tuple(replace(one, kernel=options) for one in child_pair()))  # type: ignore[arg-type]
+    states = lab.ip("a", "xfrm", "state")
+    blocks = {part.split("spi ")[1][:10]: part for part in states.split("src ") if "spi " in part}
+    assert "if_id 0x7" in blocks[f"{first.spi_in:#010x}"], states
+    assert "if_id 0x8" in blocks[f"{first.spi_out:#010x}"], states
+    policies = lab.ip("a", "xfrm", "policy")
+    assert (policies.count("if_id 0x7"), policies.count("if_id 0x8")) == (2, 1), policies
+    assert "offload" not in policies
+    packet = replace(child_pair(seed=4)[0], spi_in=0x3000A, kernel=KernelOptions(hw_offload=HwOffload.PACKET))
+    try:
+        lab.call("a", lambda: lab.backends["a"].install(packet))
+        refusal = ""
+    except BackendError as error:
+        refusal = str(error)
+    assert "cannot install the SA" in refusal, refusal
 
 
 def a_peer_behind_a_nat_that_comes_from_another_port_is_told(lab: Lab) -> None:
@@ -544,7 +643,11 @@ CASES: dict[str, Case] = {
     "replay-and-forgery": replayed_and_forged_packets_are_counted,
     "ecn": congestion_marks_cross_the_tunnel,
     "rekey": a_rekeyed_pair_takes_over,
-    "moved": a_moved_pair_keeps_its_sequence_numbers,
+    "moved": moved(migrates=True),
+    "moved-by-hand": moved(migrates=False),
+    "moved-ports": a_pair_in_udp_is_moved_to_another_port,
+    "standby": the_first_packet_on_standby_makes_it_the_one_that_is_sent_on,
+    "kernel-options": options_of_the_kernel_are_what_ip_shows,
     "mapping": a_peer_behind_a_nat_that_comes_from_another_port_is_told,
     "acquire": a_packet_without_an_sa_makes_an_acquire,
     "taken-spi": a_taken_spi_is_refused_and_left_alone,

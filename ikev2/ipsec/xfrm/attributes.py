@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from ikev2.ipsec.xfrm.structs import NO_ADDRESS
-from ikev2.ipsec.xfrm.uapi import UDP_ENCAP_ESPINUDP
+from ikev2.ipsec.xfrm.uapi import UDP_ENCAP_ESPINUDP, OffloadFlag
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,27 @@ class Encap:
     @classmethod
     def parse(cls, data: bytes, offset: int = 0) -> Self:
         return cls(*struct.unpack_from("!HH", data, offset + 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """The network device that does ESP, or its cipher, for an SA or a policy.
+
+    ::
+
+        struct xfrm_user_offload { int ifindex; __u8 flags; };      /* 8 octets */
+    """
+
+    interface_index: int
+    flags: OffloadFlag = OffloadFlag(0)  # noqa: RUF009 (an IntFlag is immutable)
+
+    def encode(self) -> bytes:
+        return struct.pack("=iB3x", self.interface_index, self.flags)
+
+    @classmethod
+    def parse(cls, data: bytes, offset: int = 0) -> Self:
+        index, flags = struct.unpack_from("=iB", data, offset)
+        return cls(index, OffloadFlag(flags))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ RFC 4301 section 4.4: the SAD and the SPD are the kernel's, this keeps them in s
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import socket
 from collections import deque
@@ -31,19 +30,24 @@ from ikev2.ipsec.backend import (
 )
 from ikev2.ipsec.virtual_ip import VirtualAddresses
 from ikev2.ipsec.xfrm import plan
-from ikev2.ipsec.xfrm.cleaner import remove_leftovers, remove_ours, unless_absent
+from ikev2.ipsec.xfrm.aevents import ReplayNotice
+from ikev2.ipsec.xfrm.cleaner import remove_leftovers, remove_ours
 from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
 from ikev2.ipsec.xfrm.messages import AcquireNotice, ExpireNotice, MappingNotice, NetlinkMessage, Policy, Sa
+from ikev2.ipsec.xfrm.migration import can_migrate
+from ikev2.ipsec.xfrm.offload import offloads
 from ikev2.ipsec.xfrm.plan import ChildPlan
+from ikev2.ipsec.xfrm.policy_table import PolicyTable
 from ikev2.ipsec.xfrm.probe import KernelProbe
+from ikev2.ipsec.xfrm.sa_table import SaTable
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
+from ikev2.ipsec.xfrm.standby import Standby
 from ikev2.ipsec.xfrm.state import InstanceLock, StateFile, default_directory
-from ikev2.ipsec.xfrm.structs import PolicyId, SaId
+from ikev2.ipsec.xfrm.structs import SaId
 from ikev2.ipsec.xfrm.uapi import (
     GROUP_ACQUIRE,
     GROUP_EXPIRE,
     GROUP_MAPPING,
-    PolicyDirection,
     XfrmMsg,
 )
 from ikev2.wire.payloads import Transform
@@ -76,6 +80,7 @@ class XfrmBackend(Backend):
     """
 
     name: ClassVar[str] = "xfrm"
+    takes_kernel_options: ClassVar[bool] = True
 
     def __init__(
         self, state_directory: Path | None = None, ike_ports: Iterable[int] = (IKE_PORT, NAT_PORT)
@@ -87,7 +92,6 @@ class XfrmBackend(Backend):
         self._lock: InstanceLock | None = None
         self._state: StateFile | None = None
         self._children: dict[_ChildKey, _Installed] = {}
-        self._users: dict[PolicyId, list[Policy]] = {}
         self._bypasses: dict[Bypass, tuple[Policy, ...]] = {}
         self._traps: dict[Trap, _Sprung] = {}
         self._events: deque[BackendEvent] = deque()
@@ -127,6 +131,9 @@ class XfrmBackend(Backend):
                 self._addresses.clean()
             self._lock = InstanceLock.take_lowest()
             self._state = StateFile(StateFile.path_for(directory, self._lock.number))
+            self._sa_table = SaTable(self._kernel, self._state)
+            self._policy_table = PolicyTable(self._kernel, self._state)
+            self._standby = Standby(self._kernel, self._notices)
         except BaseException:
             self.close()
             raise
@@ -135,7 +142,6 @@ class XfrmBackend(Backend):
         kernel, state, lock = self._kernel, self._state, self._lock
         self._kernel = self._state = self._lock = None
         self._children.clear()
-        self._users.clear()
         self._bypasses.clear()
         self._traps.clear()
         try:
@@ -176,7 +182,7 @@ class XfrmBackend(Backend):
         larval = SaId(ipaddress.ip_address(local.partition("%")[0]), spi)
         if larval in state and (local, spi) not in self._children:
             try:
-                self._forget_sa(larval)
+                self._sa_table.forget(larval)
             except BackendError:
                 return  # the kernel forgets it by itself; the state file is read at the next start
 
@@ -187,31 +193,54 @@ class XfrmBackend(Backend):
         self._install(child, standby=True)
 
     def activate(self, child: ChildSaParameters) -> None:
+        self._opened()
         installed = self._children.get((child.local, child.spi_in))
         if installed is not None:
-            for policy in installed.plan.policies:
-                self._let_decide(policy)
+            self._send_on(installed)
+
+    def _send_on(self, installed: _Installed) -> None:
+        self._standby.forget(installed.plan.inbound.info.id)
+        self._policy_table.let_decide(installed.plan.policies)
 
     def _install(self, child: ChildSaParameters, *, standby: bool) -> None:
         _, _, instance = self._opened()
         key = (child.local, child.spi_in)
         if key in self._children:
             raise LocalProtocolError(f"{child.label} is installed already")
-        planned = plan.plan_child(child, plan.kernel_reqid(instance, child.reqid))
-        ike = self._ike_policies(child)
-        planned = replace(planned, outbound=self._acquired(child, planned.outbound))
-        self._install_sas(planned)
-        try:
-            self._add_policies((*ike, *planned.policies), standby=standby)
-        except BackendError:
-            self._remove_sas(planned)
-            raise
-        self._children[key] = _Installed(child, planned, ike)
+        reqid = plan.kernel_reqid(instance, child.reqid)
+        *optional, last = offloads(child)
+        for offload in optional:
+            try:
+                self._put_in(key, child, plan.plan_child(child, reqid, offload=offload), standby=standby)
+                break
+            except XfrmError:
+                continue  # the device, or its driver, does less than that
+        else:
+            self._put_in(key, child, plan.plan_child(child, reqid, offload=last), standby=standby)
         try:
             self._addresses.settle(self._installed())
         except BackendError:
             self.delete(child)
             raise
+
+    def _put_in(self, key: _ChildKey, child: ChildSaParameters, planned: ChildPlan, *, standby: bool) -> None:
+        planned = replace(planned, outbound=self._acquired(child, planned.outbound))
+        sa_id = planned.inbound.info.id
+        if standby and Standby.can_wait(child):
+            self._standby.watch(sa_id, child)
+            planned = replace(planned, inbound=replace(planned.inbound, notice_after=1))
+        ike = self._ike_policies(child)
+        try:
+            self._sa_table.install(planned)
+            try:
+                self._policy_table.add((*ike, *planned.policies), standby=standby)
+            except BackendError:
+                self._sa_table.remove(planned)
+                raise
+        except BackendError:
+            self._standby.forget(sa_id)
+            raise
+        self._children[key] = _Installed(child, planned, ike)
 
     def _installed(self) -> Iterator[ChildSaParameters]:
         return (installed.child for installed in self._children.values())
@@ -222,45 +251,76 @@ class XfrmBackend(Backend):
         if installed is None:
             larval = SaId(ipaddress.ip_address(child.local), child.spi_in)
             if larval in state:
-                self._forget_sa(larval)
+                self._sa_table.forget(larval)
             return
-        self._remove_policies((*installed.plan.policies, *installed.ike_policies))
-        self._remove_sas(installed.plan)
+        self._standby.forget(installed.plan.inbound.info.id)
+        self._policy_table.remove((*installed.plan.policies, *installed.ike_policies))
+        self._sa_table.remove(installed.plan)
         self._addresses.settle(self._installed())
 
     def delete_outbound(self, child: ChildSaParameters) -> None:
         installed = self._children.get((child.local, child.spi_in))
         if installed is not None:
             # The policies stay: what they protect waits for another SA, and is not sent in clear.
-            self._forget_sa(installed.plan.outbound.info.id)
+            self._sa_table.forget(installed.plan.outbound.info.id)
 
     def update_address(self, old: ChildSaParameters, new: ChildSaParameters) -> None:
         kernel, _, instance = self._opened()
         installed = self._children.get((old.local, old.spi_in))
         if installed is None:
             raise LocalProtocolError(f"{old.label} is not installed")
-        before, after = installed.plan, plan.plan_child(new, plan.kernel_reqid(instance, new.reqid))
+        after = plan.plan_child(new, plan.kernel_reqid(instance, new.reqid), offload=offloads(new)[-1])
+        if self._standby.forget(installed.plan.inbound.info.id):
+            after = replace(after, inbound=replace(after.inbound, notice_after=1))
+            self._standby.watch(after.inbound.info.id, new)
+        if not self._migrate(installed, new, after):
+            self._replace(kernel, installed, new, after)
+        self._addresses.settle(self._installed())
+
+    def _migrate(self, installed: _Installed, new: ChildSaParameters, after: ChildPlan) -> bool:
+        """Let the kernel move the pair; False when it is to be taken out and put in again."""
+        before = installed.plan
+        ids = [policy.id for policy in before.policies]
+        if not can_migrate(installed.child, new) or ids != [policy.id for policy in after.policies]:
+            return False
+        if before.outbound.offload is not None or not self._policy_table.alone(before.policies):
+            return False  # of several SAs under one policy the kernel would move any
+        ike = self._ike_policies(new)
+        self._policy_table.add(ike)
+        try:
+            self._sa_table.migrate(before, after)
+        except XfrmError:
+            self._policy_table.remove(ike)
+            return False
+        self._policy_table.changed(before.policies, after.policies)
+        self._policy_table.remove(installed.ike_policies)
+        del self._children[(installed.child.local, installed.child.spi_in)]
+        self._children[(new.local, new.spi_in)] = _Installed(new, after, ike)
+        return True
+
+    def _replace(self, kernel: XfrmSocket, installed: _Installed, new: ChildSaParameters, after: ChildPlan) -> None:
+        """Take the pair out and put it in at the new addresses, with the sequence numbers that it has."""
+        before = installed.plan
         after = replace(
             after,
             inbound=plan.moved_sa(after.inbound, kernel.get_sa(before.inbound.info.id)),
             outbound=plan.moved_sa(after.outbound, kernel.get_sa(before.outbound.info.id)),
         )
         ike = self._ike_policies(new)
-        del self._children[(old.local, old.spi_in)]
+        del self._children[(installed.child.local, installed.child.spi_in)]
         # The old SAs go first: ports alone may have changed, and then the SPIs would collide. The old policies
         # stay until the new ones are there, so nothing leaves in clear.
         try:
-            self._remove_sas(before)
-            self._install_sas(after)
+            self._sa_table.remove(before)
+            self._sa_table.install(after)
             try:
-                self._add_policies((*ike, *after.policies))
+                self._policy_table.add((*ike, *after.policies))
             except BackendError:
-                self._remove_sas(after)
+                self._sa_table.remove(after)
                 raise
         finally:
-            self._remove_policies((*before.policies, *installed.ike_policies))
+            self._policy_table.remove((*before.policies, *installed.ike_policies))
         self._children[(new.local, new.spi_in)] = _Installed(new, after, ike)
-        self._addresses.settle(self._installed())
 
     def query(self, child: ChildSaParameters) -> ChildCounters:
         kernel, _, _ = self._opened()
@@ -282,47 +342,6 @@ class XfrmBackend(Backend):
             errors={reason: count for reason, count in errors.items() if count},
         )
 
-    def _install_sas(self, planned: ChildPlan) -> None:
-        """Both or none; an SA of somebody else with the same SPI is refused, not replaced."""
-        kernel, state, _ = self._opened()
-        inbound, outbound = planned.inbound, planned.outbound
-        try:
-            if inbound.info.id in state:
-                self._complete_larval(kernel, inbound)
-            else:
-                self._new_sa(inbound)
-            self._new_sa(outbound)
-        except BackendError:
-            if inbound.info.id in state:
-                self._forget_sa(inbound.info.id)
-            raise
-
-    def _complete_larval(self, kernel: XfrmSocket, sa: Sa) -> None:
-        try:
-            kernel.update_sa(sa)
-        except XfrmError as error:
-            if error.errno != errno.ESRCH:
-                raise
-            kernel.new_sa(sa)  # the larval SA timed out
-
-    def _new_sa(self, sa: Sa) -> None:
-        kernel, state, _ = self._opened()
-        state.add(sa.info.id)
-        try:
-            kernel.new_sa(sa)
-        except BackendError:
-            state.drop(sa.info.id)
-            raise
-
-    def _forget_sa(self, sa_id: SaId) -> None:
-        kernel, state, _ = self._opened()
-        unless_absent(lambda: kernel.delete_sa(sa_id))
-        state.drop(sa_id)
-
-    def _remove_sas(self, planned: ChildPlan) -> None:
-        self._forget_sa(planned.outbound.info.id)
-        self._forget_sa(planned.inbound.info.id)
-
     # -- policies
 
     def _ike_policies(self, of: ChildSaParameters | Trap) -> tuple[Policy, ...]:
@@ -331,81 +350,15 @@ class XfrmBackend(Backend):
             ports |= {of.encap.local_port}
         return plan.ike_bypass(of.local, of.remote, ports, plan.bypass_priority(self.instance))
 
-    def _add_policies(self, policies: Iterable[Policy], *, standby: bool = False, beneath: bool = False) -> None:
-        """All or none of them."""
-        added: list[Policy] = []
-        try:
-            for policy in policies:
-                self._add_policy(policy, standby=standby, beneath=beneath)
-                added.append(policy)
-        except BackendError:
-            self._remove_policies(added)
-            raise
-
-    def _add_policy(self, policy: Policy, *, standby: bool, beneath: bool) -> None:
-        """The newest user of a selector decides what its policy says; one `beneath` when there is no other.
-
-        One that is on standby decides only what comes in: what goes out takes the SA that it took before, until
-        `_let_decide`. RFC 7296 section 2.8.
-        """
-        kernel, state, _ = self._opened()
-        users = self._users.get(policy.id)
-        if users is None:
-            state.add(policy.id)
-            try:
-                kernel.new_policy(policy)
-            except BackendError:
-                state.drop(policy.id)
-                raise
-            self._users[policy.id] = [policy]
-            return
-        if beneath:
-            users.insert(0, policy)
-            return
-        if standby and policy.info.direction is PolicyDirection.OUT and not is_trap(users[-1]):
-            users.insert(len(users) - 1, policy)
-            return
-        if users[-1] != policy:
-            kernel.update_policy(policy)
-        users.append(policy)
-
-    def _let_decide(self, policy: Policy) -> None:
-        kernel, _, _ = self._opened()
-        users = self._users.get(policy.id, [])
-        if policy not in users or users[-1] == policy:
-            return
-        kernel.update_policy(policy)
-        users.remove(policy)
-        users.append(policy)
-
-    def _remove_policies(self, policies: Iterable[Policy]) -> None:
-        for policy in policies:
-            users = self._users.get(policy.id)
-            if users is not None and policy in users:
-                self._remove_policy(policy, users)
-
-    def _remove_policy(self, policy: Policy, users: list[Policy]) -> None:
-        kernel, state, _ = self._opened()
-        deciding = users[-1]
-        # The newest of equal ones: two children may ask for the same bypass.
-        del users[len(users) - 1 - users[::-1].index(policy)]
-        if users:
-            if users[-1] != deciding:
-                kernel.update_policy(users[-1])
-            return
-        del self._users[policy.id]
-        unless_absent(lambda: kernel.delete_policy(policy.id))
-        state.drop(policy.id)
-
     def add_bypass(self, bypass: Bypass) -> None:
         if bypass in self._bypasses:
             return
         policies = plan.measurement_bypass(bypass, plan.bypass_priority(self.instance))
-        self._add_policies(policies)
+        self._policy_table.add(policies)
         self._bypasses[bypass] = policies
 
     def remove_bypass(self, bypass: Bypass) -> None:
-        self._remove_policies(self._bypasses.pop(bypass, ()))
+        self._policy_table.remove(self._bypasses.pop(bypass, ()))
 
     # -- traps
 
@@ -414,13 +367,13 @@ class XfrmBackend(Backend):
             return
         planned = plan.plan_trap(trap, plan.kernel_reqid(self.instance, trap.reqid))
         policies = (*self._ike_policies(trap), *planned)
-        self._add_policies(policies, beneath=True)
+        self._policy_table.add(policies, beneath=True)
         self._traps[trap] = _Sprung(policies)
 
     def remove_trap(self, trap: Trap) -> None:
         sprung = self._traps.pop(trap, None)
         if sprung is not None:
-            self._remove_policies(sprung.policies)
+            self._policy_table.remove(sprung.policies)
 
     def _acquired(self, child: ChildSaParameters, outbound: Sa) -> Sa:
         """With the number of the acquire that waits for it: the kernel asks no more for it, and may ask again."""
@@ -468,6 +421,10 @@ class XfrmBackend(Backend):
             return self._acquire(AcquireNotice.parse(message.body))
         if message.type == XfrmMsg.MAPPING:
             return self._moved(MappingNotice.parse(message.body))
+        if message.type == XfrmMsg.NEWAE:
+            waiting = self._standby.arrived(ReplayNotice.parse(message.body))
+            if waiting is not None:
+                self.activate(waiting)
         if message.type == XfrmMsg.EXPIRE:
             notice = ExpireNotice.parse(message.body)
             for installed in self._children.values():
@@ -504,8 +461,3 @@ class XfrmBackend(Backend):
                 destination_port=selector.destination_port,
             )
         return None
-
-
-def is_trap(policy: Policy) -> bool:
-    """Whether an OUT policy is a trap's: that of a Child SA names an SPI."""
-    return bool(policy.templates) and not policy.templates[0].spi

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from ikev2.errors import BackendError
+from ikev2.ipsec.xfrm.aevents import NoticeRequest
 from ikev2.ipsec.xfrm.messages import (
     NetlinkMessage,
     Policy,
@@ -24,9 +25,12 @@ from ikev2.ipsec.xfrm.messages import (
     parse_attributes,
     parse_messages,
 )
+from ikev2.ipsec.xfrm.migration import MigrateRequest
 from ikev2.ipsec.xfrm.structs import PolicyId, SaId
 from ikev2.ipsec.xfrm.uapi import (
+    NETLINK_ADD_MEMBERSHIP,
     NETLINK_CAP_ACK,
+    NETLINK_DROP_MEMBERSHIP,
     NETLINK_EXT_ACK,
     NETLINK_XFRM,
     SOL_NETLINK,
@@ -52,6 +56,8 @@ _WHAT = {
     XfrmMsg.DELPOLICY: "delete the policy",
     XfrmMsg.GETPOLICY: "read the policy",
     XfrmMsg.FLUSHPOLICY: "flush the policies",
+    XfrmMsg.NEWAE: "be told of the SA's packets",
+    XfrmMsg.MIGRATE: "move the policy and its SAs",
 }
 
 
@@ -75,6 +81,10 @@ def sentence(operation: XfrmMsg, number: int, detail: str = "") -> str:
         why = "this kernel has no ESP for this address family (esp4 or esp6: CONFIG_INET_ESP, CONFIG_INET6_ESP)"
     elif concerns_sa and number in {errno.ENOSYS, errno.ENOENT}:
         why = "this kernel does not have ESP or does not have one of the SA's algorithms"
+    elif number == errno.EOPNOTSUPP:
+        why = "the network device, or its driver, does not do that for ESP (hw_offload)"
+    elif operation is XfrmMsg.MIGRATE and number == errno.ENOPROTOOPT:
+        why = "this kernel cannot move SAs (CONFIG_XFRM_MIGRATE)"
     elif concerns_sa and number == errno.EEXIST:
         why = "an SA with this SPI and destination is already there"
     elif operation is XfrmMsg.NEWPOLICY and number == errno.EEXIST:
@@ -82,7 +92,8 @@ def sentence(operation: XfrmMsg, number: int, detail: str = "") -> str:
     elif number == errno.ESRCH:
         why = "there is no such SA"
     elif number == errno.ENOENT:
-        why = "there is no such policy" if "POLICY" in operation.name else "no SPI of the range is free"
+        about_spi = operation is XfrmMsg.ALLOCSPI
+        why = "no SPI of the range is free" if about_spi else "there is no such policy"
     elif number == errno.EINVAL:
         why = "the kernel does not accept its values"
     else:
@@ -169,6 +180,14 @@ class XfrmSocket:
             if error.errno != errno.ESRCH:  # nothing was there
                 raise
 
+    def set_notice(self, request: NoticeRequest) -> None:
+        """NEWAE: after how many packets of an SA the kernel tells of it."""
+        self._request(XfrmMsg.NEWAE, request.encode(), NlmF.ACK | NlmF.REPLACE)
+
+    def migrate(self, request: MigrateRequest) -> None:
+        """MIGRATE: a policy and the SAs that it leads to; ENOPROTOOPT without CONFIG_XFRM_MIGRATE."""
+        self._request(XfrmMsg.MIGRATE, request.encode(), NlmF.ACK)
+
     # -- policies
 
     def new_policy(self, policy: Policy) -> None:
@@ -196,6 +215,15 @@ class XfrmSocket:
         self._request(XfrmMsg.FLUSHPOLICY, b"", NlmF.ACK)
 
     # -- notices
+
+    def listen(self, group: int, *, wanted: bool) -> None:
+        """Join a multicast group, by its number, or leave it."""
+        option = NETLINK_ADD_MEMBERSHIP if wanted else NETLINK_DROP_MEMBERSHIP
+        try:
+            self._socket.setsockopt(SOL_NETLINK, option, group)
+        except OSError as error:
+            number = error.errno or 0
+            raise XfrmError(f"cannot listen to the kernel's notices: {os.strerror(number)}", number) from error
 
     def receive_notices(self) -> list[NetlinkMessage]:
         """What a socket with groups has waiting; an overrun loses notices in silence."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
-from ikev2.ipsec.xfrm.attributes import Algorithm, Encap, ReplayEsn, ReplayLegacy
+from ikev2.ipsec.xfrm.attributes import Algorithm, Encap, Offload, ReplayEsn, ReplayLegacy
 from ikev2.ipsec.xfrm.structs import (
     IpAddress,
     LifetimeCurrent,
@@ -25,10 +25,11 @@ from ikev2.ipsec.xfrm.structs import (
     family_of,
     parse_address,
 )
-from ikev2.ipsec.xfrm.uapi import Xfrma, XfrmMsg
+from ikev2.ipsec.xfrm.uapi import SaDirection, Xfrma, XfrmMsg
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+_U8 = struct.Struct("=B")
 _U32 = struct.Struct("=I")
 
 HEADER_OCTETS = _HEADER.size
@@ -86,7 +87,8 @@ class Sa:
     """An SA: `xfrm_usersa_info` and its attributes, as in NEWSA, UPDSA and the answer to GETSA.
 
     One direction only. Either `aead`, or `crypt` with `auth`. `tfc_padding`: to how many octets the kernel pads, the
-    path's MTU allowing; 0 for not at all (RFC 4303 section 2.7). RFC 4301 section 4.4.2.
+    path's MTU allowing; 0 for not at all (RFC 4303 section 2.7). `notice_after`: after so many packets the kernel
+    tells of the sequence number (NEWAE), 0 for never; None for the namespace's sysctl. RFC 4301 section 4.4.2.
     """
 
     info: SaInfo
@@ -98,6 +100,10 @@ class Sa:
     replay_legacy: ReplayLegacy | None = None
     current: LifetimeCurrent | None = None
     tfc_padding: int = 0
+    if_id: int = 0
+    direction: SaDirection | None = None
+    offload: Offload | None = None
+    notice_after: int | None = None
 
     def encode(self) -> bytes:
         parts = [self.info.encode()]
@@ -113,11 +119,17 @@ class Sa:
             (Xfrma.REPLAY_ESN_VAL, self.replay_esn),
             (Xfrma.REPLAY_VAL, self.replay_legacy),
             (Xfrma.LTIME_VAL, self.current),
+            (Xfrma.OFFLOAD_DEV, self.offload),
         ):
             if value is not None:
                 parts.append(encode_attribute(kind, value.encode()))
-        if self.tfc_padding:
-            parts.append(encode_attribute(Xfrma.TFCPAD, _U32.pack(self.tfc_padding)))
+        for kind, number in ((Xfrma.TFCPAD, self.tfc_padding), (Xfrma.IF_ID, self.if_id)):
+            if number:
+                parts.append(encode_attribute(kind, _U32.pack(number)))
+        if self.direction is not None:
+            parts.append(encode_attribute(Xfrma.SA_DIR, _U8.pack(self.direction)))
+        if self.notice_after is not None:
+            parts.append(encode_thresholds(self.notice_after))
         return b"".join(parts)
 
     @classmethod
@@ -130,6 +142,7 @@ class Sa:
             return None if octets is None else Algorithm.parse(octets, with_icv=with_icv)
 
         encap, esn, legacy = get(Xfrma.ENCAP), get(Xfrma.REPLAY_ESN_VAL), get(Xfrma.REPLAY_VAL)
+        offload, direction = get(Xfrma.OFFLOAD_DEV), get(Xfrma.SA_DIR)
         return cls(
             info=SaInfo.parse(body),
             aead=algorithm(Xfrma.ALG_AEAD, with_icv=True),
@@ -139,7 +152,16 @@ class Sa:
             replay_esn=None if esn is None else ReplayEsn.parse(esn),
             replay_legacy=None if legacy is None else ReplayLegacy.parse(legacy),
             tfc_padding=_U32.unpack(get(Xfrma.TFCPAD, bytes(4)))[0],
+            if_id=_U32.unpack(get(Xfrma.IF_ID, bytes(4)))[0],
+            direction=None if direction is None else SaDirection(direction[0]),
+            offload=None if offload is None else Offload.parse(offload),
         )
+
+
+def encode_thresholds(packets: int) -> bytes:
+    """XFRMA_REPLAY_THRESH and XFRMA_ETIMER_THRESH: tell after so many packets (0: never), and never for mere age."""
+    after = encode_attribute(Xfrma.REPLAY_THRESH, _U32.pack(packets))
+    return after + encode_attribute(Xfrma.ETIMER_THRESH, bytes(4))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +170,12 @@ class Policy:
 
     info: PolicyInfo
     templates: tuple[Template, ...] = ()
+    if_id: int = 0
+    offload: Offload | None = None
 
     @property
     def id(self) -> PolicyId:
-        return PolicyId(self.info.selector, self.info.direction)
+        return PolicyId(self.info.selector, self.info.direction, if_id=self.if_id)
 
     @property
     def is_bypass(self) -> bool:
@@ -159,16 +183,26 @@ class Policy:
         return not self.templates and self.info.action == 0
 
     def encode(self) -> bytes:
-        fixed = self.info.encode()
-        if not self.templates:
-            return fixed
-        return fixed + encode_attribute(Xfrma.TMPL, b"".join(template.encode() for template in self.templates))
+        parts = [self.info.encode()]
+        if self.templates:
+            parts.append(encode_attribute(Xfrma.TMPL, b"".join(template.encode() for template in self.templates)))
+        if self.if_id:
+            parts.append(encode_attribute(Xfrma.IF_ID, _U32.pack(self.if_id)))
+        if self.offload is not None:
+            parts.append(encode_attribute(Xfrma.OFFLOAD_DEV, self.offload.encode()))
+        return b"".join(parts)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        templates = parse_attributes(body, PolicyInfo.SIZE).get(Xfrma.TMPL, b"")
+        found = parse_attributes(body, PolicyInfo.SIZE)
+        templates, offload = found.get(Xfrma.TMPL, b""), found.get(Xfrma.OFFLOAD_DEV)
         offsets = range(0, len(templates) - Template.SIZE + 1, Template.SIZE)
-        return cls(PolicyInfo.parse(body), tuple(Template.parse(templates, offset) for offset in offsets))
+        return cls(
+            PolicyInfo.parse(body),
+            tuple(Template.parse(templates, offset) for offset in offsets),
+            _U32.unpack(found.get(Xfrma.IF_ID, bytes(4)))[0],
+            None if offload is None else Offload.parse(offload),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +220,15 @@ class SpiRequest:
     info: SaInfo
     minimum: int = 0x100
     maximum: int = 0xFFFFFFFF
+    direction: SaDirection | None = None
 
     SIZE: ClassVar[int] = 232
 
     def encode(self) -> bytes:
-        return self.info.encode() + struct.pack("=II", self.minimum, self.maximum)
+        wanted = self.info.encode() + struct.pack("=II", self.minimum, self.maximum)
+        return (
+            wanted if self.direction is None else wanted + encode_attribute(Xfrma.SA_DIR, _U8.pack(self.direction))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +325,13 @@ class AcquireNotice:
         )
 
 
-Request = Sa | Policy | SaId | PolicyId | SpiRequest | SaFlush
+class Request(Protocol):
+    """What is sent to the kernel behind the netlink header."""
+
+    def encode(self) -> bytes:
+        """Its octets."""
+        ...
+
 
 __all__ = [
     "AcquireNotice",

@@ -17,11 +17,11 @@ from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.types import Mode
 from ikev2.ipsec.backend import SPI_MINIMUM, Bypass, Trap
 from ikev2.ipsec.xfrm.algorithms import kernel_algorithms
-from ikev2.ipsec.xfrm.attributes import Encap, ReplayEsn
+from ikev2.ipsec.xfrm.attributes import Encap, Offload, ReplayEsn
 from ikev2.ipsec.xfrm.messages import Policy, Sa, SpiRequest
 from ikev2.ipsec.xfrm.selectors import FULL_MASK, Flow, PortBlock, flows
 from ikev2.ipsec.xfrm.structs import IpNetwork, PolicyInfo, SaInfo, Template
-from ikev2.ipsec.xfrm.uapi import ANY_SPI, PolicyDirection, SaFlag, SaMode
+from ikev2.ipsec.xfrm.uapi import ANY_SPI, OffloadFlag, PolicyDirection, SaDirection, SaFlag, SaMode
 
 IPPROTO_UDP = 17
 IPPROTO_ICMPV6 = 58
@@ -74,10 +74,10 @@ class ChildPlan:
 def spi_request(local: str, remote: str, reqid: int) -> SpiRequest:
     """ALLOCSPI for packets from `remote` to `local`. RFC 4303 section 2.1: the receiver chooses."""
     info = SaInfo(ipaddress.ip_address(remote), ipaddress.ip_address(local), 0, reqid, SaMode.TUNNEL)
-    return SpiRequest(info, SPI_MINIMUM, 0xFFFFFFFF)
+    return SpiRequest(info, SPI_MINIMUM, 0xFFFFFFFF, SaDirection.IN)
 
 
-def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool) -> Sa:
+def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool, offload: Offload | None) -> Sa:
     local, remote = ipaddress.ip_address(child.local), ipaddress.ip_address(child.remote)
     encr_key = child.encr_key_in if inbound else child.encr_key_out
     integ_key = child.integ_key_in if inbound else child.integ_key_out
@@ -90,8 +90,11 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool) -> Sa:
     replay: ReplayEsn | None = None
     if child.suite.esn:
         flags |= SaFlag.ESN
-        # The kernel takes no ESN without a window, not even outbound.
-        replay = ReplayEsn.of_window((window or LEGACY_WINDOW) if inbound else ESN_OUTBOUND_WINDOW)
+        # The kernel takes no ESN without a window, outbound, too; and with none where it knows that it is outbound.
+        if inbound:
+            replay = ReplayEsn.of_window(window or LEGACY_WINDOW)
+        else:
+            replay = ReplayEsn(0, ()) if child.kernel.sa_direction else ReplayEsn.of_window(ESN_OUTBOUND_WINDOW)
     elif window > LEGACY_WINDOW:
         replay = ReplayEsn.of_window(window)
     encap: Encap | None = None
@@ -108,10 +111,27 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool) -> Sa:
         replay_window=window if replay is None else 0,
     )
     padding = child.tfc_padding if child.mode is Mode.TUNNEL and not inbound else 0
-    return Sa(info, aead=aead, crypt=crypt, auth=auth, encap=encap, replay_esn=replay, tfc_padding=padding)
+    direction = SaDirection.IN if inbound else SaDirection.OUT
+    if offload is not None and inbound:
+        offload = replace(offload, flags=offload.flags | OffloadFlag.INBOUND)
+    return Sa(
+        info,
+        aead=aead,
+        crypt=crypt,
+        auth=auth,
+        encap=encap,
+        replay_esn=replay,
+        tfc_padding=padding,
+        if_id=child.kernel.if_id_in if inbound else child.kernel.if_id_out,
+        direction=direction if child.kernel.sa_direction else None,
+        offload=offload,
+        notice_after=0,
+    )
 
 
-def _policies(protected: ChildSaParameters | Trap, reqid: int, *, spi_out: int = ANY_SPI) -> Iterable[Policy]:
+def _policies(
+    protected: ChildSaParameters | Trap, reqid: int, *, spi_out: int = ANY_SPI, offload: Offload | None = None
+) -> Iterable[Policy]:
     """In, forward and out; out comes last, so that nothing is sent before everything is there.
 
     The template of OUT names the SPI, so a rekeyed pair takes over with its policy, not before; that of IN does not,
@@ -124,20 +144,27 @@ def _policies(protected: ChildSaParameters | Trap, reqid: int, *, spi_out: int =
     directions = [PolicyDirection.IN, PolicyDirection.OUT]
     if mode is SaMode.TUNNEL:
         directions.insert(1, PolicyDirection.FWD)
+    whole = offload if offload is not None and OffloadFlag.PACKET in offload.flags else None
     blocks = flows(protected.ts_local, protected.ts_remote)
     for direction in directions:
-        template = out if direction is PolicyDirection.OUT else into
+        outbound = direction is PolicyDirection.OUT
+        template = out if outbound else into
+        if_id = protected.kernel.if_id_out if outbound else protected.kernel.if_id_in
         for flow in blocks:
             info = PolicyInfo(flow.selector(direction), direction, CHILD_PRIORITY - flow.specificity)
-            yield Policy(info, (template,))
+            # The kernel offloads no policy of what it forwards.
+            yield Policy(info, (template,), if_id, None if direction is PolicyDirection.FWD else whole)
 
 
-def plan_child(child: ChildSaParameters, reqid: int) -> ChildPlan:
-    """Everything for one pair under the kernel's `reqid`; BackendError when XFRM cannot express it."""
+def plan_child(child: ChildSaParameters, reqid: int, *, offload: Offload | None = None) -> ChildPlan:
+    """Everything for one pair under the kernel's `reqid`; BackendError when XFRM cannot express it.
+
+    `offload` names the device that shall do ESP, or its cipher, of both SAs.
+    """
     return ChildPlan(
-        inbound=_sa(child, reqid, inbound=True),
-        outbound=_sa(child, reqid, inbound=False),
-        policies=tuple(_policies(child, reqid, spi_out=child.spi_out)),
+        inbound=_sa(child, reqid, inbound=True, offload=offload),
+        outbound=_sa(child, reqid, inbound=False, offload=offload),
+        policies=tuple(_policies(child, reqid, spi_out=child.spi_out, offload=offload)),
     )
 
 

@@ -20,6 +20,7 @@ from ikev2.ipsec.xfrm.uapi import (
     PolicyDirection,
     SaFlag,
     SaMode,
+    Xfrma,
 )
 
 AF_UNSPEC = 0
@@ -441,18 +442,27 @@ class PolicyId:
             __u32 index;
             __u8  dir;
         };
+
+    One of an XFRM interface is named by that, too: the attribute XFRMA_IF_ID follows, `{ __u16 8, 31; __u32 if_id; }`.
     """
 
     selector: Selector
     direction: PolicyDirection
     index: int = 0
+    if_id: int = 0
 
     SIZE: ClassVar[int] = 64
+    _IF_ID: ClassVar[struct.Struct] = struct.Struct("=HHI")
 
     def encode(self) -> bytes:
-        return self.selector.encode() + struct.pack("=IB3x", self.index, self.direction)
+        named = self.selector.encode() + struct.pack("=IB3x", self.index, self.direction)
+        return named + self._IF_ID.pack(self._IF_ID.size, Xfrma.IF_ID, self.if_id) if self.if_id else named
 
     @classmethod
     def parse(cls, data: bytes, offset: int = 0) -> Self:
         index, direction = struct.unpack_from("=IB", data, offset + 56)
-        return cls(Selector.parse(data, offset), PolicyDirection(direction), index)
+        if_id = 0
+        if len(data) >= offset + cls.SIZE + cls._IF_ID.size:
+            _, attribute, value = cls._IF_ID.unpack_from(data, offset + cls.SIZE)
+            if_id = value if attribute == Xfrma.IF_ID else 0
+        return cls(Selector.parse(data, offset), PolicyDirection(direction), index, if_id)

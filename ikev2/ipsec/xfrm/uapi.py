@@ -21,6 +21,10 @@ XFRM_INF = 0xFFFF_FFFF_FFFF_FFFF
 GROUP_ACQUIRE = 1 << 0
 GROUP_EXPIRE = 1 << 1
 GROUP_MAPPING = 1 << 7
+GROUP_NUMBER_AEVENTS = 5
+GROUP_MIGRATE = 1 << 6
+NETLINK_ADD_MEMBERSHIP = 1
+NETLINK_DROP_MEMBERSHIP = 2
 ALL_ALGORITHMS = 0xFFFF_FFFF
 ANY_SPI = 0
 
@@ -67,6 +71,10 @@ class XfrmMsg(IntEnum):
     POLEXPIRE = 0x1B
     FLUSHSA = 0x1C
     FLUSHPOLICY = 0x1D
+    NEWAE = 0x1E
+    GETAE = 0x1F
+    MIGRATE = 0x21
+    GETSADINFO = 0x23
     MAPPING = 0x26
 
 
@@ -81,11 +89,17 @@ class Xfrma(IntEnum):
     POLICY = 7
     LTIME_VAL = 9
     REPLAY_VAL = 10
+    REPLAY_THRESH = 11
+    ETIMER_THRESH = 12
+    MIGRATE = 17
     ALG_AEAD = 18
     ALG_AUTH_TRUNC = 20
     MARK = 21
     TFCPAD = 22
     REPLAY_ESN_VAL = 23
+    OFFLOAD_DEV = 28
+    IF_ID = 31
+    SA_DIR = 33
 
 
 class SaFlag(IntFlag):
@@ -106,6 +120,20 @@ class SaMode(IntEnum):
 
     TRANSPORT = 0
     TUNNEL = 1
+
+
+class SaDirection(IntEnum):
+    """`XFRM_SA_DIR_*`: which way an SA is for; kernels before 6.10 read over it."""
+
+    IN = 1
+    OUT = 2
+
+
+class OffloadFlag(IntFlag):
+    """`XFRM_OFFLOAD_*`; without PACKET the device does the cipher and the kernel the rest."""
+
+    INBOUND = 2
+    PACKET = 4
 
 
 class PolicyDirection(IntEnum):

@@ -5,12 +5,13 @@ iproute2's grammar has no port masks: such a port is followed by a comment with 
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
-from ikev2.ipsec.xfrm.attributes import Algorithm
+from ikev2.ipsec.xfrm.attributes import Algorithm, Offload
 from ikev2.ipsec.xfrm.messages import Policy, Sa
 from ikev2.ipsec.xfrm.structs import AF_INET6, PolicyId, SaId, Selector, Template
-from ikev2.ipsec.xfrm.uapi import SaFlag
+from ikev2.ipsec.xfrm.uapi import OffloadFlag, SaFlag
 
 _FLAG_WORDS = {SaFlag.NOECN: "noecn", SaFlag.AF_UNSPEC: "af-unspec", SaFlag.ESN: "esn"}
 _PROTOCOL_WORDS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
@@ -50,7 +51,24 @@ def sa_words(sa: Sa, verb: str = "add") -> str:
         words.append(f"encap espinudp {sa.encap.source_port} {sa.encap.destination_port} 0.0.0.0")
     if sa.tfc_padding:
         words.append(f"tfcpad {sa.tfc_padding}")
+    if sa.if_id:
+        words.append(f"if_id {sa.if_id:#x}")
+    if sa.offload is not None:
+        way = "in" if OffloadFlag.INBOUND in sa.offload.flags else "out"
+        words.append(f"{_offload_words(sa.offload)} dir {way}")
+    if sa.direction is not None:
+        words.append(f"dir {sa.direction.name.lower()}")
     return " ".join(words)
+
+
+def _offload_words(offload: Offload) -> str:
+    """`offload [packet] dev NAME`; a device that is not here by its number."""
+    kind = "offload packet" if OffloadFlag.PACKET in offload.flags else "offload"
+    try:
+        name = socket.if_indextoname(offload.interface_index)
+    except OSError:
+        name = f"if{offload.interface_index}"
+    return f"{kind} dev {name}"
 
 
 def sa_id_words(sa_id: SaId, source: str) -> str:
@@ -93,6 +111,8 @@ def policy_words(policy: Policy, verb: str = "add") -> str:
     words = [
         f"ip xfrm policy {verb} {selector_words(info.selector)}",
         f"dir {info.direction.name.lower()} priority {info.priority}",
+        *([f"if_id {policy.if_id:#x}"] if policy.if_id else []),
+        *([_offload_words(policy.offload)] if policy.offload is not None else []),
         *(_template_words(template) for template in policy.templates),
     ]
     if info.action:
@@ -103,7 +123,8 @@ def policy_words(policy: Policy, verb: str = "add") -> str:
 def policy_id_words(policy_id: PolicyId) -> str:
     """`ip xfrm policy delete ...`."""
     selector = policy_id.selector
+    if_id = f" if_id {policy_id.if_id:#x}" if policy_id.if_id else ""
     return (
-        f"ip xfrm policy delete {selector_words(selector)} dir {policy_id.direction.name.lower()}"
+        f"ip xfrm policy delete {selector_words(selector)} dir {policy_id.direction.name.lower()}{if_id}"
         f"{_mask_comment(selector)}"
     )

@@ -211,10 +211,106 @@ static void variable(void)
 	show("replay_state_esn", room, sizeof *esn + 8);
 }
 
+/* One attribute behind a fixed part, as libnl and iproute2 add it: padded to 4 octets. */
+static size_t attribute(unsigned char *at, unsigned short type, const void *octets, size_t size)
+{
+	struct nlattr header = { .nla_len = NLA_HDRLEN + size, .nla_type = type };
+	memcpy(at, &header, sizeof header);
+	memcpy(at + NLA_HDRLEN, octets, size);
+	return NLA_ALIGN(header.nla_len);
+}
+
+/* Headers before Linux 6.10 lack it; the enumeration goes on behind XFRMA_MTIMER_THRESH. */
+#define SA_DIR (XFRMA_MTIMER_THRESH + 1)
+#define SA_DIR_IN 1
+#define SA_DIR_OUT 2
+
+/* An SA of an XFRM interface that says its direction and is the business of device 7; notices: never. */
+static void newer(void)
+{
+	static unsigned char room[1024];
+	static struct xfrm_user_offload offload;
+	unsigned int if_id = 42, never = 0;
+	unsigned char in = SA_DIR_IN, out = SA_DIR_OUT;
+	size_t at = sizeof(struct xfrm_usersa_info);
+	sa4((struct xfrm_usersa_info *)room);
+	offload.ifindex = 7;
+	offload.flags = XFRM_OFFLOAD_INBOUND;
+	at += attribute(room + at, XFRMA_OFFLOAD_DEV, &offload, sizeof offload);
+	at += attribute(room + at, XFRMA_IF_ID, &if_id, sizeof if_id);
+	at += attribute(room + at, SA_DIR, &in, sizeof in);
+	at += attribute(room + at, XFRMA_REPLAY_THRESH, &never, sizeof never);
+	at += attribute(room + at, XFRMA_ETIMER_THRESH, &never, sizeof never);
+	show("newsa_inbound", room, at);
+	memset(room, 0, sizeof room);
+	at = sizeof(struct xfrm_usersa_info);
+	sa4((struct xfrm_usersa_info *)room);
+	offload.flags = XFRM_OFFLOAD_PACKET;
+	at += attribute(room + at, XFRMA_OFFLOAD_DEV, &offload, sizeof offload);
+	at += attribute(room + at, XFRMA_IF_ID, &if_id, sizeof if_id);
+	at += attribute(room + at, SA_DIR, &out, sizeof out);
+	show("newsa_outbound", room, at);
+	memset(room, 0, sizeof room);
+	at = sizeof(struct xfrm_userpolicy_info);
+	policy4((struct xfrm_userpolicy_info *)room);
+	at += attribute(room + at, XFRMA_IF_ID, &if_id, sizeof if_id);
+	at += attribute(room + at, XFRMA_OFFLOAD_DEV, &offload, sizeof offload);
+	show("newpolicy", room, at);
+	memset(room, 0, sizeof room);
+	struct xfrm_userpolicy_id *policy = (void *)room;
+	at = sizeof *policy;
+	selector4(&policy->sel);
+	policy->dir = XFRM_POLICY_OUT;
+	at += attribute(room + at, XFRMA_IF_ID, &if_id, sizeof if_id);
+	show("delpolicy", room, at);
+	static struct xfrm_user_migrate migrate;
+	address(&migrate.old_daddr, AF_INET, "192.0.2.2");
+	address(&migrate.old_saddr, AF_INET, "192.0.2.1");
+	address(&migrate.new_daddr, AF_INET6, "2001:db8::2");
+	address(&migrate.new_saddr, AF_INET6, "2001:db8::1");
+	migrate.proto = 50;
+	migrate.mode = XFRM_MODE_TUNNEL;
+	migrate.reqid = 0x77050009;
+	migrate.old_family = AF_INET;
+	migrate.new_family = AF_INET6;
+	show("user_migrate", &migrate, sizeof migrate);
+	static struct xfrm_encap_tmpl encap;
+	encap.encap_type = 2;
+	encap.encap_sport = htons(4500);
+	encap.encap_dport = htons(40001);
+	at += attribute(room + at, XFRMA_MIGRATE, &migrate, sizeof migrate);
+	at += attribute(room + at, XFRMA_ENCAP, &encap, sizeof encap);
+	show("migrate", room, at);
+	memset(room, 0, sizeof room);
+	struct xfrm_aevent_id *aevent = (void *)room;
+	at = sizeof *aevent;
+	aevent->sa_id.spi = htonl(0xc0ffee01);
+	aevent->sa_id.family = AF_INET;
+	aevent->sa_id.proto = 50;
+	address(&aevent->sa_id.daddr, AF_INET, "192.0.2.2");
+	aevent->flags = XFRM_AE_RTHR | XFRM_AE_ETHR;
+	at += attribute(room + at, XFRMA_REPLAY_THRESH, &never, sizeof never);
+	at += attribute(room + at, XFRMA_ETIMER_THRESH, &never, sizeof never);
+	show("newae", room, at);
+	aevent->flags = XFRM_AE_RVAL | XFRM_AE_CR;
+	address(&aevent->saddr, AF_INET, "192.0.2.1");
+	aevent->reqid = 0x77050009;
+	show("aevent_id", room, sizeof *aevent);
+	memset(room, 0, sizeof room);
+	struct xfrm_userspi_info *spi = (void *)room;
+	at = sizeof *spi;
+	sa4(&spi->info);
+	spi->min = 0x100;
+	spi->max = 0xffffffff;
+	at += attribute(room + at, SA_DIR, &in, sizeof in);
+	show("allocspi", room, at);
+}
+
 int main(void)
 {
 	parts();
 	variable();
 	messages();
+	newer();
 	return 0;
 }

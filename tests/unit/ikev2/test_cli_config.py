@@ -11,6 +11,7 @@ import pytest
 from ikev2.cli.config import ConfigurationFaults, load
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
+from ikev2.core.child_sa import HwOffload, KernelOptions
 from ikev2.core.config import DYNAMIC, Dynamic, Identity
 from ikev2.core.types import Mode
 from ikev2.errors import ConfigurationError
@@ -86,6 +87,13 @@ def test_tfc_padding_is_a_length_or_that_of_the_path(directory: Path, word: str,
     assert configuration.endpoint.connections[0].children[0].tfc_padding == octets
 
 
+def test_what_only_the_kernel_is_told_reaches_the_child(directory: Path) -> None:
+    words = "if_id_in = 42\nif_id_out = 43\nhw_offload = 'yes'\nsa_direction = true\n"
+    configuration = load(written(directory, f"{LAB}[connections.lab.children.net]\n{words}{SECRETS}"))
+    child = configuration.endpoint.connections[0].children[0]
+    assert child.kernel == KernelOptions(42, 43, HwOffload.CRYPTO, sa_direction=True)
+
+
 def test_defaults_are_offered_where_nothing_is_said(directory: Path) -> None:
     configuration = load(written(directory, "[connections.x]\n[secrets.x]\nfile = 'lab.psk'\n"))
     (connection,) = configuration.endpoint.connections
@@ -117,6 +125,18 @@ FAULTS = [
     (
         LAB + "[connections.lab.children.net]\ntfc_padding = 100\nmode = 'transport'\n",
         "connections.lab.children.net.tfc_padding: packets are padded in tunnel mode only",
+    ),
+    (
+        LAB + "[connections.lab.children.net]\nhw_offload = 'chip'\n",
+        "connections.lab.children.net.hw_offload: 'chip' is not one of no, yes, crypto, packet, auto",
+    ),
+    (
+        LAB + "[connections.lab.children.net]\nif_id_in = -1\n",
+        "connections.lab.children.net.if_id_in: must be greater than or equal to 0",
+    ),
+    (
+        LAB + "[connections.lab.children.net]\nsa_direction = 'in'\n",
+        "connections.lab.children.net.sa_direction: must be true or false",
     ),
     (
         LAB + "[connections.lab.children.net]\nstart_action = 'trap'\n",

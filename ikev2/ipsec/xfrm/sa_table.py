@@ -1,0 +1,88 @@
+"""The SAs of one instance in the kernel, each noted in the state file before the kernel has it.
+
+RFC 4301 section 4.4.2.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from ikev2.errors import BackendError
+from ikev2.ipsec.xfrm.cleaner import unless_absent
+from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
+from ikev2.ipsec.xfrm.messages import Sa
+from ikev2.ipsec.xfrm.migration import migrate_requests
+from ikev2.ipsec.xfrm.plan import ChildPlan
+from ikev2.ipsec.xfrm.state import StateFile
+from ikev2.ipsec.xfrm.structs import SaId
+
+
+class SaTable:
+    """Pairs of SAs, kept in step with the kernel and the state file."""
+
+    def __init__(self, kernel: XfrmSocket, state: StateFile) -> None:
+        self._kernel = kernel
+        self._state = state
+
+    def install(self, planned: ChildPlan) -> None:
+        """Both or none; an SA of somebody else with the same SPI is refused, not replaced."""
+        inbound, outbound = planned.inbound, planned.outbound
+        try:
+            if inbound.info.id in self._state:
+                self._complete_larval(inbound)
+            else:
+                self._new(inbound)
+            self._new(outbound)
+        except BackendError:
+            if inbound.info.id in self._state:
+                self.forget(inbound.info.id)
+            raise
+
+    def _complete_larval(self, sa: Sa) -> None:
+        try:
+            self._kernel.update_sa(sa)
+        except XfrmError as error:
+            if error.errno != errno.ESRCH:
+                raise
+            self._kernel.new_sa(sa)  # the larval SA timed out
+
+    def _new(self, sa: Sa) -> None:
+        self._state.add(sa.info.id)
+        try:
+            self._kernel.new_sa(sa)
+        except BackendError:
+            self._state.drop(sa.info.id)
+            raise
+
+    def forget(self, sa_id: SaId) -> None:
+        """One that may have gone by itself."""
+        unless_absent(lambda: self._kernel.delete_sa(sa_id))
+        self._state.drop(sa_id)
+
+    def remove(self, planned: ChildPlan) -> None:
+        """Both, what is sent on first."""
+        self.forget(planned.outbound.info.id)
+        self.forget(planned.inbound.info.id)
+
+    def migrate(self, before: ChildPlan, after: ChildPlan) -> None:
+        """Let the kernel move a pair and its policies; XfrmError when it cannot: then all is at the old addresses.
+
+        Between copying an SA and deleting the original the kernel may send under the same sequence number from both:
+        the receiver drops the second as a replay. The cipher's IV is not the same, because each SA of Linux mixes a
+        random number of its own into it.
+        """
+        old = {sa.info.id for sa in (before.inbound, before.outbound)}
+        new = {sa.info.id for sa in (after.inbound, after.outbound)}
+        self._state.add(*new)
+        done = 0
+        requests, back = migrate_requests(before, after), migrate_requests(after, before)
+        try:
+            for request in requests:
+                self._kernel.migrate(request)
+                done += 1
+        except XfrmError:
+            for request in reversed(back[:done]):
+                self._kernel.migrate(request)
+            self._state.drop(*(new - old))
+            raise
+        self._state.drop(*(old - new))
