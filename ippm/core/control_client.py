@@ -235,6 +235,8 @@ class ControlClient(ClientConnection[ClientEvent]):
         reflects = bool(self.mode & Mode.REFLECT_OCTETS)
         if reflects and answer.reflected_octets != wish.octets_to_be_reflected:
             raise InvalidMessage("the server does not reflect the octets of the request in Accept-Session")
+        if answer.sid in self._accepted or answer.sid in self._started:
+            raise InvalidMessage("the server gave two sessions one SID")
         self._accepted.append(answer.sid)
         session = TestSession(
             sid=answer.sid,

@@ -24,6 +24,7 @@ MAGIC = b"OWAMPfs2"
 MAGIC_WITHOUT_MODE = b"OWAMPfs1"
 _MODE = struct.Struct("!II")
 _HMAC = bytes(16)
+_NUMBER = struct.Struct(">I21x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,10 @@ class FetchedSession:
     def schedule(self) -> SessionSchedule:
         """When its packets were to be sent."""
         return SessionSchedule(self.request.slots, self.sid, self.request.number_of_packets)
+
+    def is_within(self, begin: int, end: int) -> bool:
+        """Whether all records are of packets from `begin` to `end`."""
+        return all(begin <= number <= end for (number,) in _NUMBER.iter_unpack(self.records))
 
     def encode(self, mode: int = 0) -> bytes:
         """The octets of a file; `mode` is the security mode of the session, 0 when it is not known."""

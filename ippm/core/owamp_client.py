@@ -30,6 +30,7 @@ from ippm.iana import OWAMP_IKEV2_DERIVED, Accept
 from ippm.timestamps import fixed_point_from_ns
 from ippm.wire.accept_session import AcceptSession
 from ippm.wire.fetch_session import LAST_SEQNO, FetchAck, FetchSession
+from ippm.wire.layout import BLOCK_OCTETS
 from ippm.wire.packet_record import RECORD_OCTETS, records_octets
 from ippm.wire.request_session import RequestSession
 from ippm.wire.schedule_slot import Slot
@@ -89,6 +90,7 @@ class OwampClient(ClientConnection[OwampClientEvent]):
         self._stop_received = False
         self._body = b""
         self._parts: list[bytes] = []
+        self._records = bytearray()
         super().__init__(config, provider, entropy, local=local, remote=remote, now=now)
 
     # What our user asks for.
@@ -263,19 +265,38 @@ class OwampClient(ClientConnection[OwampClientEvent]):
             octets = RequestSession.OCTETS
         elif len(parts) == 2:
             octets = RequestSession.slots_octets(parts[1])
+        elif len(parts) == 3:
+            ranges = SKIP_RANGE.size * FetchAck.parse(parts[0]).number_of_skip_ranges
+            octets = ranges + -ranges % 16
         else:
-            ack = FetchAck.parse(parts[0])
-            ranges = SKIP_RANGE.size * ack.number_of_skip_ranges
-            octets = ranges + -ranges % 16 if len(parts) == 3 else records_octets(ack.number_of_records)
+            return self._read_records(parts)
         part = self._read(octets)
         if part is None:
             return False
         parts.append(part)
         if len(parts) == 1:
             self._check_fetch_ack(FetchAck.parse(part))
-        elif len(parts) == 5:
-            self._parts = []
-            self._end_fetch(parts)
+        return True
+
+    def _read_records(self, parts: list[bytes]) -> bool:
+        """The records as they come, so that many of them are in memory once."""
+        ack = FetchAck.parse(parts[0])
+        wanted = records_octets(ack.number_of_records) - len(self._records)
+        if wanted:
+            some = self._inbox.take(min(wanted, len(self._inbox) // BLOCK_OCTETS * BLOCK_OCTETS))
+            if not some:
+                return False
+            plain = self._receive.decrypt(some)
+            self._receive.cover(plain)
+            self._records += plain
+            return True
+        tag = self._inbox.take(HMAC_OCTETS)
+        if tag is None:
+            return False
+        self._receive.verify(b"", self._receive.decrypt(tag))
+        del self._records[ack.number_of_records * RECORD_OCTETS :]
+        records, self._records, self._parts = bytes(self._records), bytearray(), []
+        self._end_fetch(parts, ack, records)
         return True
 
     def _check_fetch_ack(self, ack: FetchAck) -> None:
@@ -286,13 +307,21 @@ class OwampClient(ClientConnection[OwampClientEvent]):
         elif ack.number_of_records > MAXIMUM_RECORDS or ack.number_of_skip_ranges > MAXIMUM_RECORDS:
             raise InvalidMessage(f"{ack.number_of_records} records are more than are taken")
 
-    def _end_fetch(self, parts: list[bytes]) -> None:
+    def _end_fetch(self, parts: list[bytes], ack: FetchAck, records: bytes) -> None:
+        fetch = self._fetches[0]
         self._fetch_done()
-        ack = FetchAck.parse(parts[0])
         request = RequestSession.parse(parts[1], parts[2])
-        records = parts[4][: ack.number_of_records * RECORD_OCTETS]
+        if request.sid == bytes(16):
+            # The command as it was sent may stand there, and then had no SID yet.
+            request = replace(request, sid=fetch.sid)
+        elif request.sid != fetch.sid:
+            raise InvalidMessage(f"the server sent session {request.sid.hex()} instead of {fetch.sid.hex()}")
         # Skip Ranges that overlap or are out of order: all is invalid, the connection is closed.  rfc4656-s3.9-09
-        self._events.append(Fetched(FetchedSession.of_parts(request, ack, parts[3], records)))
+        session = FetchedSession.of_parts(request, ack, parts[3], records)
+        last = min(fetch.end, request.number_of_packets - 1)
+        if not session.is_within(fetch.begin, last):
+            raise InvalidMessage(f"the server sent records of packets that are not from {fetch.begin} to {last}")
+        self._events.append(Fetched(session))
 
     def _fetch_done(self) -> None:
         self._fetches.popleft()

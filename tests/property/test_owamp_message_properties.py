@@ -73,7 +73,7 @@ def test_stop_sessions(stop: StopSessionsWithDescriptions) -> None:
     assert len(octets) % 16 == 0
     assert StopSessionsWithDescriptions.parse(octets) == stop
     body = octets[:16]
-    while (wanted := StopSessionsWithDescriptions.octets(body, 4, 4)) > len(body):
+    while (wanted := StopSessionsWithDescriptions.octets(body, 4, 16)) > len(body):
         body = octets[:wanted]
     assert body == octets
 
