@@ -92,6 +92,9 @@ class MeasurementConfig(BaseModel):
     strict_modes: bool = Field(True, strict=True)
     no_sa: Literal["initiate", "fail", "fallback"] = "initiate"
     require_ikev2: bool = Field(True, strict=True)
+    key_file: str | None = None
+    key_id: str | None = None
+    prefer: Literal["ikev2", "passphrase"] = "ikev2"
     peer_binding: Literal["off", "warn", "enforce"] = "warn"
     accept_no_sa: Literal[1, 6] = 6
     sa_grace: Seconds = 60.0
@@ -144,6 +147,8 @@ class MeasurementConfig(BaseModel):
                 "bypass_ports: holds a port of the server (port, owamp_port, test_ports), "
                 "whose traffic would always bypass"
             )
+        if self.prefer == "passphrase" and (self.require_ikev2 or self.key_file is None):
+            raise ValueError('prefer: "passphrase" needs a key_file, and require_ikev2 = false')
         if self.no_sa == "fallback" and self.require_ikev2:
             raise ValueError(
                 'no_sa: "fallback" measures without keys from IKEv2, so it needs require_ikev2 = false'

@@ -28,6 +28,7 @@ from binding.measurement import (
     OneWayMeasurement,
     measure,
     perform,
+    with_passphrases,
 )
 from binding.policy import ChildView, SaChoice, SaView
 from binding.provider import IkeKeyProvider, KeyOptions
@@ -89,6 +90,8 @@ def load_host_config(path: Path, switches: Mapping[str, Any] | None = None) -> H
     """
     file = load_configuration(path)
     section = {**file.measurement, **(switches or {})}
+    if isinstance(section.get("key_file"), str):
+        section["key_file"] = str(path.parent / section["key_file"])
     measurement, servers = parse_servers(section)
     limits = parse_host_limits(section)
     endpoint = replace(file.endpoint, label=measurement.label.encode("ascii"), sa_grace_s=measurement.sa_grace)
@@ -220,6 +223,7 @@ class Host:
     async def _start_server(self, measurement: MeasurementConfig, stack: AsyncExitStack) -> None:
         provider = IkeKeyProvider(self.exporter, measurement.key_options(), secret_log=self._secret_log)
         self.providers.append(provider)
+        keys = with_passphrases(provider, measurement)
         addresses: Sequence[str | None] = measurement.listen or sorted(
             {address for c in self.connections for address in c.local_addrs if address != "%any"}
         )
@@ -229,14 +233,14 @@ class Host:
                 strict_modes=measurement.strict_modes, hmac_counter=HMAC_COUNTER, usage=self._usage,
                 key_log=self.key_log,
             )  # fmt: skip
-            await self._serve_one(TwampServer(options, provider), measurement, stack)
+            await self._serve_one(TwampServer(options, keys), measurement, stack)
             if measurement.owamp_port:
                 one_way = OwampServerOptions(
                     address=address, port=measurement.owamp_port, test_ports=measurement.test_ports,
                     strict_modes=measurement.strict_modes, ikev2_bit=measurement.owamp_ikev2_mode, usage=self._usage,
                     key_log=self.key_log,
                 )  # fmt: skip
-                await self._serve_one(OwampServer(one_way, provider), measurement, stack)
+                await self._serve_one(OwampServer(one_way, keys), measurement, stack)
 
     async def _serve_one(
         self, server: TwampServer | OwampServer, measurement: MeasurementConfig, stack: AsyncExitStack

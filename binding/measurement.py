@@ -20,7 +20,20 @@ from binding.policy import ChildView, SaChoice, SaView, connection_for, newest_w
 from binding.provider import Exporter, IkeKeyProvider, KeyChainRecord
 from binding.secret_log import SecretLog
 from ikev2.embedding import ConnectionConfig, IkeError, NoSuchSa
-from ippm import KeyProvider, NoProvider, OneWayResult, OwpingOptions, RunResult, TwpingOptions, owping, twping
+from ippm import (
+    ConfigurationError,
+    KeyProvider,
+    NoProvider,
+    OneWayResult,
+    OwpingOptions,
+    PassphraseProvider,
+    PreferringProvider,
+    RunResult,
+    TwpingOptions,
+    owping,
+    read_key_file,
+    twping,
+)
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -219,7 +232,7 @@ async def _measure(
     key_log = None if secret_log is None else secret_log.key_log
     options = replace(destination, host=await resolve(destination), key_log=key_log)
     sa = await sa_for(side, request, options.host)
-    if sa is None and options.security.keyed:
+    if sa is None and options.security.keyed and wish.key_file is None:
         # rfc7717-s5.1-m4: an error is logged, and the plain mode taken that needs no passphrase.
         log.error("no IKE SA with %s: measuring in open mode, without keys (no_sa = fallback)", options.host)
         options = replace(options, mode="open", require_ikev2=False)
@@ -232,19 +245,33 @@ async def _measure(
         )
     before = _newest_child(sa)
     started = time.monotonic()
-    result = await ping(options, provider or NoProvider())
+    keys = NoProvider() if provider is None else with_passphrases(provider, wish)
+    result = await ping(options, keys)
     elapsed_ms = round((time.monotonic() - started) * 1000)
     record = provider.records[-1] if provider is not None and provider.records else None
     traffic = _traffic(side, before)
     return result, Circumstances(
         mode=options.mode,
         path=request.path,
-        derivation=wish.derivation.value if provider is not None else None,
+        derivation=wish.derivation.value if record is not None else None,
         ike_sa=_used(side, sa, record),
         child=traffic,
         record=record,
         elapsed_ms=elapsed_ms,
     )
+
+
+def with_passphrases(provider: IkeKeyProvider, wish: MeasurementConfig) -> KeyProvider:
+    """The provider, with the passphrases of `key_file` beside it when there is one (reading A34).
+
+    Raises ConfigurationError for a file that cannot be used.
+    """
+    if wish.key_file is None:
+        return provider
+    passphrases = read_key_file(wish.key_file)
+    if wish.key_id is not None and wish.key_id not in passphrases:
+        raise ConfigurationError(f"{wish.key_file}: no passphrase for {wish.key_id}")
+    return PreferringProvider(provider, PassphraseProvider(passphrases, wish.key_id), wish.prefer)
 
 
 async def resolve(options: TwpingOptions | OwpingOptions) -> str:
@@ -280,7 +307,8 @@ async def sa_for(side: IkeSide, request: AnyRequest, address: str) -> SaView | N
     """
     choice, no_sa = request.choice, request.measurement.no_sa
     found = existing_sa(side, choice, address)
-    needed = bool(request.destination.security.keyed) or request.path == "tunnel"
+    keyed = bool(request.destination.security.keyed) and request.measurement.prefer == "ikev2"
+    needed = keyed or request.path == "tunnel"
     if found is not None or not needed:
         return found
     if choice.spis is not None:

@@ -29,7 +29,7 @@ from binding.derivation import (
 )
 from binding.secret_log import SecretLog
 from ikev2.embedding import IkeError, KeyHandle, NoSuchSa, prf_by_name
-from ippm import ControlSecret, KeyProvider, NoSecret, SessionKeys, test_session_keys
+from ippm import ControlSecret, NoSecret, SessionKeys, test_session_keys
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -163,7 +163,7 @@ class IkeControlSecret:
 
 
 class IkeKeyProvider:
-    """A KeyProvider that finds keys in IKE SAs; passphrases, if any, come from `fallback`.
+    """A KeyProvider that finds keys in IKE SAs; for passphrases beside them there is ippm's PreferringProvider.
 
     `select` names the SA for a server's address (policy, see binding.policy); by default the exporter chooses the
     newest SA with that peer. `records` collects the key chain of each connection as fingerprints.
@@ -176,13 +176,11 @@ class IkeKeyProvider:
         exporter: Exporter,
         options: KeyOptions | None = None,
         *,
-        fallback: KeyProvider | None = None,
         select: Callable[[str], tuple[bytes, bytes] | str] | None = None,
         secret_log: SecretLog | None = None,
     ) -> None:
         self._exporter = exporter
         self._options = options or KeyOptions()
-        self._fallback = fallback
         self._select = select
         self._secret_log = secret_log
         self.records: deque[KeyChainRecord] = deque(maxlen=MAX_RECORDS)
@@ -192,7 +190,7 @@ class IkeKeyProvider:
         """PBKDF2's Count in the Server Greeting (reading A29)."""
         return self._options.count
 
-    def for_client(self, server_address: str, protocol: str) -> ControlSecret:
+    def for_client(self, server_address: str, protocol: str, *, ikev2_offered: bool = True) -> ControlSecret:
         """The secret for a Control connection to this server. Raises NoSecret when there is no IKE SA with it."""
         try:
             wanted = self._select(server_address) if self._select else server_address
@@ -210,9 +208,7 @@ class IkeKeyProvider:
         the IKE side fails otherwise. RFC 7717 section 5.3.
         """
         if not ikev2_derived:
-            if self._fallback is None:
-                raise NoSecret(ACCEPT_FAILURE, "this server has no passphrases, only IKEv2-derived keys")
-            return self._fallback.for_server(key_id, ikev2_derived, client_address, protocol)
+            raise NoSecret(ACCEPT_FAILURE, "this server has no passphrases, only IKEv2-derived keys")
         # rfc7717-s5.3-06: SPIi and SPIr are the first 16 octets, the remaining ones are ignored.
         spi_i, spi_r, esp_spi = split_key_id(key_id)
         child_spi = esp_spi if self._options.derivation is Derivation.KEYMAT_SID else None

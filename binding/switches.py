@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-NOT_YET = frozenset({"end_on_ike_delete", "allow_null_auth", "offer", "prefer", "stamp_ikev2"})
+NOT_YET = frozenset({"end_on_ike_delete", "allow_null_auth", "offer", "stamp_ikev2"})
 """Switches of docs/rfc7717.md that later versions will have."""
 
 
@@ -46,6 +46,7 @@ CLIENT_BOTH = (
     Switch("token_key", ("pbkdf2", "truncate16"), "How the token key comes from the secret."),
     Switch("no_sa", ("initiate", "fail", "fallback"), "When there is no IKE SA with the server."),
     Switch("require_ikev2", (), "No server without IKEv2-derived keys."),
+    Switch("prefer", ("ikev2", "passphrase"), "Which key to take where both can be had."),
 )
 CLIENT = (
     *CLIENT_BOTH,

@@ -20,6 +20,7 @@ from ippm.iana import Accept, Mode
 if TYPE_CHECKING:
     from ippm.core.control_events import ClientSetUp
     from ippm.core.control_events import Endpoint as PacketEndpoint
+    from ippm.core.key_preference import PreferringProvider
     from ippm.core.limits import Limits, LimitUsage
     from ippm.crypto import (
         ControlSecret,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         seal_token,
         test_session_keys,
     )
+    from ippm.io.key_agent import KeyAgentProvider
+    from ippm.io.keyfile import read_key_file
     from ippm.io.keylog import KeyLogWriter
     from ippm.io.limit_tables import parse_limits
     from ippm.io.options import ServerOptions, TwpingOptions
@@ -53,6 +56,7 @@ __all__ = [
     "ControlSecret",
     "Entropy",
     "IppmError",
+    "KeyAgentProvider",
     "KeyLogWriter",
     "KeyProvider",
     "LimitUsage",
@@ -67,6 +71,7 @@ __all__ = [
     "PacketEndpoint",
     "PacketSession",
     "PassphraseProvider",
+    "PreferringProvider",
     "ProtocolError",
     "RunResult",
     "ServerOptions",
@@ -79,6 +84,7 @@ __all__ = [
     "owping",
     "parse_limits",
     "pbkdf2_token_key",
+    "read_key_file",
     "seal_token",
     "test_session_keys",
     "twping",
@@ -97,6 +103,9 @@ _LATER = {
     "test_session_keys": "ippm.crypto",
     "LimitUsage": "ippm.core.limits",
     "Limits": "ippm.core.limits",
+    "PreferringProvider": "ippm.core.key_preference",
+    "KeyAgentProvider": "ippm.io.key_agent",
+    "read_key_file": "ippm.io.keyfile",
     "KeyLogWriter": "ippm.io.keylog",
     "parse_limits": "ippm.io.limit_tables",
     "PacketSession": "ippm.io.packet_path",

@@ -138,8 +138,8 @@ class KeyProvider(Protocol):
         """The PBKDF2 Count that a server should send, or None for its own."""
         ...
 
-    def for_client(self, server_address: str, protocol: str) -> ControlSecret:
-        """The secret to use with this server. Raises NoSecret."""
+    def for_client(self, server_address: str, protocol: str, *, ikev2_offered: bool = True) -> ControlSecret:
+        """The secret to use with this server, which offers IKEv2-derived ones or does not. Raises NoSecret."""
         ...
 
     def for_server(self, key_id: bytes, ikev2_derived: bool, client_address: str, protocol: str) -> ControlSecret:
@@ -215,7 +215,7 @@ class PassphraseProvider:
     def __repr__(self) -> str:
         return f"PassphraseProvider({len(self._secrets)} KeyIDs)"
 
-    def for_client(self, server_address: str, protocol: str) -> ControlSecret:
+    def for_client(self, server_address: str, protocol: str, *, ikev2_offered: bool = True) -> ControlSecret:
         """The secret of the client's KeyID. Raises NoSecret."""
         if self._client is not None:
             secret = self._secrets.get(self._client)
@@ -243,7 +243,7 @@ class NoProvider:
     offers_ikev2 = False
     count: int | None = None
 
-    def for_client(self, server_address: str, protocol: str) -> ControlSecret:
+    def for_client(self, server_address: str, protocol: str, *, ikev2_offered: bool = True) -> ControlSecret:
         """Raises NoSecret, always."""
         raise NoSecret(1, f"no secret is configured for {server_address}")
 

@@ -100,7 +100,7 @@ class DerivedProvider:
         self.given: list[DerivedSecret] = []
         self.asked: list[tuple[bytes, bool, str, str]] = []
 
-    def for_client(self, server_address: str, protocol: str) -> DerivedSecret:
+    def for_client(self, server_address: str, protocol: str, *, ikev2_offered: bool = True) -> DerivedSecret:
         spis, secret = next(iter(self.secrets.items()))
         self.given.append(DerivedSecret(secret, spis + bytes(64)))
         return self.given[-1]

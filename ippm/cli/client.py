@@ -11,6 +11,7 @@ import click
 from ippm.cli.common import bind_to_device
 
 if TYPE_CHECKING:
+    from ippm.cli.keys import Keys
     from ippm.core.control_events import Connected
     from ippm.io.options import TwpingOptions
     from ippm.io.owamp_options import OwpingOptions
@@ -114,7 +115,7 @@ def connection_of(
     host: str,
     default_port: int,
     *,
-    has_keys: bool,
+    keys: Keys,
     mode: str | None,
     test_ports: str | None,
     local_ports: str | None,
@@ -134,7 +135,9 @@ def connection_of(
     return {
         "host": name,
         "port": port,
-        "mode": mode or ("AE" if has_keys else "O"),
+        "mode": mode or ("AE" if keys.given else "O"),
+        "require_ikev2": keys.require_ikev2,
+        "key_log": keys.key_log,
         "test_port_range": None if test_ports is None else parse_ports(test_ports, "-P"),
         "local_port_range": None if local_ports is None else parse_ports(local_ports, "--local-ports"),
         "family": int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),

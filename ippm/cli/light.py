@@ -55,8 +55,8 @@ def _agreement(
     mode: str, user: str | None, key_file: str | None, features: tuple[str, ...], reflected_octets: int
 ) -> LightAgreement:
     from ippm.cli.common import modes_of
-    from ippm.cli.keyfile import read_key_file
     from ippm.errors import ConfigurationError
+    from ippm.io.keyfile import read_key_file
     from ippm.io.light import LightAgreement, light_keys
     from ippm.io.options import feature_bits
 

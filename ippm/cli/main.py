@@ -20,9 +20,10 @@ from ippm.cli.client import (
     run_client,
     run_without_end,
 )
-from ippm.cli.common import EXIT_THRESHOLD, end, keylog_option, one_line_errors, open_key_log, provider_of
+from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
 from ippm.cli.decode import decode
 from ippm.cli.forms import FORM_PARAMETERS, Form, form_options, print_two_way, refuse_two_way
+from ippm.cli.keys import Keys, client_keys
 from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
 from ippm.cli.serve import serve
@@ -79,10 +80,8 @@ NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_lo
     "-A",
     "mode",
     metavar="MODES",
-    help="Modes to accept, letters of OAEM; the strictest that the server offers is taken. O, or AE with -u or -k.",
+    help="Modes to accept, letters of OAEM; the strictest that the server offers is taken. O, or AE with keys.",
 )
-@click.option("-u", "user", metavar="NAME", help="KeyID to use.")
-@click.option("-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600.")
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports to send test packets from.")
 @click.option("--local-ports", metavar="A-B", help="Local ports of the Control connection and of test packets.")
 @click.option("--reflector-port", type=click.IntRange(0, 65535), default=0, help="UDP port to ask the server for.")
@@ -104,10 +103,10 @@ NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_lo
 )
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
 @continuous_options
-@keylog_option
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
 @form_options
+@client_keys
 def twping(
     host: str,
     quiet: bool,
@@ -116,16 +115,14 @@ def twping(
     period_s: float,
     max_loss: float | None,
     max_delay: float | None,
-    user: str | None,
-    key_file: str | None,
-    keylog: str | None,
+    keys: Keys,
     **letters: Any,
 ) -> None:
     """Two-way measurement to a TWAMP server."""
     from ippm.io.twamp_client import run_twping
 
-    options = _twping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
-    provider = provider_of(key_file, user) if options.security.keyed else None
+    options = _twping_options(host, keys=keys, **letters)
+    provider = keys.provider(options.security.keyed)
     if continuous:
         from ippm.io.continuous import run_continuous
 
@@ -150,7 +147,7 @@ def twping(
 def _twping_options(
     host: str,
     *,
-    has_keys: bool,
+    keys: Keys,
     interval: str,
     mode: str | None,
     test_ports: str | None,
@@ -167,7 +164,7 @@ def _twping_options(
     connection = connection_of(
         host,
         TWAMP_PORT,
-        has_keys=has_keys,
+        keys=keys,
         mode=mode,
         test_ports=test_ports,
         local_ports=local_ports,

@@ -23,12 +23,10 @@ from ippm.cli.common import (
     EXIT_FAILED,
     EXIT_THRESHOLD,
     end,
-    keylog_option,
     one_line_errors,
-    open_key_log,
-    provider_of,
 )
 from ippm.cli.forms import FORM_PARAMETERS, Form, form_options, print_one_way
+from ippm.cli.keys import Keys, client_keys
 
 if TYPE_CHECKING:
     from ippm.core.fetched_session import FetchedSession
@@ -45,11 +43,6 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         [
             click.option("-A", "mode", metavar="MODES", help="Modes to accept, letters of OAE: the strictest."),
-            click.option("-u", "user", metavar="NAME", help="KeyID to use."),
-            click.option(
-                "-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600."
-            ),
-            keylog_option,
             address_options,
             click.option("--local-ports", metavar="A-B", help="Local ports of Control and of test packets."),
             click.option(
@@ -95,6 +88,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
 @form_options
+@client_keys
 def owping(
     host: str,
     quiet: bool,
@@ -103,16 +97,14 @@ def owping(
     max_loss: float | None,
     continuous: bool,
     period_s: float,
-    user: str | None,
-    key_file: str | None,
-    keylog: str | None,
+    keys: Keys,
     **letters: Any,
 ) -> None:
     """One-way measurement to an OWAMP server, and from it."""
     from ippm.io.owamp_client import run_owping
 
-    options = owping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
-    provider = provider_of(key_file, user) if options.security.keyed else None
+    options = owping_options(host, keys=keys, **letters)
+    provider = keys.provider(options.security.keyed)
     if continuous:
         from ippm.io.continuous_one_way import run_continuous_owping
 
@@ -151,6 +143,7 @@ def owping(
 @click.argument("sid", metavar="SID")
 @one_line_errors
 @form_options
+@client_keys
 def fetch(
     host: str,
     sid: str,
@@ -159,9 +152,7 @@ def fetch(
     output: str | None,
     quiet: bool,
     form: Form,
-    user: str | None,
-    key_file: str | None,
-    keylog: str | None,
+    keys: Keys,
     **letters: Any,
 ) -> None:
     """The data of a session, from the OWAMP server that received it."""
@@ -177,8 +168,8 @@ def fetch(
         octets = b""
     if len(octets) != 16:
         raise ConfigurationError(f"{sid!r} is no SID: 32 hexadecimal digits")
-    options = owping_options(host, has_keys=bool(user or key_file), key_log=open_key_log(keylog), **letters)
-    provider = provider_of(key_file, user) if options.security.keyed else None
+    options = owping_options(host, keys=keys, **letters)
+    provider = keys.provider(options.security.keyed)
     session = asyncio.run(
         fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
     )
@@ -210,7 +201,7 @@ def stats(file: Path, form: Form) -> None:
 def owping_options(
     host: str,
     *,
-    has_keys: bool,
+    keys: Keys,
     mode: str | None,
     interval: str = "0.1",
     test_ports: str | None = None,
@@ -230,7 +221,7 @@ def owping_options(
     connection = connection_of(
         host,
         OWAMP_PORT,
-        has_keys=has_keys,
+        keys=keys,
         mode=mode,
         test_ports=test_ports,
         local_ports=local_ports,

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ippm.cli.common import keylog_option, modes_of, one_line_errors, open_key_log, provider_of
+from ippm.cli.common import modes_of, one_line_errors
+from ippm.cli.keys import agent_of, key_agent_option, key_file_option, keylog_option, open_key_log, provider_of
 
 if TYPE_CHECKING:
     from ippm.crypto import KeyProvider
+    from ippm.io.key_agent import KeyAgentProvider
     from ippm.io.options import ServerOptions
     from ippm.io.owamp_options import OwampServerOptions
     from ippm.io.owamp_server import OwampServer
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 @click.option("--owamp-port", type=click.IntRange(0, 65535), help="Port of OWAMP: 861 by default.")
 @click.option("-P", "test_ports", metavar="A-B", help="UDP ports of test sessions (18760-18960).")
 @click.option("-A", "modes", metavar="MODES", help="Modes to offer, letters of OAEM (M is TWAMP's alone).")
-@click.option("-k", "key_file", metavar="FILE", help="KeyIDs and passphrases: lines of `identity hex`, mode 0600.")
+@key_file_option
+@key_agent_option
 @click.option("--count", type=int, metavar="N", help="PBKDF2 Count, a power of two from 1024 up.")
 @click.option(
     "--data",
@@ -47,7 +50,13 @@ if TYPE_CHECKING:
 @click.option("-v", "verbose", is_flag=True, help="Log each connection and session.")
 @one_line_errors
 def serve(
-    config: str | None, key_file: str | None, user: str | None, keylog: str | None, verbose: bool, **overrides: Any
+    config: str | None,
+    key_file: str | None,
+    agent_path: str | None,
+    user: str | None,
+    keylog: str | None,
+    verbose: bool,
+    **overrides: Any,
 ) -> None:
     """OWAMP server on port 861, TWAMP server on port 862, in the foreground."""
     import asyncio
@@ -58,12 +67,28 @@ def serve(
         stream=sys.stderr, format="%(name)s: %(message)s", level=logging.INFO if verbose else logging.WARNING
     )
     twamp, owamp, its_key_file = server_options(config, **overrides)
-    provider = provider_of(key_file or its_key_file, None)
+    agent = agent_of(agent_path)
+    if agent is not None:
+        _check_agent(agent)
+    provider = provider_of(key_file or its_key_file, None, agent)
     key_log = open_key_log(keylog)
     twamp = None if twamp is None else replace(twamp, key_log=key_log)
     owamp = None if owamp is None else replace(owamp, key_log=key_log)
     _raise_descriptors(twamp, owamp)
-    asyncio.run(_serve(twamp, owamp, provider, None if user is None else _run_as(user, twamp, owamp)))
+    asyncio.run(_serve(twamp, owamp, provider, None if user is None else _run_as(user, twamp, owamp), agent))
+
+
+def _check_agent(agent: KeyAgentProvider) -> None:
+    """A warning when no key agent answers: it may come later, and clients are refused until then.
+
+    Raises ConfigurationError when it is not for this user.
+    """
+    from ippm.io.key_agent import AgentError
+
+    try:
+        agent.check()
+    except AgentError as error:
+        click.echo(f"ippm: warning: {error}; clients with IKEv2-derived keys are refused until it is", err=True)
 
 
 def _raise_descriptors(twamp: ServerOptions | None, owamp: OwampServerOptions | None) -> None:
@@ -146,6 +171,7 @@ async def _serve(
     owamp: OwampServerOptions | None,
     provider: KeyProvider | None,
     who: RunAs | None = None,
+    agent: KeyAgentProvider | None = None,
 ) -> None:
     import asyncio
     import signal
@@ -180,6 +206,8 @@ async def _serve(
                 give(who, [one_way.directory])
             drop_privileges(who, None if one_way is None else one_way.directory)
             lines.append(f"running as {who}")
+            if agent is not None:
+                _check_agent(agent)
         for line in lines:
             click.echo(line)
         sys.stdout.flush()

@@ -263,9 +263,11 @@ class ClientConnection(ABC, Generic[Event]):
     def _keyed_response(self, greeting: ServerGreeting, offered: Mode) -> SetUpResponse:
         """Find the secret, make the keys and the Token. RFC 4656 section 3.1, RFC 7717 section 5.3."""
         self._check_count(greeting.count)
-        secret = self._secret = self._provider.for_client(self.remote.host, self.PROTOCOL)
+        ikev2_offered = bool(offered & Mode.IKEV2_DERIVED)
+        secret = self._provider.for_client(self.remote.host, self.PROTOCOL, ikev2_offered=ikev2_offered)
+        self._secret = secret
         if secret.ikev2_derived:
-            if not offered & Mode.IKEV2_DERIVED:
+            if not ikev2_offered:
                 raise ConnectionFailed("the secret is derived from IKEv2, which the server does not offer")
             self.mode |= Mode.IKEV2_DERIVED  # rfc7717-s5.3-01, rfc7717-s5.3-m1, rfc7717-s5.3-m1
         elif self.config.require_ikev2:

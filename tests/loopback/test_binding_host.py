@@ -390,3 +390,54 @@ def test_a_bypass_that_cannot_be_made_is_an_error_in_the_log_and_no_end(
 
     run(scenario)
     assert "no room for a policy" in caplog.text
+
+
+@pytest.mark.req("rfc7717-s1-01")
+@pytest.mark.parametrize(("prefer", "derivation"), [("ikev2", "rfc7717"), ("passphrase", None)])
+def test_where_both_can_be_had_the_preferred_key_is_taken(pair: Pair, prefer: str, derivation: str | None) -> None:
+    """With passphrases beside the IKE SA; a passphrase brings no IKE SA up. Reading A34."""
+    (pair.directory / "keys.pfs").write_text("alice 636f7272656374\nbob 686f727365\n")
+    (pair.directory / "keys.pfs").chmod(0o600)
+    words = f'key_file = "keys.pfs"\nkey_id = "bob"\nprefer = "{prefer}"\nrequire_ikev2 = false'
+
+    async def scenario() -> None:
+        a, b = pair.host("a", words), pair.host("b", 'key_file = "keys.pfs"')
+        async with running(b, a):
+            done = await a.measure(pair.request(a, require_ikev2=False))
+            assert (done.result.sent, done.result.lost) == (5, 0)
+            assert (done.mode, done.derivation) == ("encrypted", derivation)
+            assert len(a.sas()) == (1 if prefer == "ikev2" else 0)
+            assert bool(b.providers[0].records) == (prefer == "ikev2")
+
+    run(scenario)
+
+
+def test_without_an_ike_sa_a_passphrase_stands_in_when_it_may(pair: Pair) -> None:
+    """`no_sa = "fallback"` with passphrases: the keyed mode stays. RFC 7717 section 5.1."""
+    (pair.directory / "keys.pfs").write_text("alice 636f7272656374\n")
+    (pair.directory / "keys.pfs").chmod(0o600)
+    words = 'key_file = "keys.pfs"\nno_sa = "fallback"\nrequire_ikev2 = false'
+
+    async def scenario() -> None:
+        a, b = pair.host("a", words), pair.host("b", 'key_file = "keys.pfs"')
+        async with running(b, a):
+            done = await a.measure(pair.request(a, require_ikev2=False))
+            assert (done.mode, done.derivation, done.result.lost) == ("encrypted", None, 0)
+            assert not a.sas()
+
+    run(scenario)
+
+
+def test_a_key_id_that_the_key_file_does_not_have(pair: Pair) -> None:
+    (pair.directory / "keys.pfs").write_text("alice 636f7272656374\n")
+    (pair.directory / "keys.pfs").chmod(0o600)
+
+    async def scenario() -> None:
+        a = pair.host(
+            "a", 'key_file = "keys.pfs"\nkey_id = "mallory"\nprefer = "passphrase"\nrequire_ikev2 = false'
+        )
+        async with running(a):
+            with pytest.raises(IppmError, match="no passphrase for mallory"):
+                await a.measure(pair.request(a, require_ikev2=False))
+
+    run(scenario)

@@ -15,7 +15,7 @@ from sim.network import A, B
 from binding.derivation import Derivation
 from binding.provider import MAX_FINGERPRINTS, MAX_RECORDS, IkeKeyProvider, KeyOptions
 from ikev2.embedding import IkeError, NoSuchSa
-from ippm import NoSecret, PassphraseProvider, ServerRefused, SessionKeys
+from ippm import NoSecret, PassphraseProvider, PreferringProvider, ServerRefused, SessionKeys
 from ippm.core.control_events import ClientRefused, ClientSetUp, Connected
 from ippm.iana import Mode
 from ippm.wire.set_up_response import SetUpResponse
@@ -191,7 +191,7 @@ def test_an_ike_only_server_answers_a_passphrase_with_accept_1() -> None:
 
 def test_passphrases_may_be_served_beside_ike() -> None:
     passphrases = PassphraseProvider({"alice": "correct horse"})
-    server = IkeKeyProvider(FakeExporter(), fallback=passphrases)
+    server = PreferringProvider(IkeKeyProvider(FakeExporter()), passphrases)
     key_id = passphrases.for_client(B, "twamp").key_id
     assert not server.for_server(key_id, False, A, "twamp").ikev2_derived
     with pytest.raises(NoSecret) as caught:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ippm.cli.keyfile import read_key_file
 from ippm.cli.settings import parse_host, parse_interval, parse_ports, read_server_file
 from ippm.errors import ConfigurationError
 from ippm.iana import Mode
+from ippm.io.keyfile import read_key_file
 from ippm.io.options import ServerOptions
 from ippm.io.owamp_options import OwampServerOptions
 
