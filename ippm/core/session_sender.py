@@ -177,6 +177,11 @@ class SenderRecords:
         return f"SenderRecords(count={self.count}, sent={self.sent}, received={self.received})"
 
 
+def _copies_of(packets: int) -> int:
+    """How many copies of replies are taken in a session of so many packets."""
+    return packets // 4 + 1000
+
+
 class SessionSender:
     """One session's state. Per packet: `prepare(n)`, then at its time `pack(n, stamp, error)` and send what it gives.
 
@@ -306,14 +311,18 @@ class SessionSender:
         if ntp_difference_ns(receive_timestamp, records.t1[index]) > self.plan.timeout_ns:
             records.late += 1
             return False
-        records.arrivals.append(index)
-        records.arrival_reflector_sequence.append(fields[0])
         if records.t4[index]:
+            if records.duplicates >= _copies_of(records.count):
+                return self._reject("copies_beyond_room")  # one reply played again and again fills no memory
+            records.arrivals.append(index)
+            records.arrival_reflector_sequence.append(fields[0])
             if records.reflector_sequence[index] == fields[0]:
                 records.reflect_duplicates += 1
             else:
                 records.send_duplicates += 1
             return False
+        records.arrivals.append(index)
+        records.arrival_reflector_sequence.append(fields[0])
         self._record(records, index, fields, ttl, receive_timestamp)
         records.reply_dscp_ecn[index] = dscp_ecn or 0
         return True
