@@ -99,6 +99,51 @@ def run_without_end(
         run_client(lambda stop: run(report, stop), as_json=False, until_terminated=True)
 
 
+def io_option(command: Command) -> Command:
+    """How sockets are read and written."""
+    return click.option(
+        "--io",
+        "io",
+        type=click.Choice(["auto", "portable", "linux"]),
+        default="auto",
+        show_default=True,
+        help="How sockets are used: recvmmsg (linux), or one call a packet (portable); auto looks what works.",
+    )(command)
+
+
+def correct_option(command: Command) -> Command:
+    """Stamps in packets put forward."""
+    return click.option(
+        "--correct-stamps",
+        is_flag=True,
+        help="Put the stamps in packets forward by the median time from stamp to departure, as the kernel tells it.",
+    )(command)
+
+
+def sending_options(command: Command) -> Command:
+    """How every sender sends: the command gets `io`, `realtime`, and for `stamps_of` two more."""
+    command = click.option(
+        "--realtime",
+        is_flag=True,
+        help="Send with precedence over all other work (SCHED_FIFO, locked memory); from 100 us between packets.",
+    )(command)
+    command = click.option(
+        "--no-transmit-stamps",
+        is_flag=True,
+        help="Do not ask the kernel when it sent packets: times of sending are those in the packets.",
+    )(command)
+    return io_option(correct_option(command))
+
+
+def stamps_of(letters: dict[str, Any]) -> dict[str, Any]:
+    """The letters with `stamps` in place of what `sending_options` has for it."""
+    from ippm.io.transmit_stamps import StampOptions
+
+    transmit = not letters.pop("no_transmit_stamps", False)
+    correct = letters.pop("correct_stamps", False)
+    return {**letters, "stamps": StampOptions(transmit, correct)}
+
+
 def address_options(command: Command) -> Command:
     """The options that say from where every client sends."""
     for option in (

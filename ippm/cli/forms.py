@@ -161,7 +161,7 @@ def _print_text(results: Sequence[OneWayResult], form: Form) -> None:
             _lines(lines_one_way(result, form.unit))
         click.echo(format_one_way(result, form.unit), nl=False)
         if form.percentiles:
-            delays = [delay_ns(packet) for packet in first_copies(result.session) if not packet.lost]
+            delays = [delay_ns(packet) for packet in first_copies(result.measured) if not packet.lost]
             _lines(percentile_lines(delays, form.percentiles, form.unit))
 
 
@@ -191,8 +191,9 @@ def print_two_way(
         click.echo(format_result(result, form.unit), nl=False)
         if form.percentiles:
             from ippm.metrics.delay import round_trip
+            from ippm.metrics.packet_age import measured_stamps
 
-            _lines(percentile_lines(round_trip(records), form.percentiles, form.unit))
+            _lines(percentile_lines(round_trip(measured_stamps(records)), form.percentiles, form.unit))
 
 
 def _print_table(results: Sequence[OneWayResult | RunResult], form: Form) -> None:

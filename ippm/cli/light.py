@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ippm.cli.client import address_options, loss_exceeded, packet_options
+from ippm.cli.client import (
+    address_options,
+    correct_option,
+    io_option,
+    loss_exceeded,
+    packet_options,
+    sending_options,
+    stamps_of,
+)
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
 
 if TYPE_CHECKING:
@@ -91,6 +99,8 @@ def _agreement(
 @click.option("-D", "dscp", type=click.IntRange(0, 63), default=0, help="DSCP of replies.")
 @click.option("-Z", "zero_padding", is_flag=True, help="Pad replies with zeros instead of the sender's padding.")
 @click.option("-B", "interface", metavar="INTERFACE", help="Receive and send through this interface.")
+@io_option
+@correct_option
 @one_line_errors
 def reflect(
     listen: str,
@@ -98,6 +108,8 @@ def reflect(
     dscp: int,
     zero_padding: bool,
     interface: str | None,
+    io: str,
+    correct_stamps: bool,
     **agreed: Any,
 ) -> None:
     """The reflector, in the foreground until Ctrl-C or SIGTERM; then it says what it counted."""
@@ -113,7 +125,15 @@ def reflect(
     # Blocked before the reflector's thread is there, so that `sigwait` gets them.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with LightReflector(
-        address, port, _agreement(**agreed), allow=networks, dscp=dscp, padding=padding, interface=interface
+        address,
+        port,
+        _agreement(**agreed),
+        allow=networks,
+        dscp=dscp,
+        padding=padding,
+        interface=interface,
+        io=io,
+        correct_stamps=correct_stamps,
     ) as reflector:
         click.echo(f"TWAMP Light reflector on {address} port {reflector.port}")
         sys.stdout.flush()
@@ -166,6 +186,7 @@ def _network(text: str) -> Any:
 )
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports to send from.")
 @address_options
+@sending_options
 @click.option(
     "--numbered", is_flag=True, help="The reflector numbers its replies itself: tell losses of the two ways apart."
 )
@@ -211,7 +232,7 @@ def send(
         exponential=exponential,
         test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
         family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
-        **rest,
+        **stamps_of(rest),
     )
 
     async def run(stop: Any) -> Any:

@@ -19,6 +19,8 @@ from ippm.cli.client import (
     refuse_with_continuous,
     run_client,
     run_without_end,
+    sending_options,
+    stamps_of,
 )
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
 from ippm.cli.decode import decode
@@ -86,6 +88,7 @@ NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_lo
 @click.option("--local-ports", metavar="A-B", help="Local ports of the Control connection and of test packets.")
 @click.option("--reflector-port", type=click.IntRange(0, 65535), default=0, help="UDP port to ask the server for.")
 @address_options
+@sending_options
 @click.option(
     "--max-count",
     "maximum_count",
@@ -175,7 +178,7 @@ def _twping_options(
     interval_s, exponential = parse_interval(interval)
     features = dict.fromkeys((*rest.pop("features"), *(["reflect-octets"] if rest["reflected_octets"] else [])))
     return TwpingOptions(
-        interval_s=interval_s, exponential=exponential, features=tuple(features), **connection, **rest
+        interval_s=interval_s, exponential=exponential, features=tuple(features), **connection, **stamps_of(rest)
     )
 
 

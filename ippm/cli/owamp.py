@@ -18,6 +18,8 @@ from ippm.cli.client import (
     refuse_with_continuous,
     run_client,
     run_without_end,
+    sending_options,
+    stamps_of,
 )
 from ippm.cli.common import (
     EXIT_FAILED,
@@ -81,6 +83,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
     help="Seconds from the request to the first packet.",
 )
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports of test packets.")
+@sending_options
 @click.option("-d", "save", metavar="DIR", help="Save the data of each session here, in a file SID.owp.")
 @click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
 @continuous_options
@@ -235,7 +238,7 @@ def owping_options(
         to_server=to_server or both,
         from_server=from_server or both,
         **connection,
-        **rest,
+        **stamps_of(rest),
     )
 
 

@@ -11,18 +11,21 @@ from dataclasses import dataclass, field
 from ippm.core.session_schedule import SessionSchedule
 from ippm.crypto_packet import PacketKeys, TestProtection
 from ippm.errors import LocalProtocolError
+from ippm.timestamps import ntp_difference_ns
 from ippm.wire.skip_ranges import SkipRange
 from ippm.wire.stop_descriptions import SessionDescription
 
 POOL_OCTETS = 4096
+_EARLIEST_NS = 1_000_000
+"""A stamp that was put forward, by the age that packets have when they are sent, may lie so much after the sending."""
 
 
 @dataclass(frozen=True, slots=True)
 class OneWayPlan:
     """All that a Session-Sender needs to know of a session; no part of it changes while the session runs.
 
-    `mode` is a Modes word; `remote` is (address, UDP port); `start_time` is NTP. `measure` keeps how late each packet
-    was sent. RFC 4656 section 3.5.
+    `mode` is a Modes word; `remote` is (address, UDP port); `start_time` is NTP. `measure` keeps of each packet how
+    late it was sent, its stamp, and when the kernel sent it. RFC 4656 section 3.5.
     """
 
     sid: bytes
@@ -50,6 +53,10 @@ class OneWaySender:
         self.next_seqno = 0
         self.sent = 0
         self.late_ns = array("q")
+        self.stamps = array("Q")
+        self.departure = array("Q")
+        self._measure = plan.measure
+        self._stamp = 0
         self._skips: list[SkipRange] = []
         self._protection = TestProtection.of(plan.mode, plan.keys)
         self._fixed = self._protection.sender_octets
@@ -76,14 +83,30 @@ class OneWaySender:
     def pack(self, timestamp: int, error_estimate: int) -> memoryview:
         """The datagram of the next packet, stamped; valid until the next call."""
         self._protection.pack_sender_into(self._buffer, self.next_seqno, timestamp, error_estimate)
+        self._stamp = timestamp
         return self._view
 
     def was_sent(self, late_ns: int = 0) -> None:
         """The next packet has gone out, so much after its time."""
         self.next_seqno += 1
         self.sent += 1
-        if self.plan.measure:
+        if self._measure:
             self.late_ns.append(late_ns)
+            self.stamps.append(self._stamp)
+            self.departure.append(0)
+
+    def note_departure(self, sequence: int, timestamp: int) -> int | None:
+        """The kernel sent a packet at this time; how old the packet's own stamp was then, nanoseconds.
+
+        None, and nothing noted, for a time that cannot be that of this packet.
+        """
+        if sequence >= len(self.stamps) or not self.stamps[sequence]:
+            return None
+        age_ns = ntp_difference_ns(timestamp, self.stamps[sequence])
+        if not -_EARLIEST_NS <= age_ns <= self.plan.timeout_ns + _EARLIEST_NS:
+            return None
+        self.departure[sequence] = timestamp
+        return age_ns
 
     def skip(self) -> None:
         """The next packet is not sent: its time is too far in the past, or the system did not take it."""
@@ -93,6 +116,9 @@ class OneWaySender:
         else:
             self._skips.append(SkipRange(sequence, sequence))
         self.next_seqno += 1
+        if self._measure:
+            self.stamps.append(0)
+            self.departure.append(0)
 
     def description(self) -> SessionDescription:
         """What Stop-Sessions says of the session. RFC 4656 section 3.8."""

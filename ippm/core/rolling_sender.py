@@ -54,11 +54,18 @@ class RollingSender(SessionSender):
         """How many periods have records here."""
         return len(self._open)
 
+    @property
+    def completes_at(self) -> int:
+        """The elapsed time at which `tick` gives away the next period."""
+        return self._open[0].end_ns + self.plan.timeout_ns + LINGER_NS
+
     def tick(self, elapsed_ns: int) -> list[Period]:
         """What packets are sent from now on belongs to the period of this time; what became complete by now."""
         while elapsed_ns >= self._open[-1].end_ns:
             last = self._open[-1]
+            refused = self.records.transmit_refused
             self.records = SenderRecords(0)
+            self.records.transmit_refused = refused
             self._open.append(
                 Period(last.index + 1, last.end_ns, last.end_ns + self.period_ns, self._next_sequence, self.records)
             )

@@ -103,11 +103,18 @@ class SessionReflector:
         self._least_octets = layout.sender_octets + layout.least_padding_octets if layout.reflected_octets else 0
         self._reflected_octets = layout.reflected_octets
         self._ptp = layout.ptp
-        self._monitored = layout.monitored
+        self.monitored = layout.monitored
         self._stateless = plan.stateless
+        self._check_peer = plan.check_peer
+        self._allow = plan.allow
+        self._utc_offset_s = plan.utc_offset_s
+        self._unpack = self._protection.unpack_sender
+        self._pack = self._protection.pack_reflector_into
         self._peer_host, self._peer_port = canonical_host(plan.remote[0]), plan.remote[1]
         self._reuse_padding = plan.padding is PaddingRule.REUSE  # rfc5357-s4.2.1-07
         self._sequence = 0
+        self.sent_at = 0
+        """T3 of the last reply, NTP."""
         self._reply = bytearray(self._out_octets)
         self._reply_view = memoryview(self._reply)
         self._deadline: int | None = None
@@ -186,39 +193,43 @@ class SessionReflector:
         if self.state is not ReflectorState.STARTED and self.state is not ReflectorState.STOPPING:
             self._count("not_started" if self.state is ReflectorState.ACCEPTED else "after_stop")
             return None  # rfc5357-s4.2-08, rfc5938-s4.2-02, rfc5938-s4.2-03
-        if self.plan.check_peer and (address[1] != self._peer_port or address[0] != self._peer_host):
+        if self._check_peer and (address[1] != self._peer_port or address[0] != self._peer_host):
             self._count("other_address")
             return None
-        if self.plan.allow is not None and not self.plan.allow(address):
+        if self._allow is not None and not self._allow(address):
             self._count("not_allowed")
             return None
         try:
-            sender = self._protection.unpack_sender(packet)
+            sender = self._unpack(packet)
         except IntegrityError:
             self._count(self.plan.hmac_counter)  # rfc4656-s4.2-01: discarded
             return None
         except InvalidMessage:
             self._count("too_short" if len(packet) < self._protection.sender_octets else "zero_multiplier")
             return None
-        if len(packet) < self._in_octets or len(packet) < self._least_octets:
+        length = len(packet)
+        if length < self._in_octets or length < self._least_octets:
             self._count("too_short")  # without the MBZ octets, or without what is to be reflected
             return None
         # rfc5357-s4.2.1-10, rfc6038-s5.2.1-06, rfc6038-s5.2.1-07, rfc6038-s5.2.2-02
-        octets = max(len(packet), self._out_octets + self._reflected_octets)
+        octets = self._out_octets + self._reflected_octets
+        if octets < length:
+            octets = length
         if octets > self._out_octets:
             self._lay_out_padding(packet, octets)
         if self._ptp:
-            receive_timestamp = ptp_from_ntp(receive_timestamp, self.plan.utc_offset_s)
-        self._protection.pack_reflector_into(
+            receive_timestamp = ptp_from_ntp(receive_timestamp, self._utc_offset_s)
+        # rfc5357-s4.2-06: the last thing before the packet is closed
+        self.sent_at = sent_at = self._clock()
+        self._pack(
             self._reply,
             sender[0] if self._stateless else self._sequence,  # rfc5357-sI-01
-            # rfc5357-s4.2-06: the last thing before the packet is closed
-            ptp_from_ntp(self._clock(), self.plan.utc_offset_s) if self._ptp else self._clock(),
+            ptp_from_ntp(sent_at, self._utc_offset_s) if self._ptp else sent_at,
             self.error_estimate | PTP_FLAG if self._ptp else self.error_estimate,
             receive_timestamp,  # rfc5357-s4.2-01
             sender,
             255 if ttl is None else ttl,  # rfc5357-s4.2-02, rfc5357-s4.2-03
-            (dscp_ecn or 0) if self._monitored else 0,
+            (dscp_ecn or 0) if self.monitored else 0,
         )
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
         counters["reflected"] += 1

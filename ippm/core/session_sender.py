@@ -20,6 +20,9 @@ from ippm.wire.test_packet import PacketLayout, PacketMode
 _POOL_OCTETS = 4096
 _SERVER_OCTETS = 2
 _EVERY_10_MS = FixedSchedule(10_000_000)
+_EARLIEST_NS = 1_000_000
+"""A stamp that was put forward, by the age that packets have when they are sent, may lie so much after the sending."""
+
 TTL_UNKNOWN = 255
 """The TTL that is recorded when it could not be read. RFC 4656 section 4.2."""
 
@@ -65,6 +68,8 @@ _ELEMENTS = {
     "t2": 8,
     "t3": 8,
     "t4": 8,
+    "departure": 8,
+    "send_error_ns": 8,
     "sender_error": 2,
     "reflector_error": 2,
     "reflector_sequence": 4,
@@ -83,8 +88,10 @@ class SenderRecords:
     all NTP, whatever they were in the packets. `reflector_ttl` is the TTL with which the packet arrived at the
     reflector (its "Sender TTL"), `reply_ttl` that of the reply here; `reflector_dscp_ecn` and `reply_dscp_ecn` are
     octets of the IP headers in the same places, the first where it is monitored (RFC 7750), the second where the system
-    tells. `arrivals` has the sequence number of every reply in the order of arrival, copies too;
-    `arrival_reflector_sequence` goes with it. `rejected` counts what was no valid reply, by name.
+    tells. `departure` is when the kernel sent the packet, NTP, where it said so; `send_error_ns` is how much later than
+    scheduled the program sent it; `transmit_refused` says why the kernel stamps none. `arrivals` has the sequence
+    number of every reply in the order of arrival, copies too; `arrival_reflector_sequence` goes with it. `rejected`
+    counts what was no valid reply, by name.
     `user_stamps` counts replies that the kernel did not stamp: their T4 was read after the fact.
     """
 
@@ -92,6 +99,7 @@ class SenderRecords:
         "arrival_reflector_sequence",
         "arrivals",
         "count",
+        "departure",
         "late",
         "reflect_duplicates",
         "reflector_dscp_ecn",
@@ -102,6 +110,7 @@ class SenderRecords:
         "reply_dscp_ecn",
         "reply_ttl",
         "send_duplicates",
+        "send_error_ns",
         "send_failed",
         "sender_error",
         "skipped",
@@ -110,12 +119,14 @@ class SenderRecords:
         "t2",
         "t3",
         "t4",
+        "transmit_refused",
         "user_stamps",
     )
 
     def __init__(self, count: int) -> None:
         self.count = 0
-        self.t1, self.t2, self.t3, self.t4 = (array("Q") for _ in range(4))
+        self.t1, self.t2, self.t3, self.t4, self.departure = (array("Q") for _ in range(5))
+        self.send_error_ns = array("q")
         self.sender_error = array("H")
         self.reflector_error = array("H")
         self.reflector_sequence = array("I")
@@ -133,6 +144,7 @@ class SenderRecords:
         self.skipped: list[int] = []
         self.send_failed = 0
         self.user_stamps = 0
+        self.transmit_refused = ""
         self.stopped = False
 
     def grow(self, more: int) -> None:
@@ -198,9 +210,12 @@ class SessionSender:
         self._layout = layout = plan.layout
         if plan.padding_octets < layout.reflected_octets:
             raise LocalProtocolError("more padding is to be reflected than there is")
+        self._ptp = layout.ptp
         self._fixed = layout.sender_octets
         self._buffer = bytearray(self._fixed + plan.padding_octets)
         self._view = memoryview(self._buffer)
+        self._padding = self._view[self._fixed :]
+        self._padding_octets = plan.padding_octets
         random_padding = plan.padding_octets and padding_source and not plan.zero_padding  # rfc5357-s4.2.1-07
         self._pool = memoryview(padding_source) if random_padding else None
         if self._pool is not None and len(self._pool) < plan.padding_octets + _POOL_OCTETS:
@@ -231,7 +246,7 @@ class SessionSender:
     def _lay_out_padding(self, sequence: int) -> None:
         if self._pool is not None:  # rfc5357-s4.2.1-05, rfc4656-s4.1.2-07, -09
             start = (sequence * 61) % _POOL_OCTETS
-            self._view[self._fixed :] = self._pool[start : start + self.plan.padding_octets]
+            self._padding[:] = self._pool[start : start + self._padding_octets]
         if self._server_octets:
             self._view[self._fixed : self._fixed + _SERVER_OCTETS] = self._server_octets
 
@@ -245,15 +260,16 @@ class SessionSender:
             padding = bytes(self._pool[start : start + octets])
         return self._server_octets + padding[len(self._server_octets) :]
 
-    def pack(self, sequence: int, timestamp: int, error_estimate: int) -> memoryview:
-        """The datagram, stamped; valid until the next call. The packet counts as sent."""
+    def pack(self, sequence: int, timestamp: int, error_estimate: int, late_ns: int = 0) -> memoryview:
+        """The datagram, stamped; valid until the next call. The packet counts as sent, so much after its time."""
         stamp = timestamp
-        if self._layout.ptp:
+        if self._ptp:
             stamp, error_estimate = self._on_the_wire(timestamp), error_estimate | PTP_FLAG
         self._protection.pack_sender_into(self._buffer, sequence, stamp, error_estimate)
         records, index = self._new_element(sequence)
         records.t1[index] = timestamp
         records.sender_error[index] = error_estimate
+        records.send_error_ns[index] = late_ns
         self._sent += 1
         return self._view
 
@@ -282,9 +298,24 @@ class SessionSender:
         records = self.records
         return (records, sequence) if sequence < records.count and records.t1[sequence] else None
 
+    def note_departure(self, sequence: int, timestamp: int) -> int | None:
+        """The kernel sent a packet at this time; how old the packet's own stamp was then, nanoseconds.
+
+        None, and nothing noted, for a time that cannot be that of this packet.
+        """
+        element = self._element(sequence)
+        if element is None:
+            return None
+        records, index = element
+        age_ns = ntp_difference_ns(timestamp, records.t1[index])
+        if not -_EARLIEST_NS <= age_ns <= self.plan.timeout_ns + _EARLIEST_NS:
+            return None
+        records.departure[index] = timestamp
+        return age_ns
+
     def _on_the_wire(self, timestamp: int) -> int:
         """Our stamp as packets have it."""
-        return ptp_from_ntp(timestamp, self.plan.utc_offset_s) if self._layout.ptp else timestamp
+        return ptp_from_ntp(timestamp, self.plan.utc_offset_s) if self._ptp else timestamp
 
     def handle_reply(
         self, data: Octets, ttl: int | None, receive_timestamp: int, dscp_ecn: int | None = None

@@ -31,11 +31,17 @@ SLOT_OCTETS = 65_536
 NAME_OCTETS = 32
 WAYS = ("auto", "portable", "linux")
 
-_CMSG = struct.Struct("@Qii")
-_STAMP_THEN_TTL = struct.Struct("@QiillQiii")
+CMSG = struct.Struct("@Qii")
+STAMP_THEN_TTL = struct.Struct("@16sll16si")
 """struct cmsghdr and timespec, then struct cmsghdr and int: the order in which Linux writes them for UDP."""
 
-_LENGTHS = struct.Struct("@8xI28xQ8xI")
+_STAMP_HEAD = CMSG.pack(32, socket.SOL_SOCKET, SCM_TIMESTAMPNS)
+_TTL_HEADS = (
+    CMSG.pack(20, socket.IPPROTO_IP, IP_TTL),
+    CMSG.pack(20, socket.IPPROTO_IPV6, IPV6_HOPLIMIT),
+)
+
+LENGTHS = struct.Struct("@8xI28xQ8xI")
 """msg_namelen, msg_controllen and msg_len in a `struct mmsghdr` of 64 octets."""
 
 _IPV4_NAME = struct.Struct("!2xH4s")
@@ -70,6 +76,10 @@ class Receiver(ABC):
     @abstractmethod
     def address(self, number: int) -> Address:
         """Where it came from, as the socket layer writes it (for IPv6 with flow and scope)."""
+
+    def item(self, number: int) -> tuple[memoryview, int | None, int | None, Address]:
+        """Its octets, the stamp, the TTL and where it came from, all at once."""
+        return self.datagram(number), *self.stamp_and_ttl(number), self.address(number)
 
 
 class PortableReceiver(Receiver):
@@ -112,15 +122,15 @@ class PortableReceiver(Receiver):
         return self._address
 
 
-class _Iovec(ctypes.Structure):
+class Iovec(ctypes.Structure):
     _fields_ = [("iov_base", ctypes.c_void_p), ("iov_len", ctypes.c_size_t)]
 
 
-class _Msghdr(ctypes.Structure):
+class Msghdr(ctypes.Structure):
     _fields_ = [
         ("msg_name", ctypes.c_void_p),
         ("msg_namelen", ctypes.c_uint32),
-        ("msg_iov", ctypes.POINTER(_Iovec)),
+        ("msg_iov", ctypes.POINTER(Iovec)),
         ("msg_iovlen", ctypes.c_size_t),
         ("msg_control", ctypes.c_void_p),
         ("msg_controllen", ctypes.c_size_t),
@@ -128,8 +138,8 @@ class _Msghdr(ctypes.Structure):
     ]
 
 
-class _Mmsghdr(ctypes.Structure):
-    _fields_ = [("msg_hdr", _Msghdr), ("msg_len", ctypes.c_uint32)]
+class Mmsghdr(ctypes.Structure):
+    _fields_ = [("msg_hdr", Msghdr), ("msg_len", ctypes.c_uint32)]
 
 
 class LinuxReceiver(Receiver):
@@ -142,8 +152,8 @@ class LinuxReceiver(Receiver):
         self._octets = (ctypes.c_char * (SLOTS * SLOT_OCTETS))()
         self._control = (ctypes.c_char * (SLOTS * CONTROL_OCTETS))()
         self._names = (ctypes.c_char * (SLOTS * NAME_OCTETS))()
-        self._iovecs = (_Iovec * SLOTS)()
-        self._headers = (_Mmsghdr * SLOTS)()
+        self._iovecs = (Iovec * SLOTS)()
+        self._headers = (Mmsghdr * SLOTS)()
         for number in range(SLOTS):
             self._iovecs[number].iov_base = ctypes.addressof(self._octets) + number * SLOT_OCTETS
             self._iovecs[number].iov_len = SLOT_OCTETS
@@ -168,10 +178,10 @@ class LinuxReceiver(Receiver):
         """True on a system whose structures have the sizes and offsets that this class reads."""
         return (
             sys.platform == "linux"
-            and ctypes.sizeof(_Mmsghdr) == 64
-            and _Msghdr.msg_controllen.offset == 40
-            and _Mmsghdr.msg_len.offset == 56
-            and _STAMP_THEN_TTL.size == 52
+            and ctypes.sizeof(Mmsghdr) == 64
+            and Msghdr.msg_controllen.offset == 40
+            and Mmsghdr.msg_len.offset == 56
+            and STAMP_THEN_TTL.size == 52
             and hasattr(ctypes.CDLL(None), "recvmmsg")
         )
 
@@ -189,44 +199,36 @@ class LinuxReceiver(Receiver):
 
     def datagram(self, number: int) -> memoryview:
         """The octets."""
-        octets = _LENGTHS.unpack_from(self._header_view, number * 64)[2]
+        octets = LENGTHS.unpack_from(self._header_view, number * 64)[2]
         start = number * SLOT_OCTETS
         return self._data_view[start : start + octets]
 
     def stamp_and_ttl(self, number: int) -> tuple[int | None, int | None]:
         """From the control buffer, only as far as the kernel wrote it."""
-        start = number * CONTROL_OCTETS
-        written = _LENGTHS.unpack_from(self._header_view, number * 64)[1]
-        if written >= 52:
-            length, level, kind, seconds, nanoseconds, length_2, level_2, kind_2, ttl = _STAMP_THEN_TTL.unpack_from(
-                self._control_view, start
-            )
-            if (length, level, kind, length_2) == (32, socket.SOL_SOCKET, SCM_TIMESTAMPNS, 20) and (
-                level_2,
-                kind_2,
-            ) in _TTL_KINDS:
-                return ntp_from_timespec(seconds, nanoseconds), ttl
-        return read_ancillary(self._walk(start, start + written))
+        written = LENGTHS.unpack_from(self._header_view, number * 64)[1]
+        return read_control(self._control_view, number * CONTROL_OCTETS, written)
 
     def dscp_ecn(self, number: int) -> int | None:
         """From the control buffer, only as far as the kernel wrote it."""
         start = number * CONTROL_OCTETS
-        written = _LENGTHS.unpack_from(self._header_view, number * 64)[1]
-        return read_dscp_ecn(self._walk(start, start + written))
+        written = LENGTHS.unpack_from(self._header_view, number * 64)[1]
+        return read_dscp_ecn(walk_control(self._control_view, start, start + written))
 
-    def _walk(self, at: int, end: int) -> list[tuple[int, int, bytes]]:
-        found = []
-        while at + _CMSG.size <= end:
-            length, level, kind = _CMSG.unpack_from(self._control_view, at)
-            if length < _CMSG.size or at + length > end:
-                break
-            found.append((level, kind, bytes(self._control_view[at + _CMSG.size : at + length])))
-            at += (length + 7) & ~7
-        return found
+    def item(self, number: int) -> tuple[memoryview, int | None, int | None, Address]:
+        """All at once: the lengths are read once."""
+        name_octets, written, octets = LENGTHS.unpack_from(self._header_view, number * 64)
+        at = number * NAME_OCTETS
+        address = self._known.get(bytes(self._name_view[at : at + name_octets]))
+        at = number * SLOT_OCTETS
+        return (
+            self._data_view[at : at + octets],
+            *read_control(self._control_view, number * CONTROL_OCTETS, written),
+            self.address(number) if address is None else address,
+        )
 
     def address(self, number: int) -> Address:
         """Decoded once for each peer."""
-        octets = _LENGTHS.unpack_from(self._header_view, number * 64)[0]
+        octets = LENGTHS.unpack_from(self._header_view, number * 64)[0]
         start = number * NAME_OCTETS
         name = bytes(self._name_view[start : start + octets])
         known = self._known.get(name)
@@ -237,7 +239,25 @@ class LinuxReceiver(Receiver):
         return known
 
 
-_TTL_KINDS = {(socket.IPPROTO_IP, IP_TTL), (socket.IPPROTO_IPV6, IPV6_HOPLIMIT)}
+def read_control(octets: memoryview | bytes, start: int, written: int) -> tuple[int | None, int | None]:
+    """The receive stamp (NTP) and the TTL in the control octets from `start` on, of which the kernel wrote so many."""
+    if written >= STAMP_THEN_TTL.size:
+        head, seconds, nanoseconds, head_2, ttl = STAMP_THEN_TTL.unpack_from(octets, start)
+        if head == _STAMP_HEAD and head_2 in _TTL_HEADS:
+            return ntp_from_timespec(seconds, nanoseconds), ttl
+    return read_ancillary(walk_control(octets, start, start + written))
+
+
+def walk_control(octets: memoryview | bytes, at: int, end: int) -> list[tuple[int, int, bytes]]:
+    """The control messages between two offsets, as recvmsg(2) of Python gives them."""
+    found = []
+    while at + CMSG.size <= end:
+        length, level, kind = CMSG.unpack_from(octets, at)
+        if length < CMSG.size or at + length > end:
+            break
+        found.append((level, kind, bytes(octets[at + CMSG.size : at + length])))
+        at += (length + 7) & ~7
+    return found
 
 
 def address_of_name(name: bytes) -> Address:
@@ -253,12 +273,17 @@ def address_of_name(name: bytes) -> Address:
     raise OSError(errno.EAFNOSUPPORT, f"address family {family}")
 
 
-def make_receiver(way: str = "auto") -> Receiver:
-    """A receiver of its own for each loop. ConfigurationError for `linux` where it cannot be."""
+def is_linux(way: str) -> bool:
+    """Whether `way` is `linux` here. ConfigurationError for no way at all, and for `linux` where it cannot be."""
     if way not in WAYS:
         raise ConfigurationError(f"no way to receive is called {way!r}: {', '.join(WAYS)}")
     if way != "portable" and LinuxReceiver.is_known_here():
-        return LinuxReceiver()
+        return True
     if way == "linux":
         raise ConfigurationError("recvmmsg is not usable on this system: take `portable`")
-    return PortableReceiver()
+    return False
+
+
+def make_receiver(way: str = "auto") -> Receiver:
+    """A receiver of its own for each loop. ConfigurationError for `linux` where it cannot be."""
+    return LinuxReceiver() if is_linux(way) else PortableReceiver()

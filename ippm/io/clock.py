@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from ippm.timestamps import DEFAULT_UTC_OFFSET_S, NS_PER_S, NTP_UNIX_OFFSET_S, ClockState
+from ippm.timestamps import DEFAULT_UTC_OFFSET_S, NS_PER_S, NTP_UNIX_OFFSET_S, ClockState, ErrorEstimate
 
 STA_UNSYNC = 0x0040
 TIME_ERROR = 5
@@ -89,11 +89,17 @@ def now_ntp() -> int:
 
 
 class SystemClock:
-    """Stamps and the error estimate that goes with them, read anew at most once a second (`refresh`)."""
+    """Stamps and the error estimate that goes with them, read anew at most once a second (`refresh`).
 
-    def __init__(self) -> None:
+    The estimate is of a stamp: the error of the clock, and how far the stamp may be from the event that it is for
+    (`stamp_error_ns`). RFC 4656 section 4.1.2.
+    """
+
+    def __init__(self, stamp_error_ns: int = 0) -> None:
         self.state = clock_state()
-        self.error_estimate = self.state.error_estimate().to_int()
+        self.stamp_error_ns = stamp_error_ns
+        self.error_estimate = 0
+        self._estimate()
         self._read_at = time.monotonic_ns()
 
     now_ntp = staticmethod(now_ntp)
@@ -103,4 +109,16 @@ class SystemClock:
         if now - self._read_at >= REFRESH_NS:
             self._read_at = now
             self.state = clock_state()
-            self.error_estimate = self.state.error_estimate().to_int()
+            self._estimate()
+
+    def set_stamp_error(self, error_ns: int) -> None:
+        """How far stamps may be from their events, from now on."""
+        if error_ns != self.stamp_error_ns:
+            self.stamp_error_ns = error_ns
+            self._estimate()
+
+    def _estimate(self) -> None:
+        state = self.state
+        error_ns = state.error_ns + self.stamp_error_ns
+        # rfc4656-s4.1.2-05: from_ns makes no Multiplier of zero
+        self.error_estimate = ErrorEstimate.from_ns(error_ns, synchronized=state.synchronized).to_int()

@@ -10,7 +10,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -21,7 +21,8 @@ from ippm.crypto import Entropy, KeyProvider
 from ippm.errors import ConfigurationError, IppmError
 from ippm.io.clock import SystemClock
 from ippm.io.options import TwpingOptions
-from ippm.io.pacing import StopSignal, Waiter, exact_timers
+from ippm.io.pacing import StopSignal, Waiter, exact_timers, frozen_heap
+from ippm.io.realtime import check_realtime, realtime
 from ippm.io.reporter import Reporter
 from ippm.io.sender_loop import STOP_CHECK_NS, SenderLoop, padding_of
 from ippm.io.twamp_client import TwampClient, open_session, sender_plan, while_watched
@@ -50,15 +51,18 @@ async def run_continuous(
     """
     if not 0 < period_s <= 86400:
         raise ConfigurationError(f"period = {period_s:g}: seconds, more than 0, up to a day")
+    if options.realtime:
+        check_realtime(options.interval_s * 1e9)
     lines = RollingReport(options.host, options.path)
     reporter: _PeriodReporter = Reporter(lines, report, stop)
     error: str | None = None
     try:
-        async with await TwampClient.connect(options, provider, entropy) as client:
-            while True:
-                await _one_session(client, options, session_packets, int(period_s * 1e9), reporter, stop)
-                if stop is not None and stop():
-                    break
+        with frozen_heap():
+            async with await TwampClient.connect(options, provider, entropy) as client:
+                while True:
+                    await _one_session(client, options, session_packets, int(period_s * 1e9), reporter, stop)
+                    if stop is not None and stop():
+                        break
     except IppmError as raised:
         error = str(raised)
         raise
@@ -86,18 +90,23 @@ async def _one_session(
         words = SessionWords(plan.sid, session.mode.word, plan.local, plan.remote, time.time_ns())
         await while_watched(
             client,
-            lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take((words, period))),
+            lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take((words, period)), options),
             stop,
         )
         await client.stop_sessions()
 
 
 def _run(
-    plan: SenderPlan, sock: socket.socket, stop: StopSignal, period_ns: int, give: Callable[[Period], None]
+    plan: SenderPlan,
+    sock: socket.socket,
+    stop: StopSignal,
+    period_ns: int,
+    give: Callable[[Period], None],
+    options: TwpingOptions,
 ) -> None:
     session = RollingSender(plan, padding_of(plan), period_ns=period_ns)
-    with exact_timers():
-        _RollingLoop(session, sock, stop, give).run()
+    with exact_timers(), realtime() if options.realtime else nullcontext():
+        _RollingLoop(session, sock, stop, give, options).run()
 
 
 class _RollingLoop(SenderLoop):
@@ -107,9 +116,14 @@ class _RollingLoop(SenderLoop):
     """
 
     def __init__(
-        self, session: RollingSender, sock: socket.socket, stop: StopSignal, give: Callable[[Period], None]
+        self,
+        session: RollingSender,
+        sock: socket.socket,
+        stop: StopSignal,
+        give: Callable[[Period], None],
+        options: TwpingOptions,
     ) -> None:
-        super().__init__(session, sock, stop, SystemClock(), "auto")
+        super().__init__(session, sock, stop, SystemClock(), options.io, options.stamps)
         self._rolling = session
         self._give = give
         self._slice_ns = STOP_CHECK_NS
@@ -119,18 +133,15 @@ class _RollingLoop(SenderLoop):
     def run(self) -> None:
         """Send until the stop or the last sequence number."""
         self._start = self._start_ns()
-        offset_ns, timeout_ns = self._plan.schedule.offset_ns, self._plan.timeout_ns
+        offset_ns = self._plan.schedule.offset_ns
         try:
             for sequence in range(self._plan.count):
                 self.session.prepare(sequence)
                 due = self._start + offset_ns(sequence)
                 if not self._wait_until(due):
                     break
-                now = self._tick()
-                if now - due > timeout_ns:
-                    self.session.skip(sequence)  # rfc4656-s4.1.1-02
-                else:
-                    self._send(sequence)  # rfc4656-s4.1.1-04
+                self._tick()
+                self._at_its_time(sequence, due)
         finally:
             self._end()
 
@@ -140,15 +151,17 @@ class _RollingLoop(SenderLoop):
         self._stop = None
         self._waiter = Waiter(self._sock.fileno())
         self._wait_for_replies(ended + self._plan.timeout_ns)
+        self._finish()
         for period in self._rolling.finish(ended - self._start):
             self._give(period)
 
-    def _tick(self) -> int:
+    def _tick(self) -> None:
         now = time.monotonic_ns()
         self._clock.refresh(now)
+        if self._rolling.completes_at <= now - self._start:
+            self._read_all()
         for period in self._rolling.tick(now - self._start):
             self._give(period)
-        return now
 
     def _sleep(self, timeout_ns: int) -> tuple[bool, bool]:
         woken = super()._sleep(timeout_ns)

@@ -23,6 +23,7 @@ from ippm.io.entropy import SystemEntropy
 from ippm.io.owamp_client import OwampTcpClient, SessionPair, slots_of
 from ippm.io.owamp_options import OwpingOptions
 from ippm.io.pacing import StopSignal
+from ippm.io.realtime import check_realtime
 from ippm.io.reporter import Reporter
 from ippm.report.rolling_one_way import OneWayPeriod, RollingOneWayReport
 from ippm.timestamps import ntp_add_ns, ntp_difference_ns
@@ -55,6 +56,8 @@ async def run_continuous_owping(
     mean_s = mean_interval(slots_of(options))
     if not mean_s:
         raise ConfigurationError("an interval of 0 has no period")
+    if options.realtime and options.to_server:
+        check_realtime(mean_s * 1e9)
     options = replace(options, count=max(1, round(period_s / mean_s)))
     reporter = Reporter(RollingOneWayReport(options.host, options.path), report, stop)
     error: str | None = None

@@ -20,10 +20,12 @@ from ippm.crypto import SessionKeys
 from ippm.errors import ConfigurationError, ConnectionFailed, IppmError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_BITS, SECURITY_BITS, TWAMP_PORT, Mode
 from ippm.io.clock import SystemClock, clock_state, utc_offset_s
-from ippm.io.pacing import StopSignal
+from ippm.io.pacing import StopSignal, frozen_heap
+from ippm.io.realtime import check_realtime
 from ippm.io.reflector_loop import Reflector
 from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
+from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
 from ippm.report.result import RunResult
 
 _NO_SID = bytes(16)
@@ -127,6 +129,9 @@ class LightSender:
     family: int = 0
     interface: str | None = None
     numbered: bool = False
+    io: str = "auto"
+    stamps: StampOptions = DEFAULT_STAMPS
+    realtime: bool = False
 
     def plan(self, local: tuple[str, int], remote: tuple[str, int]) -> SenderPlan:
         """What the Session-Sender does."""
@@ -163,17 +168,24 @@ def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> Ru
 
     A host that refuses the packets (ICMP) does not end the run: they are lost.
     """
+    if options.realtime:
+        check_realtime(options.interval_s * 1e9)
     family, remote = _resolve(options)
     local = options.local_address or _source(family, remote)
     mark = None if options.interface is None else _bound_to(options.interface)
     ports = options.test_port_range or 0
     try:
-        with open_test_socket(
-            local, ports, mark, dscp=options.dscp, monitor_dscp_ecn=options.agreement.monitored
-        ) as sock:
+        with (
+            frozen_heap(),
+            open_test_socket(
+                local, ports, mark, dscp=options.dscp, monitor_dscp_ecn=options.agreement.monitored
+            ) as sock,
+        ):
             plan = options.plan((local, int(sock.getsockname()[1])), remote)
             clock = clock_state()
-            records = run_sender(plan, sock, stop)
+            records = run_sender(
+                plan, sock, stop, io=options.io, stamps=options.stamps, in_realtime=options.realtime
+            )
     except OSError as error:
         raise IppmError(f"test packets cannot be sent: {error.strerror or error}") from None
     return RunResult.of(plan, records, clock)
@@ -227,6 +239,8 @@ class LightReflector:
         padding: PaddingRule = PaddingRule.REUSE,
         interface: str | None = None,
         clock: SystemClock | None = None,
+        io: str = "auto",
+        correct_stamps: bool = False,
     ) -> None:
         agreement = agreement or LightAgreement()
         mark = None if interface is None else _bound_to(interface)
@@ -251,7 +265,7 @@ class LightReflector:
             stateless=True,
             allow=_Allowed(allow, self.port),
         )
-        self._reflector = Reflector(clock)
+        self._reflector = Reflector(clock, io=io, correct_stamps=correct_stamps)
         self._reflector.add_session(plan, sock)
         self._reflector.start(_NO_SID)
 

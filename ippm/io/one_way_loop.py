@@ -20,15 +20,19 @@ from ippm.core.one_way_sender import POOL_OCTETS, OneWayPlan, OneWaySender
 from ippm.errors import LocalProtocolError
 from ippm.io.clock import SystemClock, now_ntp
 from ippm.io.pacing import SPIN_NS, Waiter, exact_timers, no_collections, spin_until
+from ippm.io.realtime import realtime
 from ippm.io.sender_loop import is_transient
 from ippm.io.test_socket import resolved
+from ippm.io.transmit_stamps import DEFAULT_STAMPS, UNMEASURED_ERROR_NS, OwnStamps, StampOptions
 from ippm.timestamps import ntp_difference_ns
 
 MARGIN_NS = 50_000_000
 """A sender is complete this long after the Timeout of its last packet, so that the receiver is complete before."""
 
 _IDLE_NS = 1_000_000_000
-_QUIET_NS = 600_000_000_000
+_STAMP_COST_NS = 8_000
+"""What it costs to read a transmit stamp."""
+
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class _Stream:
     stopped: bool = False
     error: str = ""
     done: bool = False
+    stamps: OwnStamps | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +56,30 @@ class SenderEnding:
     session: OneWaySender = field(repr=False)
     stopped: bool = False
     error: str = ""
+    transmit_refused: str = ""
 
 
 class OneWayLoop:
     """Sends for any number of sessions in a thread of its own, which starts with the first.
 
     All methods may be called from any thread. `on_ended(sid, ending)` is called from the loop's thread when a session
-    is complete, Timeout after its last packet, or at once when it was stopped.
+    is complete, Timeout after its last packet, or at once when it was stopped. `stamps` is for sessions that are
+    measured, and for all when their packets' stamps are to be corrected. With `in_realtime` the thread gets precedence
+    over all other work: `ippm.io.realtime.check_realtime` says beforehand whether it may.
     """
 
-    def __init__(self, on_ended: Callable[[bytes, SenderEnding], None], clock: SystemClock | None = None) -> None:
+    def __init__(
+        self,
+        on_ended: Callable[[bytes, SenderEnding], None],
+        clock: SystemClock | None = None,
+        *,
+        stamps: StampOptions = DEFAULT_STAMPS,
+        in_realtime: bool = False,
+    ) -> None:
         self._on_ended = on_ended
-        self._clock = clock or SystemClock()
+        self._stamp_options = stamps
+        self._in_realtime = in_realtime
+        self._clock = clock or SystemClock(UNMEASURED_ERROR_NS)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._waiter = Waiter(self._wake_fd)
         self._lock = threading.Lock()
@@ -78,7 +95,10 @@ class OneWayLoop:
         padding = (
             b"" if plan.zero_padding or not plan.padding_octets else os.urandom(plan.padding_octets + POOL_OCTETS)
         )
-        stream = _Stream(OneWaySender(plan, padding), sock)
+        session = OneWaySender(plan, padding)
+        stream = _Stream(session, sock)
+        if plan.measure or self._stamp_options.correct:
+            stream.stamps = OwnStamps(sock, self._stamp_options, self._clock, session.note_departure)
         sock.setblocking(True)
         with self._lock:
             if self._closing:
@@ -131,7 +151,7 @@ class OneWayLoop:
         os.eventfd_write(self._wake_fd, 1)
 
     def _run(self) -> None:
-        with exact_timers():
+        with exact_timers(), self._precedence():
             while not self._closing:
                 if self._orders:
                     self._obey()
@@ -141,10 +161,12 @@ class OneWayLoop:
                     continue
                 due, _, stream = self._due[0]
                 left = due - now
-                if left > SPIN_NS:
+                if left > SPIN_NS and not self._drain(stream, due):
                     if left > 1_000_000:
                         self._clock.refresh(now)
                     self._rest(now, min(left - SPIN_NS, _IDLE_NS))
+                    continue
+                if left > SPIN_NS:
                     continue
                 if stream.done:
                     heapq.heappop(self._due)
@@ -157,6 +179,18 @@ class OneWayLoop:
                     heapq.heappop(self._due)
                     self._one(stream)
                     self._push(stream)
+
+    def _precedence(self) -> contextlib.AbstractContextManager[None]:
+        if not self._in_realtime:
+            return contextlib.nullcontext()
+        return realtime()
+
+    def _drain(self, stream: _Stream, due: int) -> bool:
+        """Reads transmit stamps as far as there is time; False when there was none to be read."""
+        if stream.stamps is None or not stream.stamps.waiting:
+            return False
+        left = due - time.monotonic_ns()
+        return left > _STAMP_COST_NS and stream.stamps.drain(left // _STAMP_COST_NS) > 0
 
     def _rest(self, now: int, timeout_ns: int) -> None:
         ready, _ = self._waiter.wait(timeout_ns)
@@ -208,8 +242,11 @@ class OneWayLoop:
             if session.ended or stream.error or stream.done or self._orders or self._closing:
                 return
             stream.due = start + schedule.offset_ns(session.next_seqno)
-            if stream.due - time.monotonic_ns() > SPIN_NS:
+            left = stream.due - time.monotonic_ns()
+            if left > SPIN_NS:
                 return
+            if stream.stamps is not None and (left > _STAMP_COST_NS or stream.stamps.pressing):
+                stream.stamps.drain(1)
 
     def _one(self, stream: _Stream) -> None:
         """Send the next packet when its time has come, or end the session when there is none."""
@@ -228,16 +265,25 @@ class OneWayLoop:
 
     def _send(self, stream: _Stream, due: int) -> None:
         session = stream.session
-        late_ns = 0
+        late_ns = forward = 0
+        stamps = stream.stamps
+        if stamps is not None:
+            stamps.expect(session.next_seqno, due)
+            forward = stamps.forward
         for _ in range(2):
             if session.plan.measure:
                 late_ns = time.monotonic_ns() - due
             try:
-                stream.sock.send(session.pack(now_ntp(), self._clock.error_estimate))  # rfc4656-s4.1.1-06
+                # rfc4656-s4.1.1-06
+                stream.sock.send(session.pack(now_ntp() + forward, self._clock.error_estimate))
             except ConnectionRefusedError:
                 # An ICMP error that an earlier packet caused; this one has not been sent yet.
+                if stamps is not None:
+                    stamps.failed()
                 continue
             except OSError as error:
+                if stamps is not None:
+                    stamps.failed()
                 if not is_transient(error):
                     stream.error = f"test packets cannot be sent: {error.strerror}"
                 break
@@ -252,8 +298,13 @@ class OneWayLoop:
         session = stream.session
         with self._lock:
             self._streams.pop(session.plan.sid, None)
+        refused = ""
+        if stream.stamps is not None:
+            stream.stamps.drain()
+            stream.stamps.close()
+            refused = stream.stamps.refused
         stream.sock.close()
         try:
-            self._on_ended(session.plan.sid, SenderEnding(session, stopped, stream.error))
+            self._on_ended(session.plan.sid, SenderEnding(session, stopped, stream.error, refused))
         except Exception:
             _log.exception("the callback of session %s failed", session.plan.sid.hex())

@@ -14,6 +14,8 @@ from ippm.core.key_log import KeyLog
 from ippm.core.limits import LimitUsage
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_WORDS, SECURITY_BITS, TWAMP_PORT, Mode, features_of
+from ippm.io.batch import is_linux
+from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
 
 if TYPE_CHECKING:
     from ippm.io.owamp_options import OwpingOptions
@@ -33,7 +35,8 @@ class ServerOptions:
     `maximum_open_sessions` are in open mode, so that clients without a key leave room for those with one.
     `features` are words of `ippm.iana.FEATURE_WORDS`: what is offered beyond RFC 5357. `server_octets` (0: none) begin
     the padding of each test packet in sessions that reflect two octets or more; `tw_auth_pad` is 64, or 56 by the text
-    of RFC 6038. `usage` counts what limit classes have taken; servers that share it share the limits.
+    of RFC 6038. `io` is a way of `ippm.io.batch`; `correct_stamps` puts the transmit stamps in replies forward by their
+    median age. `usage` counts what limit classes have taken; servers that share it share the limits.
     `key_log` is told the keys. RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5, RFC 6038 section 4.3.
     """
 
@@ -54,6 +57,8 @@ class ServerOptions:
     maximum_open_sessions: int = 128
     sessions_per_connection: int = 16
     open_sessions_per_connection: int = 16
+    io: str = "auto"
+    correct_stamps: bool = False
     hmac_counter: str = "hmac_mismatch"
     features: tuple[str, ...] = tuple(FEATURE_WORDS)
     server_octets: int = 0
@@ -65,6 +70,7 @@ class ServerOptions:
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)
         check_port("port", self.port)
+        is_linux(self.io)
         _ = self.feature_bits
         if not 0 <= self.server_octets <= 0xFFFF:
             raise ConfigurationError(f"server_octets = {self.server_octets}: two octets, 0 to 65535")
@@ -88,7 +94,9 @@ class TwpingOptions:
     `require_ikev2` takes no other keys. `reflector_port` is what the server is asked for, which may give another.
     `features` (words of `ippm.iana.FEATURE_WORDS`) are wanted of the server; with `reflected_octets` it sends that much
     of the padding back as it came.
-    `path` is a word for the report. `key_log` is told the keys. RFC 5357 sections 3 and 4.
+    `path` is a word for the report. `io` is a way of `ippm.io.batch`; `stamps` says what is asked of the kernel;
+    `realtime` sends in a thread with precedence over all other work. `key_log` is told the keys.
+    RFC 5357 sections 3 and 4.
     """
 
     host: str
@@ -115,6 +123,9 @@ class TwpingOptions:
     response_wait_s: float = 30.0
     zero_addresses: bool = False
     path: str | None = None
+    io: str = "auto"
+    stamps: StampOptions = DEFAULT_STAMPS
+    realtime: bool = False
     features: tuple[str, ...] = ()
     reflected_octets: int = 0
     mark_callback: MarkCallback | None = None
@@ -168,6 +179,7 @@ def check_tw_auth_pad(octets: int) -> None:
 
 def check_run(options: TwpingOptions | OwpingOptions) -> None:
     """Raises ConfigurationError when a field of the options is out of range."""
+    is_linux(options.io)
     for name in ("local_port_range", "test_port_range"):
         ports = getattr(options, name)
         if ports is not None:

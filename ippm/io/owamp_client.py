@@ -26,7 +26,7 @@ from ippm.core.owamp_events import (
     StopReceived,
 )
 from ippm.core.session_receiver import ReceiverPlan, ReceiverResult, SessionEnd
-from ippm.core.session_schedule import SessionSchedule
+from ippm.core.session_schedule import SessionSchedule, mean_interval
 from ippm.crypto import Entropy, KeyProvider, NoProvider
 from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError, ServerRefused
 from ippm.iana import Accept
@@ -36,11 +36,12 @@ from ippm.io.control_tcp import endpoint_of, own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.one_way_loop import OneWayLoop, SenderEnding
 from ippm.io.owamp_options import OwpingOptions
-from ippm.io.pacing import StopSignal
+from ippm.io.pacing import StopSignal, frozen_heap
+from ippm.io.realtime import check_realtime
 from ippm.io.receiver_loop import Ending, ReceiverLoop
 from ippm.io.session_store import MemorySink
 from ippm.io.test_socket import open_test_socket, resolved
-from ippm.report.one_way import OneWayResult
+from ippm.report.one_way import OneWayResult, OwnSending
 from ippm.report.text import time_words
 from ippm.timestamps import fixed_point_from_ns, ntp_add_ns, unix_ns_from_ntp
 from ippm.wire.fetch_session import LAST_SEQNO
@@ -128,7 +129,7 @@ class OwampTcpClient(ControlTcpClient):
 class OwampRun:
     """All that is known of one run of a client. `to_server` and `from_server` are None for a way not asked for.
 
-    `late_ns` is how late each packet of ours was sent. `errors` says what went wrong with a way that has no data.
+    `sent` is the end of the session that we sent. `errors` says what went wrong with a way that has no data.
     """
 
     options: OwpingOptions
@@ -136,7 +137,7 @@ class OwampRun:
     to_server: FetchedSession | None
     from_server: FetchedSession | None
     sessions: tuple[OwampSession, ...]
-    late_ns: tuple[int, ...] = ()
+    sent: SenderEnding | None = field(default=None, repr=False)
     counters: dict[str, int] = field(default_factory=dict)
     errors: tuple[str, ...] = ()
     stopped: bool = False
@@ -149,13 +150,15 @@ class OwampRun:
         for direction, session in (("to", self.to_server), ("from", self.from_server)):
             if session is not None:
                 ours = direction == "to"
+                own = self.sent.session if ours and self.sent is not None else None
                 made.append(
                     OneWayResult.of(
                         session,
                         direction,
                         mode,
                         path=self.options.path,
-                        late_ns=self.late_ns if ours else (),
+                        own=None if own is None else OwnSending(own.stamps, own.departure, own.late_ns),
+                        transmit_refused="" if own is None or self.sent is None else self.sent.transmit_refused,
                         rejected={} if ours else self.counters,
                         stopped=self.stopped,
                     )
@@ -171,16 +174,20 @@ class SessionPair:
         self._options = options
         self._entropy = entropy
         self._loop = asyncio.get_running_loop()
-        self._senders = OneWayLoop(self._later(self._sender_ended))
+        self._senders = OneWayLoop(
+            self._later(self._sender_ended), stamps=options.stamps, in_realtime=options.realtime
+        )
         self._receivers = ReceiverLoop(
-            on_complete=self._later(self._receiver_complete), on_finished=self._later(self._receiver_finished)
+            on_complete=self._later(self._receiver_complete),
+            on_finished=self._later(self._receiver_finished),
+            io=options.io,
         )
         self._sinks: dict[bytes, MemorySink] = {}
         self._sessions: dict[bytes, OwampSession] = {}
         self._descriptions: dict[bytes, SessionDescription] = {}
         self._complete: set[bytes] = set()
         self._endings: dict[bytes, Ending] = {}
-        self._late: tuple[int, ...] = ()
+        self._sent: SenderEnding | None = None
         self._errors: list[str] = []
         self._changed = asyncio.Event()
         self._stopped = False
@@ -319,7 +326,7 @@ class SessionPair:
             to_server=to_server,
             from_server=from_server,
             sessions=tuple(self._sessions.values()),
-            late_ns=self._late,
+            sent=self._sent,
             counters=counters,
             errors=tuple(self._errors),
             stopped=self._stopped,
@@ -358,7 +365,7 @@ class SessionPair:
 
     def _sender_ended(self, sid: bytes, ending: SenderEnding) -> None:
         self._descriptions[sid] = ending.session.description()
-        self._late = tuple(ending.session.late_ns)
+        self._sent = ending
         if ending.error:
             self._errors.append(f"to the server: {ending.error}")
         self._receiver_complete(sid)
@@ -397,14 +404,17 @@ async def run_owping(
 
     `stop` ends them early, with what there is. Raises IppmError. RFC 4656 sections 3 and 4.
     """
-    async with await OwampTcpClient.connect(options, provider, entropy) as client:
-        pair = SessionPair(client, options, entropy or SystemEntropy())
-        try:
-            start_time = ntp_add_ns(now_ntp(), int(options.start_delay_s * 1e9))
-            await pair.begin(start_time, start_time)
-            return await pair.finish(stop)
-        finally:
-            await pair.close()
+    if options.realtime and options.to_server:
+        check_realtime(mean_interval(slots_of(options)) * 1e9)
+    with frozen_heap():
+        async with await OwampTcpClient.connect(options, provider, entropy) as client:
+            pair = SessionPair(client, options, entropy or SystemEntropy())
+            try:
+                start_time = ntp_add_ns(now_ntp(), int(options.start_delay_s * 1e9))
+                await pair.begin(start_time, start_time)
+                return await pair.finish(stop)
+            finally:
+                await pair.close()
 
 
 async def owping(

@@ -10,7 +10,9 @@ from ippm.core.limits import LimitUsage
 from ippm.core.owamp_events import SECURITY
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, OWAMP_IKEV2_DERIVED, OWAMP_PORT, Mode
+from ippm.io.batch import is_linux
 from ippm.io.options import MarkCallback, check_port, check_port_range, check_run, security_of
+from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class OwampServerOptions:
     all. `keep_s` is how long the records of a keyed session are kept; those of an open one go when its Control
     connection is closed, or `keep_open_s` later. `bits_per_second` bounds all sessions that the server sends or
     receives at once, `schedule_slots` the slots of all their schedules (some 130 octets of memory each); a schedule of
-    16 slots or less does not count. `usage` counts what limit classes have taken; servers that share it share the
+    16 slots or less does not count. `io` is a way of `ippm.io.batch`; `correct_stamps` puts the stamps in packets that
+    it sends forward by their median age. `usage` counts what limit classes have taken; servers that share it share the
     limits.
     `key_log` is told the keys. RFC 4656 sections 3.1 and 6.5.
     """
@@ -53,6 +56,8 @@ class OwampServerOptions:
     keep_s: float = 86_400.0
     keep_open_s: float = 0.0
     ikev2_bit: int = OWAMP_IKEV2_DERIVED
+    io: str = "auto"
+    correct_stamps: bool = False
     mark_callback: MarkCallback | None = None
     usage: LimitUsage | None = None
     key_log: KeyLog | None = None
@@ -60,6 +65,7 @@ class OwampServerOptions:
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)
         check_port("port", self.port)
+        is_linux(self.io)
         if self.modes & ~SECURITY:
             raise ConfigurationError(f"modes = {self.modes!r}: OWAMP has open, authenticated and encrypted mode")
 
@@ -77,7 +83,9 @@ class OwpingOptions:
     `AE`: of several the strictest that the server offers is taken. `interval_s` is the time between packets, their
     mean when `exponential`; or `schedule` gives the slots as (exponential, seconds). `start_delay_s` is from the first
     request to the first packet. `local_port_range` is the inclusive range in which TCP and UDP ports are bound;
-    `test_port_range` is for UDP alone. `key_log` is told the keys. RFC 4656 sections 3 and 4.
+    `test_port_range` is for UDP alone. `io` is a way of `ippm.io.batch`; `stamps` says what is asked of the kernel;
+    `realtime` sends in a thread with precedence over all other work. `key_log` is told the keys.
+    RFC 4656 sections 3 and 4.
     """
 
     host: str
@@ -104,6 +112,9 @@ class OwpingOptions:
     connect_wait_s: float = 10.0
     response_wait_s: float = 30.0
     path: str | None = None
+    io: str = "auto"
+    stamps: StampOptions = DEFAULT_STAMPS
+    realtime: bool = False
     mark_callback: MarkCallback | None = None
     key_log: KeyLog | None = None
 

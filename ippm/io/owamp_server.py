@@ -48,6 +48,7 @@ from ippm.io.owamp_options import OwampServerOptions
 from ippm.io.receiver_loop import Ending, ReceiverLoop
 from ippm.io.session_store import SessionStore
 from ippm.io.test_socket import resolved
+from ippm.io.transmit_stamps import StampOptions
 
 log = logging.getLogger("ippm.server")
 
@@ -115,9 +116,14 @@ class OwampServer(ControlTcpServer):
             usage=options.usage,
         )
         self._receivers = ReceiverLoop(
-            on_complete=self._later(self._receiver_complete), on_finished=self._later(self._receiver_finished)
+            on_complete=self._later(self._receiver_complete),
+            on_finished=self._later(self._receiver_finished),
+            io=self.options.io,
         )
-        self._senders = OneWayLoop(self._later(self._sender_ended))
+        self._senders = OneWayLoop(
+            self._later(self._sender_ended),
+            stamps=StampOptions(transmit=False, correct=self.options.correct_stamps),
+        )
         self._expiring = asyncio.create_task(self._expire())
         self._log_listening(self._config.modes)
 

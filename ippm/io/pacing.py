@@ -40,9 +40,14 @@ class Waiter:
         self._timeout = _Timespec()
         self._timeout_ref = ctypes.byref(self._timeout)
         self._ppoll = _libc.ppoll
+        self.queued = False
+        """True when the last `wait` ended with an error of the socket, or something in its error queue."""
+        self.readable = False
+        """True when the last `wait` ended with a datagram in the socket."""
 
     def wait(self, timeout_ns: int) -> tuple[bool, bool]:
-        """Sleeps at most `timeout_ns`; (something to receive, stop)."""
+        """Sleeps at most `timeout_ns`; (something to receive or an error, stop)."""
+        self.queued = self.readable = False
         timeout_ns = max(0, timeout_ns)
         self._timeout.tv_sec, self._timeout.tv_nsec = divmod(timeout_ns, 1_000_000_000)
         ready = self._ppoll(self._fds, self._count, self._timeout_ref, None)
@@ -53,6 +58,8 @@ class Waiter:
             raise OSError(code, os.strerror(code))
         if ready == 0:
             return False, False
+        self.queued = bool(self._fds[0].revents & select.POLLERR)
+        self.readable = bool(self._fds[0].revents & select.POLLIN)
         return self._fds[0].revents != 0, self._count == 2 and self._fds[1].revents != 0
 
 
@@ -118,3 +125,14 @@ def no_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextlib.contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Collects garbage now, and what is left is not looked at again while this lasts: before the first packet."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -262,6 +262,7 @@ class PacketSession:
             self._to_server.received += len(segment.data)
             self._client.receive_data(segment.data, time.monotonic())
         elif self._sender is not None:
+            self._sender.records.user_stamps += 1
             self._sender.handle_reply(segment.data, segment.ttl, received)
 
     def _pump(self) -> None:

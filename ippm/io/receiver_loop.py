@@ -15,6 +15,7 @@ from typing import Protocol
 from ippm.core.session_receiver import ReceiverPlan, ReceiverResult, SessionReceiver
 from ippm.io.channel_loop import ChannelLoop
 from ippm.io.clock import SystemClock, now_ntp
+from ippm.io.transmit_stamps import LEAST_ERROR_NS
 from ippm.timestamps import ntp_difference_ns
 from ippm.wire.stop_descriptions import SessionDescription
 
@@ -78,7 +79,7 @@ class ReceiverLoop(ChannelLoop[_Channel]):
         clock: SystemClock | None = None,
         io: str = "auto",
     ) -> None:
-        super().__init__(clock, io)
+        super().__init__(clock or SystemClock(LEAST_ERROR_NS), io)
         self._on_complete = on_complete
         self._on_finished = on_finished
         self._orders: list[tuple[bytes, SessionDescription | ReceiverResult | None]] = []

@@ -14,10 +14,12 @@ from ippm.core.session_reflector import ReflectorPlan, ReflectorState, SessionRe
 from ippm.errors import LocalProtocolError
 from ippm.io.channel_loop import ChannelLoop
 from ippm.io.clock import SystemClock, now_ntp
+from ippm.io.transmit_stamps import UNMEASURED_ERROR_NS, OwnStamps, StampOptions
 from ippm.timestamps import ntp_difference_ns
 
 _BATCH = 64
 _IDLE_S = 1.0
+_MOST_AGE_NS = 10_000_000
 
 _log = logging.getLogger(__name__)
 
@@ -27,27 +29,35 @@ ClosedCallback = Callable[[bytes, dict[str, int]], None]
 class _Channel:
     """A session and its socket."""
 
-    __slots__ = ("session", "sock")
+    __slots__ = ("session", "sock", "stamps")
 
-    def __init__(self, session: SessionReflector, sock: socket.socket) -> None:
+    def __init__(self, session: SessionReflector, sock: socket.socket, stamps: OwnStamps | None = None) -> None:
         self.session = session
         self.sock = sock
+        self.stamps = stamps
 
 
 class Reflector(ChannelLoop[_Channel]):
     """Reflects for any number of sessions in a thread of its own, which starts with the first session.
 
     All methods may be called from any thread. `on_closed(sid, counters)` is called from the reflector's thread when a
-    session ends by Timeout after its stop, or by REFWAIT. `io` is a way of `ippm.io.batch`.
+    session ends by Timeout after its stop, or by REFWAIT. `io` is a way of `ippm.io.batch`. With `correct_stamps` T3 is
+    put forward by the median age that the last replies' T3 had when the kernel sent them.
     """
 
     ROLE = "reflector"
     THREAD = "twamp-reflector"
 
     def __init__(
-        self, clock: SystemClock | None = None, on_closed: ClosedCallback | None = None, io: str = "auto"
+        self,
+        clock: SystemClock | None = None,
+        on_closed: ClosedCallback | None = None,
+        io: str = "auto",
+        *,
+        correct_stamps: bool = False,
     ) -> None:
-        super().__init__(clock, io)
+        super().__init__(clock or SystemClock(UNMEASURED_ERROR_NS), io)
+        self._correct_stamps = correct_stamps
         self._on_closed = on_closed
         self._finished: dict[bytes, dict[str, int]] = {}
 
@@ -56,7 +66,12 @@ class Reflector(ChannelLoop[_Channel]):
 
         Packets are dropped until `start`. LocalProtocolError for a SID that is already there, or after `close`.
         """
-        self._add(plan.sid, _Channel(SessionReflector(plan, now_ntp, self._clock.error_estimate), sock))
+        if not self._correct_stamps:
+            self._add(plan.sid, _Channel(SessionReflector(plan, now_ntp, self._clock.error_estimate), sock))
+            return
+        stamps = OwnStamps(sock, StampOptions(correct=True), self._clock, _age_of)
+        session = SessionReflector(plan, lambda: now_ntp() + stamps.forward, self._clock.error_estimate)
+        self._add(plan.sid, _Channel(session, sock, stamps))
 
     def start(self, sid: bytes) -> None:
         """Start-Sessions. LocalProtocolError for an unknown SID."""
@@ -139,7 +154,10 @@ class Reflector(ChannelLoop[_Channel]):
         """Answers what has arrived on one socket, a batch at most so that others get their turn."""
         sock, session, receiver = channel.sock, channel.session, self._receiver
         handle, send, prepare, counters = session.handle, sock.sendto, session.prepare, session.counters
-        monitored = session.plan.layout.monitored
+        monitored, read = session.monitored, receiver.item
+        stamps = channel.stamps
+        if stamps is not None and stamps.waiting:
+            stamps.drain(_BATCH)
         taken = 0
         while taken < _BATCH:
             try:
@@ -153,24 +171,33 @@ class Reflector(ChannelLoop[_Channel]):
                 return
             taken += count
             for number in range(count):
-                stamp, ttl = receiver.stamp_and_ttl(number)
+                packet, stamp, ttl, address = read(number)
                 if stamp is None:
                     stamp = now_ntp()
                     counters["user_stamps"] = counters.get("user_stamps", 0) + 1
-                address = receiver.address(number)
                 if session.state is ReflectorState.STOPPING:
                     age_ns = max(0, ntp_difference_ns(now_ntp(), stamp))
                     if session.arrived_too_late(time.monotonic_ns() - age_ns):
                         continue
                 # Only the octets of this datagram: what an earlier one left behind is never seen.
                 dscp_ecn = receiver.dscp_ecn(number) if monitored else None
-                reply = handle(receiver.datagram(number), ttl, stamp, address, dscp_ecn)
+                reply = handle(packet, ttl, stamp, address, dscp_ecn)
                 if reply is None:
                     continue
+                if stamps is not None:
+                    stamps.expect(session.sent_at, time.monotonic_ns())
                 try:
                     send(reply, address)
                 except OSError:
+                    if stamps is not None:
+                        stamps.failed()
                     counters["send_failed"] = counters.get("send_failed", 0) + 1
                 prepare()
             if 1 < receiver.batch > count:
                 return
+
+
+def _age_of(sent_at: int, stamp: int) -> int | None:
+    """How old T3 was when the kernel sent the reply, nanoseconds; None for what cannot be."""
+    age_ns = ntp_difference_ns(stamp, sent_at)
+    return age_ns if abs(age_ns) < _MOST_AGE_NS else None

@@ -16,17 +16,35 @@ import time
 from collections.abc import Callable
 
 from ippm.core.session_sender import SenderPlan, SenderRecords, SessionSender
-from ippm.io.batch import make_receiver
 from ippm.io.clock import SystemClock, now_ntp
-from ippm.io.pacing import SPIN_NS, StopSignal, Waiter, exact_timers, no_collections, spin_until
+from ippm.io.pacing import (
+    SPIN_NS,
+    StopSignal,
+    Waiter,
+    exact_timers,
+    no_collections,
+    spin_until,
+)
+from ippm.io.realtime import realtime
+from ippm.io.replies import CONTROL_LEAST_OCTETS, CONTROL_MOST_OCTETS, make_replies
 from ippm.io.test_socket import resolved
+from ippm.io.transmit_stamps import DEFAULT_STAMPS, OwnStamps, StampOptions
 from ippm.timestamps import ntp_difference_ns
 
 LEAD_NS = 200_000
 """From the call to the first packet when the plan says "at once"."""
 
-RECEIVE_COST_NS = 6_000
-"""With less time than this before a packet is due, no reply is read."""
+TAKE_COST_NS = 2_000
+"""What it costs to take a reply out of the socket: with less time than this before a packet is due, none is taken."""
+
+READ_COST_NS = 8_000
+"""What it costs to look at a reply, or at a transmit stamp."""
+
+MOST_WITHOUT_TAKING = 8
+"""After so many packets replies are taken even though no time is left for it."""
+
+MOST_UNREAD = 1 << 20
+"""With more replies than this taken and not looked at, they are looked at whatever is late for it."""
 
 STOP_CHECK_NS = 100_000_000
 """How often a stop that cannot wake us up is asked for."""
@@ -51,6 +69,8 @@ _TRANSIENT = frozenset(
 )
 
 _BATCH = 32
+_STAMPS_WAIT_NS = 2_000_000
+"""How long the transmit stamps of the last packets are waited for, at the end."""
 
 
 def run_sender(
@@ -60,17 +80,24 @@ def run_sender(
     clock: SystemClock | None = None,
     *,
     io: str = "auto",
+    stamps: StampOptions = DEFAULT_STAMPS,
+    in_realtime: bool = False,
 ) -> SenderRecords:
     """Runs a session to its end in the calling thread, and gives its records.
 
     It ends Timeout after the last packet, or as soon as every packet is answered, or when `stop` says so (a
     StopSignal ends it at once, a plain callable within 0.1 s). `sock` comes from `open_test_socket`; it is connected to
     `plan.remote` and stays open. `io` is a way of `ippm.io.batch`. OSError only for what makes sending impossible (a
-    message too long, no route).
+    message too long, no route); ConfigurationError when `in_realtime` is not permitted.
     """
-    loop = SenderLoop(SessionSender(plan, padding_of(plan)), sock, stop, clock or SystemClock(), io)
+    loop = SenderLoop(SessionSender(plan, padding_of(plan)), sock, stop, clock or SystemClock(), io, stamps)
     lasts_ns = plan.schedule.offset_ns(plan.count - 1) if plan.count else 0
-    with exact_timers(), no_collections() if lasts_ns <= NO_COLLECTIONS_NS else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exact_timers())
+        if lasts_ns <= NO_COLLECTIONS_NS:
+            stack.enter_context(no_collections())
+        if in_realtime:
+            stack.enter_context(realtime())
         loop.run()
     return loop.session.records
 
@@ -91,6 +118,7 @@ class SenderLoop:
         stop: StopSignal | Callable[[], bool] | None,
         clock: SystemClock,
         io: str,
+        stamps: StampOptions = DEFAULT_STAMPS,
     ) -> None:
         self.session = session
         self._plan = session.plan
@@ -100,26 +128,83 @@ class SenderLoop:
         stop_fd = stop.fileno() if isinstance(stop, StopSignal) else -1
         self._slice_ns = STOP_CHECK_NS if stop is not None and stop_fd < 0 else None
         self._waiter = Waiter(sock.fileno(), stop_fd)
-        self._receiver = make_receiver(io)
-        self._monitored = session.plan.layout.monitored
+        layout = session.plan.layout
         sock.connect(resolved(sock.family, *self._plan.remote))
         sock.setblocking(True)
+        self._stamps = OwnStamps(sock, stamps, clock, session.note_departure)
+        session.records.transmit_refused = self._stamps.refused
+        self._replies = make_replies(
+            sock,
+            io,
+            layout.reflector_octets + layout.reflected_octets,
+            CONTROL_MOST_OCTETS if layout.monitored or self._stamps.doubled else CONTROL_LEAST_OCTETS,
+        )
+        self._since_taken = 0
 
     def run(self) -> None:
         """Send, and take the replies."""
         start = self._start_ns()
-        offset_ns = self._plan.schedule.offset_ns
-        for sequence in range(self._plan.count):
-            self.session.prepare(sequence)
-            due = start + offset_ns(sequence)
-            if not self._wait_until(due):
+        offset_ns, count = self._plan.schedule.offset_ns, self._plan.count
+        sequence = 0
+        try:
+            while sequence < count:
+                due = start + offset_ns(sequence)
+                if due - time.monotonic_ns() > SPIN_NS:
+                    self.session.prepare(sequence)
+                    if not self._wait_until(due):
+                        break
+                    self._at_its_time(sequence, due)
+                    sequence += 1
+                elif self._stop is not None and self._stop():
+                    break
+                else:
+                    sequence = self._burst(sequence, start)
+            if sequence < count:
                 self.session.records.stopped = True
-                return
-            if time.monotonic_ns() - due > self._plan.timeout_ns:
-                self.session.skip(sequence)  # rfc4656-s4.1.1-02
             else:
-                self._send(sequence)  # rfc4656-s4.1.1-04
-        self._wait_for_replies(time.monotonic_ns() + self._plan.timeout_ns)
+                self._wait_for_replies(time.monotonic_ns() + self._plan.timeout_ns)
+        finally:
+            self._finish()
+
+    def _at_its_time(self, sequence: int, due: int) -> None:
+        """A packet whose time has come: sent, or left out when that is further in the past than Timeout."""
+        late_ns = time.monotonic_ns() - due
+        if late_ns > self._plan.timeout_ns:
+            self.session.skip(sequence)  # rfc4656-s4.1.1-02
+        else:
+            self._send(sequence, due, late_ns)  # rfc4656-s4.1.1-04
+
+    def _burst(self, sequence: int, start: int) -> int:
+        """Packets that follow one another too closely for a sleep: the first that does not, or that was not sent.
+
+        What `_wait_until` and `_at_its_time` do, without a call for each step.
+        """
+        session, stamps, clock, stop, between = self.session, self._stamps, self._clock, self._stop, self._between
+        prepare, pack, send, expect = session.prepare, session.pack, self._sock.send, stamps.expect
+        offset_ns, count, timeout_ns = self._plan.schedule.offset_ns, self._plan.count, self._plan.timeout_ns
+        now_ns, ntp = time.monotonic_ns, now_ntp
+        while sequence < count:
+            prepare(sequence)
+            due = start + offset_ns(sequence)
+            left = due - now_ns()
+            if left > SPIN_NS or (stop is not None and stop()):
+                return sequence
+            between(due, left)
+            if left > 0:
+                spin_until(due)
+            late_ns = now_ns() - due
+            if late_ns > timeout_ns:
+                session.skip(sequence)  # rfc4656-s4.1.1-02
+            else:
+                expect(sequence, due)
+                try:
+                    # rfc4656-s4.1.1-04, rfc4656-s4.1.1-06, rfc5357-s4.1.1-01
+                    send(pack(sequence, ntp() + stamps.forward, clock.error_estimate, late_ns))
+                except OSError as error:
+                    self._not_taken(sequence, error)
+                self._since_taken += 1
+            sequence += 1
+        return sequence
 
     def _start_ns(self) -> int:
         now = time.monotonic_ns()
@@ -127,22 +212,29 @@ class SenderLoop:
             return now + LEAD_NS
         return now + ntp_difference_ns(self._plan.start_time, now_ntp())  # rfc4656-s3.7-05
 
-    def _send(self, sequence: int) -> None:
-        session = self.session
+    def _send(self, sequence: int, due: int, late_ns: int) -> None:
+        session, stamps = self.session, self._stamps
+        stamps.expect(sequence, due)
         # rfc4656-s4.1.1-06, rfc5357-s4.1.1-01
-        datagram = session.pack(sequence, now_ntp(), self._clock.error_estimate)
+        datagram = session.pack(sequence, now_ntp() + stamps.forward, self._clock.error_estimate, late_ns)
         try:
             self._sock.send(datagram)
-        except ConnectionRefusedError:
+        except OSError as error:
+            self._not_taken(sequence, error)
+        self._since_taken += 1
+
+    def _not_taken(self, sequence: int, error: OSError) -> None:
+        """The system did not take a packet. Raises `error` when it will take none."""
+        session = self.session
+        self._stamps.failed()
+        if isinstance(error, ConnectionRefusedError):
             # An ICMP error that an earlier packet caused; this one has not been sent yet.
             with contextlib.suppress(ConnectionRefusedError):
                 self._sock.send(session.repack(sequence, now_ntp(), self._clock.error_estimate))
                 return
-            session.unsent(sequence)
-        except OSError as error:
-            session.unsent(sequence)
-            if not is_transient(error):
-                raise
+        session.unsent(sequence)
+        if not is_transient(error):
+            raise error
 
     def _wait_until(self, due: int) -> bool:
         """Takes replies until a packet is due; False when we are to stop."""
@@ -152,62 +244,96 @@ class SenderLoop:
         while left > SPIN_NS:
             if left > 1_000_000:
                 self._clock.refresh(time.monotonic_ns())
-            ready, stopped = self._sleep(left - SPIN_NS)
-            if stopped:
-                return False
-            if ready:
-                self._receive(due - RECEIVE_COST_NS, _BATCH)
+            if not self._work(due):
+                ready, stopped = self._sleep(left - SPIN_NS)
+                if stopped:
+                    return False
+                if ready:
+                    self._take(due)
             left = due - time.monotonic_ns()
-        # At high rates there is no sleep between packets: take what has come, always a few when many are outstanding.
-        if self.session.outstanding > 0:
-            self._receive(due - RECEIVE_COST_NS, _BATCH, at_least=2 if self.session.outstanding > _BATCH else 0)
+        self._between(due, left)
         spin_until(due)
         return True
 
+    def _between(self, due: int, left: int) -> None:
+        """What is to be done between two packets that follow one another closely: takes replies, and looks at some."""
+        since = self._since_taken
+        if since >= MOST_WITHOUT_TAKING or (since and left > TAKE_COST_NS):
+            self._take(due, at_least=2 * since)
+        if left > READ_COST_NS or self._replies.waiting > MOST_UNREAD:
+            self._work(due)
+        elif self._stamps.pressing:
+            self._stamps.drain(1)
+
+    def _work(self, due: int) -> bool:
+        """Looks at replies and at stamps as far as there is time; False when there was nothing to do."""
+        worked = False
+        replies = self._replies
+        while replies.waiting and (due - time.monotonic_ns() > READ_COST_NS or replies.waiting > MOST_UNREAD):
+            replies.read(self._handle, 1)
+            worked = True
+        if self._stamps.waiting and due - time.monotonic_ns() > READ_COST_NS:
+            most = max(1, (due - time.monotonic_ns()) // READ_COST_NS)
+            worked = self._stamps.drain(most) > 0 or worked
+        return worked
+
+    def _handle(self, data: memoryview, ttl: int | None, stamp: int | None, dscp_ecn: int | None) -> None:
+        if stamp is None:
+            stamp = now_ntp()
+            self.session.records.user_stamps += 1
+        self.session.handle_reply(data, ttl, stamp, dscp_ecn)
+
     def _wait_for_replies(self, end: int) -> None:
-        while self.session.outstanding > 0:
+        while True:
+            self._read_all()
             left = end - time.monotonic_ns()
-            if left <= 0:
+            if self.session.outstanding <= 0 or left <= 0:
                 return
             ready, stopped = self._sleep(left)
             if stopped:
                 self.session.records.stopped = True
                 return
             if ready:
-                self._receive(end, _BATCH)
+                self._take(end)
+
+    def _read_all(self) -> None:
+        """Looks at everything that was taken: before anything is said of what was answered."""
+        self._replies.read(self._handle)
+        if self._stamps.waiting:
+            self._stamps.drain()
+
+    def _finish(self) -> None:
+        # What has come by now is not called lost.
+        with contextlib.suppress(OSError):
+            while self._replies.take(_BATCH) and self._replies.waiting < MOST_UNREAD:
+                pass
+        self._read_all()
+        end = time.monotonic_ns() + _STAMPS_WAIT_NS
+        while self._stamps.waiting and time.monotonic_ns() < end:
+            self._waiter.wait(end - time.monotonic_ns())
+            if not self._stamps.drain():
+                break
+        self._stamps.close()
+        self.session.records.transmit_refused = self._stamps.refused
 
     def _sleep(self, timeout_ns: int) -> tuple[bool, bool]:
         if self._slice_ns is not None:
             timeout_ns = min(timeout_ns, self._slice_ns)
         ready, stopped = self._waiter.wait(timeout_ns)
+        if self._waiter.queued and self._stamps.drain(_BATCH):
+            ready = self._waiter.readable
         return ready, stopped or (self._stop is not None and self._stop())
 
-    def _receive(self, until: int, limit: int, at_least: int = 0) -> None:
-        """Reads what is there: at most `limit` datagrams, and beyond `at_least` only while there is time."""
-        receiver, handle, records = self._receiver, self.session.handle_reply, self.session.records
-        taken = 0
-        while taken < limit:
-            affordable = (until - time.monotonic_ns()) // RECEIVE_COST_NS + 1
-            wanted = min(limit - taken, max(at_least - taken, affordable))
-            if wanted <= 0:
-                return
-            try:
-                count = receiver.receive(self._sock, wanted)
-            except OSError as error:
-                if not is_transient(error):
-                    raise
-                taken += 1
-                continue
-            for number in range(count):
-                stamp, ttl = receiver.stamp_and_ttl(number)
-                if stamp is None:
-                    stamp = now_ntp()
-                    records.user_stamps += 1
-                dscp_ecn = receiver.dscp_ecn(number) if self._monitored else None
-                handle(receiver.datagram(number), ttl, stamp, dscp_ecn)
-            if count < min(wanted, receiver.batch):
-                return
-            taken += count
+    def _take(self, until: int, at_least: int = 0) -> None:
+        """Takes what is there: as many as there is time for, and `at_least` so many."""
+        self._since_taken = 0
+        affordable = (until - time.monotonic_ns()) // TAKE_COST_NS
+        wanted = min(_BATCH, max(at_least, affordable, 1))
+        try:
+            self._replies.take(wanted)
+        except OSError as error:
+            if not is_transient(error):
+                raise
 
 
 def is_transient(error: OSError) -> bool:

@@ -32,7 +32,8 @@ from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_
 from ippm.io.control_tcp import endpoint_of
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import TwpingOptions
-from ippm.io.pacing import StopSignal
+from ippm.io.pacing import StopSignal, frozen_heap
+from ippm.io.realtime import check_realtime
 from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
 from ippm.report.result import RunResult
@@ -139,13 +140,22 @@ async def run_twping(
 
     `stop` ends it early, with what there is. Raises IppmError. RFC 5357 sections 3 and 4.1.
     """
+    if options.realtime:
+        check_realtime(options.interval_s * 1e9)
     async with AsyncExitStack() as stack:
+        stack.enter_context(frozen_heap())
         client = await stack.enter_async_context(await TwampClient.connect(options, provider, entropy))
         sock, session = await open_session(client, options, stack)
         plan = sender_plan(options, session)
         await client.start_sessions()
         clock = clock_state()
-        records = await while_watched(client, lambda end: run_sender(plan, sock, end), stop)
+        records = await while_watched(
+            client,
+            lambda end: run_sender(
+                plan, sock, end, io=options.io, stamps=options.stamps, in_realtime=options.realtime
+            ),
+            stop,
+        )
         # Packets under way are reflected for Timeout after this.
         await client.stop_sessions()
         if client.connected is None:

@@ -93,7 +93,11 @@ class TwampServer(ControlTcpServer):
     async def start(self) -> None:
         """Listen. Raises IppmError when the address or port cannot be had."""
         await self._open()
-        self._reflector = Reflector(on_closed=self._later(self._session_closed))
+        self._reflector = Reflector(
+            on_closed=self._later(self._session_closed),
+            io=self.options.io,
+            correct_stamps=self.options.correct_stamps,
+        )
         self._log_listening(self._config.modes)
 
     async def stop(self) -> None:

@@ -10,6 +10,7 @@ from ippm.core.session_sender import SenderRecords
 from ippm.metrics import delay, reordering
 from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_delay_variation
 from ippm.metrics.loss_pattern import LossPattern, loss_pattern
+from ippm.metrics.packet_age import measured_stamps
 from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import DelayStatistics
 from ippm.timestamps import ClockState
@@ -18,6 +19,8 @@ from ippm.timestamps import ClockState
 @dataclass(frozen=True, slots=True)
 class TwoWayMetrics:
     """Counts are packets; delays are DelayStatistics in nanoseconds, None when no packet was answered.
+
+    T1 is the time of sending as well as it is known: the kernel's transmit stamp where there is one.
 
     `lost`: sent and not answered within Timeout (RFC 7680 section 2, RFC 6673). `lost_backward_at_least`: replies that
     the reflector is known to have sent (its numbers tell) and that did not come; the rest was lost on the way there or
@@ -60,7 +63,8 @@ class TwoWayMetrics:
 def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayMetrics:
     """The metrics of a session that has ended; `numbered`: the reflector numbered its replies."""
     sent, received = records.sent, records.received
-    forward, backward = delay.forward(records), delay.backward(records)
+    stamps = measured_stamps(records)
+    forward, backward, round_trip = delay.forward(stamps), delay.backward(stamps), delay.round_trip(stamps)
     numbers = records.arrival_reflector_sequence
     distinct = set(numbers)
     highest = max(distinct, default=-1)
@@ -77,17 +81,17 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
         reordered=reordering.reordered(records.arrivals),
         reordered_forward=reordering.reordered(reordering.arrival_order(pairs)) if numbered else None,
         reordered_backward=reordering.reordered(numbers) if numbered else None,
-        round_trip=DelayStatistics.of(delay.round_trip(records)),
-        round_trip_total=DelayStatistics.of(delay.round_trip_total(records)),
+        round_trip=DelayStatistics.of(round_trip),
+        round_trip_total=DelayStatistics.of(delay.round_trip_total(stamps)),
         forward=DelayStatistics.of(forward),
         backward=DelayStatistics.of(backward),
         forward_pdv=DelayStatistics.of(packet_delay_variation(forward)),
         backward_pdv=DelayStatistics.of(packet_delay_variation(backward)),
-        reflector_turnaround=DelayStatistics.of(delay.reflector_turnaround(records)),
+        reflector_turnaround=DelayStatistics.of(delay.reflector_turnaround(stamps)),
         hops_forward=_hops(records.reflector_ttl, records),
         hops_backward=_hops(records.reply_ttl, records),
         peer_clock=worst_clock(error for error, t4 in zip(records.reflector_error, records.t4, strict=True) if t4),
-        round_trip_ipdv=_ipdv(records, delay.round_trip(records)),
+        round_trip_ipdv=_ipdv(records, round_trip),
         forward_ipdv=_ipdv(records, forward),
         backward_ipdv=_ipdv(records, backward),
         reordering=reordering.reordering(records.arrivals),

@@ -6,16 +6,18 @@ A one-way delay never stands without the state of both clocks beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from ippm.core.fetched_session import FetchedSession
 from ippm.iana import Mode
 from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
+from ippm.metrics.packet_age import sent_times
 from ippm.metrics.registry import POISSON_MEAN_NS, StreamParameters, one_way_registry_names
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
 from ippm.report.result import (
     NOTE_AUTHENTICATED,
+    NOTE_NO_TRANSMIT_STAMPS,
     NOTE_OPEN,
     NOTE_STOPPED,
     loss_pattern_dict,
@@ -23,6 +25,7 @@ from ippm.report.result import (
     reordering_dict,
     statistics_dict,
 )
+from ippm.report.stamps import StampReport
 from ippm.report.text import (
     UNITS,
     clock_words,
@@ -34,9 +37,11 @@ from ippm.report.text import (
     loss_percent,
     loss_words,
     reordering_words,
+    stamp_words,
     time_words,
 )
 from ippm.timestamps import ns_from_fixed_point
+from ippm.wire.packet_record import RECORD
 from ippm.wire.schedule_slot import SlotType
 from ippm.wire.test_packet import PacketMode
 
@@ -48,19 +53,45 @@ NOTE_SKIPPED_ALL = "no packet was sent in time: do the clocks of the two hosts d
 
 
 @dataclass(frozen=True, slots=True)
+class OwnSending:
+    """What a sender knows of its session, by Sequence Number: the packets' stamps, and the kernel's, NTP, 0 for none.
+
+    `late_ns` is how late packets were sent, of those that were.
+    """
+
+    stamps: Sequence[int]
+    departures: Sequence[int]
+    late_ns: Sequence[int]
+
+    def measured(self, session: FetchedSession) -> FetchedSession:
+        """The session with the times of sending as well as they are known; other packets' records stay as they are."""
+        if not any(self.departures):
+            return session
+        sent_at = sent_times(self.stamps, self.departures)
+        records = bytearray()
+        for sequence, send_error, receive_error, sent, received, ttl in RECORD.iter_unpack(session.records):
+            if sequence < len(self.stamps) and self.stamps[sequence] == sent:
+                sent = sent_at[sequence]
+            records += RECORD.pack(sequence, send_error, receive_error, sent, received, ttl)
+        return replace(session, records=bytes(records))
+
+
+@dataclass(frozen=True, slots=True)
 class OneWayResult:
     """What a session measured. `direction` is `to` or `from` (the server), `path` the caller's word.
 
     `mode` is a word: `open`, `authenticated`, `encrypted`, or `unknown` of a saved session that does not say.
 
-    `send_error` is how late packets were sent, where we sent them. RFC 4656, RFC 7679, RFC 7680.
+    `session` is the data as the receiver has it. Where we were the sender, `stamps` says what we know of the sending,
+    and `measured` is the data with the kernel's transmit stamps for send times. RFC 4656, RFC 7679, RFC 7680.
     """
 
     direction: str
     mode: str
     session: FetchedSession = field(repr=False)
+    measured: FetchedSession = field(repr=False)
     metrics: OneWayMetrics
-    send_error: DelayStatistics | None = None
+    stamps: StampReport | None = None
     path: str | None = None
     rejected: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -73,12 +104,19 @@ class OneWayResult:
         mode: str,
         *,
         path: str | None = None,
-        late_ns: Sequence[int] = (),
+        own: OwnSending | None = None,
+        transmit_refused: str = "",
         rejected: dict[str, int] | None = None,
         stopped: bool = False,
     ) -> Self:
-        """The result of a session's data."""
-        metrics = one_way_metrics(session)
+        """The result of a session's data; `own` is what we know of it as its sender."""
+        measured, stamps = session, None
+        if own is not None:
+            measured = own.measured(session)
+            stamps = StampReport.of(
+                own.stamps, own.departures, own.late_ns, receive="record", refused=transmit_refused
+            )
+        metrics = one_way_metrics(measured)
         notes = []
         if mode in ("authenticated", "open"):
             notes.append(NOTE_AUTHENTICATED if mode == "authenticated" else NOTE_OPEN)
@@ -91,11 +129,11 @@ class OneWayResult:
             notes.append(NOTE_UNFINISHED)
         if metrics.skipped and not metrics.sent:
             notes.append(NOTE_SKIPPED_ALL)
+        if transmit_refused:
+            notes.append(f"{NOTE_NO_TRANSMIT_STAMPS} ({transmit_refused})")
         if stopped:
             notes.append(NOTE_STOPPED)
-        return cls(
-            direction, mode, session, metrics, DelayStatistics.of(late_ns), path, rejected or {}, tuple(notes)
-        )
+        return cls(direction, mode, session, measured, metrics, stamps, path, rejected or {}, tuple(notes))
 
     @property
     def sent(self) -> int:
@@ -125,7 +163,10 @@ class OneWayResult:
 
     @property
     def clock_error_ns(self) -> int | None:
-        """The sum of both ends' error estimates: how far off a delay may be when both clocks are synchronized."""
+        """The sum of both ends' error estimates: how far off a delay may be when both clocks are synchronized.
+
+        That of the sender is the one in its packets, which has the error of their stamps.
+        """
         sender, receiver = self.metrics.sender_clock, self.metrics.receiver_clock
         return None if sender is None or receiver is None else sender.error_ns + receiver.error_ns
 
@@ -196,7 +237,7 @@ class OneWayResult:
             "ipdv": statistics_dict(metrics.ipdv),
             "reordering": reordering_dict(metrics.reordering),
             "loss_pattern": loss_pattern_dict(metrics.loss_pattern),
-            "send_error": statistics_dict(self.send_error),
+            "send_error": statistics_dict(self.stamps.send_error if self.stamps else None),
             "quantiles": QUANTILE_DEFINITION,
             "clock": {
                 "sender": None if metrics.sender_clock is None else metrics.sender_clock.to_dict(),
@@ -204,7 +245,7 @@ class OneWayResult:
                 "both_synchronized": self.clocks_synchronized,
                 "error_ns": self.clock_error_ns,
             },
-            "stamps": {"transmit": "packet", "receive": "record"},
+            "stamps": _stamps_dict(self.stamps),
             "mode": self.mode,
             "path": self.path,
             "sid": self.session.sid.hex(),
@@ -254,16 +295,25 @@ def format_one_way(result: OneWayResult, unit: str = "m") -> str:
         f"clocks: sender {clock_words(metrics.sender_clock, unit)}; "
         f"receiver {clock_words(metrics.receiver_clock, unit)}",
     ]
-    if result.send_error is not None:
-        late = result.send_error
-        values = "/".join(in_unit(value, unit) for value in (late.median, late.p99, late.maximum))
-        lines.append(f"sent late by median/p99/max = {values} {UNITS[unit][1]}")
+    if result.stamps is not None:
+        lines += stamp_words(result.stamps, unit)
     if metrics.skipped:
         lines.append(f"not sent: {metrics.skipped}")
     lines += [f"{name.replace('_', ' ')}: {count}" for name, count in result.rejected.items() if count]
     lines += [f"{value} is {name}" for value, name in result.registry_names.items()]
     lines += [f"note: {note}" for note in result.notes]
     return "\n".join(lines) + "\n"
+
+
+def _stamps_dict(stamps: StampReport | None) -> dict[str, Any]:
+    if stamps is None:
+        return {
+            "transmit": "packet", "receive": "record",
+            "transmit_stamped": 0, "error_ns": None, "packet_age": None, "transmit_refused": None,
+        }  # fmt: skip
+    fields = stamps.to_dict()
+    fields.pop("local_receive")
+    return {"transmit": fields.pop("local_transmit"), "receive": "record", **fields}
 
 
 def _delay(statistics: DelayStatistics | None, error_ns: int | None, unit: str) -> str:

@@ -33,7 +33,7 @@ VERSION = "3.00"
 
 def raw_one_way(result: OneWayResult) -> Iterator[str]:
     """A line for each record, in the order of the records: copies too."""
-    return map(_raw, result.session.packets)
+    return map(_raw, result.measured.packets)
 
 
 def raw_two_way(records: SenderRecords) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _synchronized(error_estimate: int) -> int:
 
 def lines_one_way(result: OneWayResult, unit: str = "m") -> Iterator[str]:
     """A line for each record: delay and error, in `unit`."""
-    for packet in result.session.packets:
+    for packet in result.measured.packets:
         if packet.lost:
             yield f"seq_no={packet.sequence_number:<10} *LOST*"
             continue
@@ -94,7 +94,7 @@ def _in_reflector(there: PacketRecord, back: PacketRecord) -> int:
 
 def machine_one_way(result: OneWayResult, width_ns: int) -> str:
     """The summary of a one-way session. The times are those of the first and of the last packet sent."""
-    session, metrics = result.session, result.metrics
+    session, metrics = result.measured, result.metrics
     request = session.request
     packets = first_copies(session)
     head = _head(

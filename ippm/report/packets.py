@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ippm.core.fetched_session import FetchedSession
 from ippm.core.session_sender import SenderRecords
+from ippm.metrics.packet_age import sent_times
 from ippm.timestamps import ErrorEstimate, ntp_difference_ns
 from ippm.wire.packet_record import LOST_TTL, PacketRecord
 
@@ -23,10 +24,12 @@ def first_copies(session: FetchedSession) -> list[PacketRecord]:
 def crossings(records: SenderRecords) -> Iterator[tuple[PacketRecord, PacketRecord | None]]:
     """Each packet of a two-way session on its way there and back, by number; one that is lost has no way back.
 
-    The second has the reflector's Sequence Number. Of a lost packet nothing is known but that it was sent.
+    The time of sending is the kernel's where it said so. The second has the reflector's Sequence Number. Of a lost
+    packet nothing is known but that it was sent.
     """
+    sent = sent_times(records.t1, records.departure)
     for number in range(records.count):
-        t1, t4 = records.t1[number], records.t4[number]
+        t1, t4 = sent[number], records.t4[number]
         if not t1:
             continue
         ours, theirs = records.sender_error[number], records.reflector_error[number]

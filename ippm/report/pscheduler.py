@@ -18,7 +18,7 @@ from ippm.wire.packet_record import PacketRecord
 def latency_result(result: OneWayResult, width_ns: int, *, raw: bool = False) -> dict[str, Any]:
     """The object; `raw` adds the packets that arrived, copies too, in the order of arrival."""
     metrics = result.metrics
-    arrived = [packet for packet in first_copies(result.session) if not packet.lost]
+    arrived = [packet for packet in first_copies(result.measured) if not packet.lost]
     latency = Counter(hundredths(delay_ns(packet), width_ns) for packet in arrived)
     ttls = Counter(packet.ttl for packet in arrived)
     made: dict[str, Any] = {
@@ -34,7 +34,7 @@ def latency_result(result: OneWayResult, width_ns: int, *, raw: bool = False) ->
         "histogram-ttl": {str(ttl): ttls[ttl] for ttl in sorted(ttls)},
     }
     if raw:
-        made["raw-packets"] = [_raw(packet) for packet in result.session.packets if not packet.lost]
+        made["raw-packets"] = [_raw(packet) for packet in result.measured.packets if not packet.lost]
     return made
 
 

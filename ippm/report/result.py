@@ -18,6 +18,7 @@ from ippm.metrics.registry import StreamParameters, registry_names
 from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
 from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics
+from ippm.report.stamps import NO_STAMP_REPORT, StampReport
 from ippm.timestamps import ClockState, unix_ns_from_ntp
 from ippm.wire.test_packet import PacketMode
 
@@ -28,6 +29,7 @@ NOTE_AUTHENTICATED = "timestamps not authenticated"
 NOTE_OPEN = "packets neither authenticated nor encrypted"
 NOTE_CLOCKS = "forward and backward delays contain the offset between clocks that are not both synchronized"
 NOTE_USER_STAMPS = "some replies were stamped by the program, not by the kernel"
+NOTE_NO_TRANSMIT_STAMPS = "packets were not stamped by the kernel when it sent them: T1 is the program's"
 NOTE_STOPPED = "stopped before its end"
 NOTE_REFLECTOR_STAMPS = "the reflector's receive and transmit stamps are equal in every packet"
 
@@ -36,8 +38,8 @@ NOTE_REFLECTOR_STAMPS = "the reflector's receive and transmit stamps are equal i
 class RunResult:
     """What a session measured. `mode` is a word; `path` is the caller's word for the way (tunnel, bypass), or None.
 
-    `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent. `receive_stamps` says
-    who took T4: `kernel`, `user`, or `mixed`; T1 is always taken by the program (`user`), just before it sends.
+    `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent. `stamps` says who
+    took T1 and T4, and what they are worth.
     `features` are words; `marked_forward` and `marked_backward` say with which DSCP and ECN packets arrived, None where
     that is not monitored.
     """
@@ -60,7 +62,7 @@ class RunResult:
     late: int = 0
     send_failed: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
-    receive_stamps: str = "kernel"
+    stamps: StampReport = NO_STAMP_REPORT
     features: str = ""
     marked_forward: tuple[Marking, ...] | None = None
     marked_backward: tuple[Marking, ...] | None = None
@@ -79,7 +81,7 @@ class RunResult:
         """The result of a session that has ended. `mode` overrides the word (mixed mode has open packets)."""
         metrics = two_way_metrics(records, numbered=plan.numbered_replies)
         packet_mode = PacketMode.of(plan.mode)
-        stamps = [t1 for t1 in records.t1 if t1]
+        sent = [t1 for t1 in records.t1 if t1]
         layout = plan.layout
         forward, backward = (
             markings(octet for octet, t4 in zip(octets, records.t4, strict=True) if t4)
@@ -100,13 +102,13 @@ class RunResult:
             timeout_ns=plan.timeout_ns,
             dscp=plan.dscp,
             path=path,
-            first_sent_unix_ns=unix_ns_from_ntp(stamps[0]) if stamps else 0,
-            last_sent_unix_ns=unix_ns_from_ntp(stamps[-1]) if stamps else 0,
+            first_sent_unix_ns=unix_ns_from_ntp(sent[0]) if sent else 0,
+            last_sent_unix_ns=unix_ns_from_ntp(sent[-1]) if sent else 0,
             skipped=len(records.skipped),
             late=records.late,
             send_failed=records.send_failed,
             rejected=dict(records.rejected),
-            receive_stamps=_receive_stamps(records),
+            stamps=stamp_report(records),
             features=feature_words(Mode(plan.mode)),
             marked_forward=forward,
             marked_backward=backward,
@@ -155,8 +157,13 @@ class RunResult:
 
     @property
     def clock_error_ns(self) -> int | None:
-        """The sum of both ends' error estimates: how far off a directional delay may be when both are synchronized."""
-        return None if self.peer_clock is None else self.local_clock.error_ns + self.peer_clock.error_ns
+        """The sum of both ends' errors: how far off a directional delay may be when both are synchronized.
+
+        Here that of the clock and of the stamps; there the error estimate, which has both.
+        """
+        if self.peer_clock is None:
+            return None
+        return self.local_clock.error_ns + self.stamps.error_ns + self.peer_clock.error_ns
 
     @property
     def registry_names(self) -> dict[str, str]:
@@ -203,7 +210,8 @@ class RunResult:
                 "both_synchronized": self.clocks_synchronized,
                 "error_ns": self.clock_error_ns,
             },
-            "stamps": {"local_transmit": "user", "local_receive": self.receive_stamps},
+            "stamps": self.stamps.to_dict(),
+            "send_error": statistics_dict(self.stamps.send_error),
             "mode": self.mode,
             "path": self.path,
             "sid": self.sid.hex(),
@@ -229,6 +237,18 @@ class RunResult:
 
 def _marking_dicts(marked: tuple[Marking, ...] | None) -> list[dict[str, int]] | None:
     return None if marked is None else [one.to_dict() for one in marked]
+
+
+def stamp_report(records: SenderRecords) -> StampReport:
+    """What the stamps of the records are worth."""
+    late = (late_ns for late_ns, t1 in zip(records.send_error_ns, records.t1, strict=True) if t1)
+    return StampReport.of(
+        records.t1,
+        records.departure,
+        late,
+        receive=_receive_stamps(records),
+        refused=records.transmit_refused,
+    )
 
 
 def _receive_stamps(records: SenderRecords) -> str:
@@ -303,6 +323,8 @@ def _notes(mode: PacketMode, metrics: TwoWayMetrics, records: SenderRecords, loc
         notes.append(NOTE_REFLECTOR_STAMPS)
     if records.user_stamps:
         notes.append(NOTE_USER_STAMPS)
+    if records.transmit_refused:
+        notes.append(f"{NOTE_NO_TRANSMIT_STAMPS} ({records.transmit_refused})")
     if records.stopped:
         notes.append(NOTE_STOPPED)
     return notes

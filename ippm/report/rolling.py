@@ -16,9 +16,11 @@ from ippm.core.rolling_sender import Period
 from ippm.core.session_sender import SenderRecords
 from ippm.metrics import delay
 from ippm.metrics.histogram import Histogram
+from ippm.metrics.packet_age import measured_stamps
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
 from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics, worst_clock
-from ippm.report.result import loss_pattern_dict, statistics_dict
+from ippm.report.result import loss_pattern_dict, stamp_report, statistics_dict
+from ippm.timestamps import ClockState
 
 COUNTS = ("sent", "received", "lost", "duplicates", "reordered", "skipped", "late", "send_failed")
 """What is counted in a period and since the start. In packets, copies and late replies apart."""
@@ -68,6 +70,8 @@ class RollingReport:
         self._counts: Counter[str] = Counter()
         self._rejected: Counter[str] = Counter()
         self._round_trip, self._forward, self._backward = RollingSample(), RollingSample(), RollingSample()
+        self._local: ClockState | None = None
+        self._peer: ClockState | None = None
 
     def line(self, item: tuple[SessionWords, Period]) -> dict[str, Any]:
         """A period that is complete, of its session, and `total`, all up to its end."""
@@ -78,6 +82,8 @@ class RollingReport:
         self._take(session, counts, records)
         local = worst_clock(error for error, t1 in zip(records.sender_error, records.t1, strict=True) if t1)
         peer = metrics.peer_clock
+        self._local, self._peer = worse_clock(self._local, local), worse_clock(self._peer, peer)
+        stamps = stamp_report(records)
         made = {
             "kind": "period",
             "period": self._periods,
@@ -98,11 +104,9 @@ class RollingReport:
             "ipdv": statistics_dict(metrics.round_trip_ipdv),
             "reflector_turnaround": statistics_dict(metrics.reflector_turnaround),
             "loss_pattern": loss_pattern_dict(metrics.loss_pattern),
-            "clock": {
-                "local": None if local is None else local.to_dict(),
-                "peer": None if peer is None else peer.to_dict(),
-                "both_synchronized": bool(local and local.synchronized and peer and peer.synchronized),
-            },
+            "clock": clock_dict(local=local, peer=peer),
+            "stamps": stamps.to_dict(),
+            "send_error": statistics_dict(stamps.send_error),
             "total": self._total(),
         }
         self._periods += 1
@@ -128,9 +132,10 @@ class RollingReport:
             self._sessions += 1
         self._counts.update(counts)
         self._rejected.update(records.rejected)
-        self._round_trip.add(delay.round_trip(records))
-        self._forward.add(delay.forward(records))
-        self._backward.add(delay.backward(records))
+        stamps = measured_stamps(records)
+        self._round_trip.add(delay.round_trip(stamps))
+        self._forward.add(delay.forward(stamps))
+        self._backward.add(delay.backward(stamps))
 
     def _total(self) -> dict[str, Any]:
         return {
@@ -140,7 +145,23 @@ class RollingReport:
             "delay": self._round_trip.to_dict(),
             "forward": self._forward.to_dict(),
             "backward": self._backward.to_dict(),
+            "clock": clock_dict(local=self._local, peer=self._peer),
         }
+
+
+def worse_clock(one: ClockState | None, other: ClockState | None) -> ClockState | None:
+    """The worse of two states, as `worst_clock` has it; None where nothing is known."""
+    if one is None or other is None:
+        return one or other
+    return ClockState(one.synchronized and other.synchronized, max(one.error_ns, other.error_ns), other.source)
+
+
+def clock_dict(**ends: ClockState | None) -> dict[str, Any]:
+    """The `clock` of a report: the state of each end, and whether both are synchronized."""
+    return {
+        **{end: None if state is None else state.to_dict() for end, state in ends.items()},
+        "both_synchronized": all(state is not None and state.synchronized for state in ends.values()),
+    }
 
 
 def _counts(metrics: TwoWayMetrics, records: SenderRecords) -> dict[str, int]:

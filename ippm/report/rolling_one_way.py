@@ -13,7 +13,8 @@ from typing import Any
 from ippm.metrics.statistics import QUANTILE_DEFINITION
 from ippm.report.one_way import OneWayResult
 from ippm.report.packets import delay_ns, first_copies
-from ippm.report.rolling import RollingSample
+from ippm.report.rolling import RollingSample, clock_dict, worse_clock
+from ippm.timestamps import ClockState
 
 COUNTS = ("sent", "received", "lost", "duplicates", "reordered", "skipped")
 """What is counted in a session and since the start, in packets."""
@@ -90,13 +91,18 @@ class _Way:
         self._sessions = 0
         self._counts: Counter[str] = Counter()
         self._delay = RollingSample()
+        self._sender: ClockState | None = None
+        self._receiver: ClockState | None = None
 
     def take(self, result: OneWayResult) -> None:
         self._sessions += 1
+        self._sender = worse_clock(self._sender, result.metrics.sender_clock)
+        self._receiver = worse_clock(self._receiver, result.metrics.receiver_clock)
         for name in COUNTS:
             self._counts[name] += getattr(result.metrics, name)
-        self._delay.add(delay_ns(packet) for packet in first_copies(result.session) if not packet.lost)
+        self._delay.add(delay_ns(packet) for packet in first_copies(result.measured) if not packet.lost)
 
     def to_dict(self) -> dict[str, Any]:
         counts = {name: self._counts[name] for name in COUNTS}
-        return {"sessions": self._sessions, **counts, "delay": self._delay.to_dict()}
+        clock = clock_dict(sender=self._sender, receiver=self._receiver)
+        return {"sessions": self._sessions, **counts, "delay": self._delay.to_dict(), "clock": clock}

@@ -11,6 +11,7 @@ from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import DelayStatistics
 from ippm.metrics.two_way import TwoWayMetrics
 from ippm.report.result import RunResult
+from ippm.report.stamps import StampReport
 from ippm.timestamps import ClockState
 
 LINES_SHOWN = 10
@@ -35,8 +36,10 @@ def format_result(result: RunResult, unit: str = "m") -> str:
         f"last:  {time_words(result.last_sent_unix_ns)}",
         f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {_duplicates(metrics)}, {metrics.reordered} reordered",
         delay_words("round-trip time", metrics.round_trip, unit),
-        delay_words("send time", metrics.forward, unit),
-        delay_words("reflect time", metrics.backward, unit),
+        directional_words("send time", metrics.forward, result.clock_error_ns, result.clocks_synchronized, unit),
+        directional_words(
+            "reflect time", metrics.backward, result.clock_error_ns, result.clocks_synchronized, unit
+        ),
         delay_words("reflector processing time", metrics.reflector_turnaround, unit),
         jitter_words("send jitter", metrics.forward, unit),
         jitter_words("reflect jitter", metrics.backward, unit),
@@ -47,6 +50,7 @@ def format_result(result: RunResult, unit: str = "m") -> str:
         *reordering_words(metrics.reordering),
         *loss_words(metrics.loss_pattern),
         f"clocks: here {clock_words(result.local_clock, unit)}; there {clock_words(result.peer_clock, unit)}",
+        *stamp_words(result.stamps, unit),
     ]
     unusual = {"skipped": result.skipped, "late": result.late, "send failed": result.send_failed}
     for name, count in (unusual | result.rejected).items():
@@ -85,6 +89,39 @@ def delay_words(name: str, statistics: DelayStatistics | None, unit: str = "m") 
         return f"{name}: no packet was answered"
     values = (statistics.minimum, statistics.median, statistics.p95, statistics.p99, statistics.maximum)
     return f"{name} min/median/p95/p99/max = {'/'.join(in_unit(value, unit) for value in values)} {UNITS[unit][1]}"
+
+
+def directional_words(
+    name: str, statistics: DelayStatistics | None, error_ns: int | None, synchronized: bool, unit: str = "m"
+) -> str:
+    """A delay between two clocks, with what they say of themselves beside it."""
+    words = delay_words(name, statistics, unit)
+    if statistics is None or error_ns is None:
+        return words
+    state = "" if synchronized else "clocks NOT synchronized, "
+    return f"{words} ({state}err={in_unit(error_ns, unit)} {UNITS[unit][1]})"
+
+
+def stamp_words(stamps: StampReport, unit: str = "m") -> list[str]:
+    """Who took the stamps of our end, how old packets' own stamps were, and how late packets were sent."""
+    name = UNITS[unit][1]
+    received = f", received by the {_WHO[stamps.receive]}" if stamps.receive in _WHO else ""
+    lines = [
+        f"stamps: sent by the {_WHO[stamps.transmit]}{received}, error {in_unit(stamps.error_ns, unit)} {name}"
+    ]
+    for what, statistics in (
+        ("a packet's own stamp was older than its departure by", stamps.packet_age),
+        ("sent late by", stamps.send_error),
+    ):
+        if statistics is not None:
+            values = "/".join(
+                in_unit(value, unit) for value in (statistics.median, statistics.p99, statistics.maximum)
+            )
+            lines.append(f"{what} median/p99/max = {values} {name}")
+    return lines
+
+
+_WHO = {"kernel": "kernel", "user": "program", "mixed": "kernel in part"}
 
 
 def jitter_words(name: str, statistics: DelayStatistics | None, unit: str = "m") -> str:

@@ -187,7 +187,7 @@ def test_a_packet_that_is_handed_over_twice_carries_the_later_time() -> None:
         loop = SenderLoop(SessionSender(plan), sock, None, SystemClock(), "auto")
         fake = RefusesOnce()
         loop._sock = fake  # type: ignore[assignment]
-        loop._send(0)
+        loop._send(0, time.monotonic_ns(), 0)
         first, second = fake.packets
         assert first[4:12] < second[4:12] == loop.session.records.t1[0].to_bytes(8, "big")
         assert loop.session.records.sent == 1
@@ -273,7 +273,7 @@ def test_a_stop_ends_a_session_that_would_last_for_hours(make: Callable[..., Ses
     session.reflector.start(SID)
     signal = StopSignal()
     stop: StopSignal | Callable[[], bool] = signal if wakes_up else (lambda: signal())
-    timer = threading.Timer(0.05, signal.set)
+    timer = threading.Timer(0.5, signal.set)
     timer.start()
     records = run_sender(session.plan, session.socket, stop)
     timer.join()
