@@ -75,10 +75,15 @@ def _adjtimex() -> tuple[int, _Timex]:
 
 
 def state_of_timex(result: int, status: int, maxerror_us: int) -> ClockState:
-    """The state of adjtimex's answer: its return value, `status`, and `maxerror` in microseconds."""
+    """The state of adjtimex's answer: its return value, `status`, and `maxerror` in microseconds.
+
+    Where nothing synchronizes the clock, a `maxerror` that somebody left behind is no bound of its error.
+    """
     synchronized = result != TIME_ERROR and not status & STA_UNSYNC
     error_ns = max(0, maxerror_us) * 1000
-    return ClockState(synchronized, error_ns if error_ns else UNKNOWN_ERROR_NS, "adjtimex")
+    if not synchronized:
+        error_ns = max(error_ns, UNKNOWN_ERROR_NS)
+    return ClockState(synchronized, error_ns or UNKNOWN_ERROR_NS, "adjtimex")
 
 
 def now_ntp() -> int:
