@@ -14,7 +14,7 @@ import os
 import struct
 from collections import Counter
 
-from ikev2.crypto.esp import ESP_HEADER_OCTETS, Buffer, EspCipher
+from ikev2.crypto.esp import Buffer, EspCipher
 from ikev2.errors import IntegrityError
 from ikev2.ipsec.backend import DropReason
 from ikev2.ipsec.replay import ReplayWindow
@@ -31,8 +31,11 @@ _SOFT_MARGIN = 1 << 24
 """So many numbers before the last one a rekey is asked for: minutes at any rate that this transform reaches."""
 
 _pack_header = struct.Struct("!II").pack
+_unpack_sequence = struct.Struct("!4xI").unpack_from
 _PADDING = bytes(range(1, 256))
 """1, 2, 3, ...: RFC 4303 section 2.4."""
+_TRAILERS = tuple(_PADDING[:octets] + bytes((octets,)) for octets in range(256))
+"""Padding and Pad Length, by Pad Length."""
 
 
 class EspDrop(Exception):
@@ -91,7 +94,7 @@ class OutboundEspSa:
 
     def _trailer(self, key: int) -> bytes:
         padding_octets, next_header = key >> 8, key & 0xFF
-        trailer = _PADDING[:padding_octets] + bytes((padding_octets, next_header))
+        trailer = _TRAILERS[padding_octets] + bytes((next_header,))
         self._trailers[key] = trailer
         return trailer
 
@@ -165,7 +168,7 @@ class InboundEspSa:
         octets = len(packet)
         if octets < self._minimum or (octets - self._overhead) % self._alignment:
             raise EspDrop(DropReason.MALFORMED, f"{octets} octets cannot be a packet of SA {self.spi:08x}")
-        sequence = int.from_bytes(packet[4:ESP_HEADER_OCTETS], "big")
+        (sequence,) = _unpack_sequence(packet)
         window = self.window
         if self._esn:
             sequence = window.extended(sequence)
@@ -176,17 +179,13 @@ class InboundEspSa:
         except IntegrityError as error:
             raise EspDrop(DropReason.INTEGRITY, str(error)) from None
         window.update(sequence)
-        return self._without_trailer(plaintext)
-
-    def _without_trailer(self, plaintext: bytes) -> tuple[bytes, int]:
-        padding_octets = plaintext[-2]
-        end = len(plaintext) - TRAILER_OCTETS - padding_octets
+        padding_octets, next_header = plaintext[-2], plaintext[-1]
         # RFC 4303 section 2.4: the receiver SHOULD inspect the padding.
-        if end < 0 or plaintext[end:-2] != _PADDING[:padding_octets]:
+        if plaintext[-2 - padding_octets : -1] != _TRAILERS[padding_octets]:
             raise EspDrop(DropReason.PADDING, f"a packet of SA {self.spi:08x} ends in {padding_octets} odd octets")
-        next_header = plaintext[-1]
         if next_header == NEXT_HEADER_NONE:
             raise EspDrop(DropReason.DUMMY, "a dummy packet")
+        end = len(plaintext) - TRAILER_OCTETS - padding_octets
         self.packets += 1
         self.octets += end
         return plaintext[:end], next_header

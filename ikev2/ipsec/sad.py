@@ -13,6 +13,7 @@ RFC 4301 sections 5.1 and 5.2, RFC 4303 section 3.
 from __future__ import annotations
 
 import secrets
+import struct
 import threading
 import time
 from collections import Counter, deque
@@ -59,6 +60,9 @@ _TUNNEL_TTL = 64
 _ETHERNET_MTU = 1500
 _UDP_HEADER_OCTETS = 8
 _LONGEST = 65535
+_unpack_spi = struct.Struct("!I").unpack_from
+_PLAIN_FIRST, _PLAIN_OCTETS = 0x45, HEADER_OCTETS + 4
+_FRAGMENT_BITS = 0x3F
 _SURELY_FITS = _LONGEST - 60 - _UDP_HEADER_OCTETS
 """So many octets of ESP fit behind every IPv4 header, and behind IPv6's without extension headers."""
 
@@ -78,6 +82,8 @@ class Pair:
     checksum_old: bytes
     checksum_new: bytes
     accepted: set[bytes] = field(default_factory=set)
+    heads: dict[int, bytes] = field(default_factory=dict)
+    """For who sends the packets: the headers that stood before some, by their shape."""
     soft_limit_told: bool = False
     half_closed: bool = False
     standby: bool = False
@@ -106,6 +112,7 @@ class Pair:
         self.child = child
         self.policy = Policy.of(child)
         self.accepted = set()
+        self.heads = {}
         self.limit_padding(self.room(_ETHERNET_MTU))
 
     def room(self, outer_mtu: int) -> int:
@@ -323,18 +330,17 @@ class Engine:
         if packet and packet[0] >> 4 == 6:
             return self._protect6(packet)
         try:
-            if len(packet) < HEADER_OCTETS or total_length(packet) != len(packet):
-                header_octets(packet)
-                packet = packet[: total_length(packet)]
-            whole = self.whole_datagram(packet)
-            if whole is None:
-                return None
-            packet = whole
             # A header without options, of a whole datagram, is its own key; all others are looked up each time.
-            plain = packet[0] == 0x45 and not packet[6] & 0x3F and not packet[7]
+            plain = _is_plain(packet)
             pair = self._flows.get(packet[9:10] + packet[12:24]) if plain else None
             if pair is None:
-                pair = self._pair_for(packet, packet[9:10] + packet[12:24] if plain and len(packet) >= 24 else b"")
+                header_octets(packet)
+                packet = packet[: total_length(packet)]
+                whole = self.whole_datagram(packet)
+                if whole is None:
+                    return None
+                packet, plain = whole, _is_plain(whole)
+                pair = self._pair_for(packet, packet[9:10] + packet[12:24] if plain else b"")
         except MalformedPacket:
             self.drops[DropReason.MALFORMED] += 1
             return None
@@ -493,7 +499,7 @@ class Engine:
         `tos` and `ttl` are those of the outer header; `header` is that header where it is known (IPv4): transport
         mode makes the packet's header of it, or a new one of tos and ttl between the addresses of the pair.
         """
-        spi = int.from_bytes(packet[:4], "big")
+        spi = _unpack_spi(packet)[0] if len(packet) >= 4 else 0
         pair = self._by_spi.get(spi) or self._leaving.get(spi)
         if pair is None:
             self.drops[DropReason.UNKNOWN_SPI] += 1
@@ -514,6 +520,20 @@ class Engine:
         return None
 
 
+def _is_plain(packet: bytes) -> bool:
+    """Whether an IPv4 packet is a whole datagram of the length that it says, in a header without options, with ports.
+
+    Octets 9 and 12 to 24 then say everything that selectors look at.
+    """
+    return (
+        len(packet) >= _PLAIN_OCTETS
+        and packet[0] == _PLAIN_FIRST
+        and packet[2] << 8 | packet[3] == len(packet)
+        and not packet[6] & _FRAGMENT_BITS
+        and not packet[7]
+    )
+
+
 def _check_length(pair: Pair, esp_octets: int, option_octets: int) -> None:
     """EspDrop for an ESP packet that no IP packet can carry; `option_octets` stand before it, behind the header.
 
@@ -529,19 +549,18 @@ def _from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
         return _marked(_ipv6_from_tunnel(pair, inner), tos)
     if next_header != NEXT_HEADER_IPV4:
         raise EspDrop(DropReason.NEXT_HEADER, f"next header {next_header} in a tunnel of IP")
-    octets = header_octets(inner)
-    total = total_length(inner)
-    if total != len(inner):
-        inner = inner[:total]  # RFC 4303 section 2.7: what follows is traffic flow confidentiality padding
+    plain = _is_plain(inner)
+    if not plain:
+        header_octets(inner)
+        inner = inner[: total_length(inner)]  # RFC 4303 section 2.7: what follows is TFC padding
+        plain = _is_plain(inner)
     key = inner[9:10] + inner[12:24]
-    accepted = pair.accepted
-    plain = octets == HEADER_OCTETS and not inner[6] & 0x3F and not inner[7]
-    if not plain or key not in accepted:
+    if not plain or key not in pair.accepted:
         if not pair.policy.accepts(flow_of(inner)):
             raise EspDrop(DropReason.SELECTOR_MISMATCH)
         if plain:
-            _remember(accepted, key)
-    return _marked(inner, tos)
+            _remember(pair.accepted, key)
+    return _marked(inner, tos) if tos & _ECN_MASK else inner
 
 
 def _ipv6_from_tunnel(pair: Pair, inner: bytes) -> bytes:

@@ -35,7 +35,8 @@ from ikev2.ipsec.backend import (
     Trap,
 )
 from ikev2.ipsec.claims import Claims
-from ikev2.ipsec.dataplane import SO_MARK, DataPlane, open_esp_socket
+from ikev2.ipsec.dataplane import DataPlane
+from ikev2.ipsec.esp_sockets import SO_MARK, open_esp_socket
 from ikev2.ipsec.icmp import OnPathMtu
 from ikev2.ipsec.inner_mtus import InnerMtus
 from ikev2.ipsec.outer import inner_mtu
