@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 DEMO_REPORT ?= demo-report
 DEMO_OPTIONS ?=
+LAB_OPTIONS ?=
 
-.PHONY: help demo test test-quick lint type compliance mutate bench fuzz clean setup
+.PHONY: help demo lab test test-quick lint type compliance mutate bench fuzz clean setup
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -24,6 +25,11 @@ demo: ## two hosts, an IKE SA, three measurements and a refusal (DEMO_OPTIONS="-
 	@sh tools/setup.sh demo
 	@$(MAKE) -s --no-print-directory $(VENV)/.ready-run
 	@$(BIN)/ippm-ipsec demo --report "$(DEMO_REPORT)" $(DEMO_OPTIONS)
+
+lab: ## two hosts with an IKE SA and a bad path between them, a shell on each (LAB_OPTIONS="loss=1% --nat")
+	@sh tools/setup.sh lab
+	@$(MAKE) -s --no-print-directory $(VENV)/.ready-run
+	@$(BIN)/python -m interop.lab $(LAB_OPTIONS)
 
 test: ## everything that proves it (installs Debian packages only as root and only if missing)
 	@sh tools/setup.sh test

@@ -1,12 +1,13 @@
 #!/bin/sh
 # What `make` needs before it can run: Debian packages (only as root, only missing ones) and a virtual environment.
-#   setup.sh demo | test          the Debian packages of that target
+#   setup.sh demo | lab | test    the Debian packages of that target
 #   setup.sh venv DIR PYTHON [PIP OPTION...]      the virtual environment
 set -eu
 cd "$(dirname "$0")/.."
 
 DEMO_PACKAGES="iproute2 python3-venv"
-TEST_PACKAGES="$DEMO_PACKAGES iputils-ping procps tshark user-mode-linux kmod charon-systemd strongswan-swanctl \
+LAB_PACKAGES="$DEMO_PACKAGES iputils-ping tmux"
+TEST_PACKAGES="$LAB_PACKAGES procps tshark user-mode-linux kmod charon-systemd strongswan-swanctl \
 libcharon-extra-plugins libstrongswan-standard-plugins libstrongswan-extra-plugins libcharon-extauth-plugins \
 netbase gcc libc6-dev openiked"
 POLICY=/usr/sbin/policy-rc.d
@@ -87,7 +88,8 @@ venv() {
 
 case ${1:-} in
     demo) packages $DEMO_PACKAGES ;;
+    lab) packages $LAB_PACKAGES ;;
     test) packages $TEST_PACKAGES ;;
     venv) shift; venv "$@" ;;
-    *) echo "usage: setup.sh demo | test | venv DIR PYTHON [PIP OPTION...]" >&2; exit 2 ;;
+    *) echo "usage: setup.sh demo | lab | test | venv DIR PYTHON [PIP OPTION...]" >&2; exit 2 ;;
 esac

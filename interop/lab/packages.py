@@ -34,6 +34,8 @@ class Tool:
 TOOLS = (
     Tool("unshare", "util-linux", "namespaces without root"),
     Tool("setpriv", "util-linux", "processes that end with their parent"),
+    Tool("nsenter", "util-linux", "shells on the hosts of make lab"),
+    Tool("tmux", "tmux", "these shells on one terminal"),
     Tool("ip", "iproute2", "looking at XFRM state with other eyes"),
     Tool("tc", "iproute2", "netem, where the kernel has it"),
     Tool("ping", "iputils-ping", "reachability"),

