@@ -49,12 +49,12 @@ def receive_request(sa: IkeSa, inbound: Inbound) -> None:
     kept = sa.responses.repeated(header.message_id, inbound.data) or fragmentation.repeated(sa, inbound)
     if kept is not None:
         fragmentation.shrink_response(sa, kept, inbound)
-        # rfc7296-s2.1-01, rfc7296-s2.1-02
         tracing.repeated_response(sa, header.message_id)
+        # rfc7296-s2.1-01, rfc7296-s2.1-02
         transmission.send_back(sa, kept.data, inbound)
         return
+    # rfc7296-s2.1-05, rfc7296-s2.3-08, rfc7296-s2.3-09
     if not sa.responses.is_new(header.message_id):
-        # rfc7296-s2.1-05, rfc7296-s2.3-08, rfc7296-s2.3-09
         _report_beyond(sa, inbound)
         raise Ignored(f"request {header.message_id} where {sa.responses.expected_id} is expected")
     row = TRANSITIONS.get((sa.state, header.exchange_type, Role.RESPONDER))
