@@ -8,16 +8,23 @@ octets again. The functions need no fuzzer, so that tests run the kept corpus th
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 from ippm_control_peers import CountedEntropy
 from owamp_control_peers import CLIENT as OWAMP_CLIENT
 from owamp_control_peers import SERVER as OWAMP_SERVER
 from owamp_control_peers import Hooks as OwampHooks
 
+from fuzz.clients import owamp_client, pieces, twamp_client
 from fuzz.endpoint import ikev2_endpoint
-from ikev2.errors import InvalidSyntax, LocalProtocolError, ProtocolError
+from fuzz.esp import esp_engine
+from fuzz.testpackets import test_packets
+from ikev2.errors import ConfigurationError, InvalidSyntax, LocalProtocolError, ProtocolError
 from ikev2.iana import PayloadType
+from ikev2.io.decode import decode_packets
 from ikev2.wire.message import Message, describe, encode_payloads, parse_payloads
 from ikev2.wire.rules import check_message
 from ippm.core.control_events import Endpoint, SessionsStarted
@@ -87,14 +94,13 @@ def twamp_server(data: bytes) -> None:
         ControlServerConfig(), NoProvider(), _Hooks(), _Octets(),
         local=Endpoint("192.0.2.2", 862), remote=Endpoint("192.0.2.1", 40000), now=0.0,
     )  # fmt: skip
-    rest = data
-    while rest and not server.closed:
-        octets = 1 + rest[0] % 64
-        server.receive_data(rest[1 : 1 + octets], 0.0)
+    for piece in pieces(data):
+        if server.closed:
+            break
+        server.receive_data(piece, 0.0)
         server.data_to_send()
         while server.next_event() is not None:
             pass
-        rest = rest[1 + octets :]
     server.receive_eof(0.0)
 
 
@@ -105,10 +111,11 @@ def owamp_server(data: bytes) -> None:
         OwampServerConfig(count=1024), NoProvider(), hooks, CountedEntropy("server"),
         local=OWAMP_SERVER, remote=OWAMP_CLIENT, now=0.0,
     )  # fmt: skip
-    rest, now = data, 0.0
-    while rest and not server.closed:
-        octets = 1 + rest[0] % 64
-        server.receive_data(rest[1 : 1 + octets], now)
+    now = 0.0
+    for piece in pieces(data):
+        if server.closed:
+            break
+        server.receive_data(piece, now)
         while server.data_to_send():
             pass
         while (event := server.next_event()) is not None:
@@ -117,15 +124,34 @@ def owamp_server(data: bytes) -> None:
                     description = SessionDescription(session.sid, 1, ()) if session.server_sends else None
                     server.session_complete(session.sid, description, now)
         assert len(hooks.opened) <= 16, "more sessions than a connection may have"
-        rest = rest[1 + octets :]
         now += 0.1
     server.receive_eof(now)
 
 
+def ikev2_capture(data: bytes) -> None:
+    """A pcap or pcapng file, as `ikev2 decode` reads it."""
+    with tempfile.NamedTemporaryFile(dir=_SHARED_MEMORY if os.path.isdir(_SHARED_MEMORY) else None) as file:
+        file.write(data)
+        file.flush()
+        try:
+            for message in decode_packets(Path(file.name)):
+                message.to_dict()
+                list(message.lines())
+        except ConfigurationError:
+            return
+
+
+_SHARED_MEMORY = "/dev/shm"
+
 TARGETS: dict[str, Target] = {
+    "esp_engine": esp_engine,
+    "ikev2_capture": ikev2_capture,
     "ikev2_endpoint": ikev2_endpoint,
     "ikev2_message": ikev2_message,
     "ikev2_payloads": ikev2_payloads,
+    "owamp_client": owamp_client,
     "owamp_server": owamp_server,
+    "test_packets": test_packets,
+    "twamp_client": twamp_client,
     "twamp_server": twamp_server,
 }

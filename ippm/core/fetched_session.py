@@ -83,8 +83,13 @@ class FetchedSession:
 
     @classmethod
     def of_parts(cls, request: RequestSession, ack: FetchAck, skips: bytes, records: bytes) -> Self:
-        """Of the parts of the answer. InvalidMessage when a Skip Range is not in order."""
+        """Of the parts of the answer. InvalidMessage when a Skip Range is not in order.
+
+        What only the end of a session makes known is not taken from one in progress. RFC 4656 section 3.9.
+        """
         ranges = unpack_skip_ranges(skips[: SKIP_RANGE.size * ack.number_of_skip_ranges], ack.next_seqno)
+        if not ack.finished:
+            return cls(request, 0, 0, (), records)
         return cls(request, ack.finished, ack.next_seqno, ranges, records)
 
 

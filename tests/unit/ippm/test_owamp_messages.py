@@ -14,7 +14,7 @@ from ippm.wire.fetch_session import LAST_SEQNO, FetchAck, FetchSession
 from ippm.wire.packet_record import PacketRecord, packet_records, records_octets
 from ippm.wire.request_session import MAXIMUM_SLOTS, RequestSession
 from ippm.wire.schedule_slot import Slot, SlotType, unpack_slots
-from ippm.wire.skip_ranges import SkipRange
+from ippm.wire.skip_ranges import SkipRange, pack_skip_ranges, padded
 from ippm.wire.stop_descriptions import SessionDescription, StopSessionsWithDescriptions
 
 SID = bytes.fromhex("c0000202e0000000000000005eed5eed")
@@ -170,6 +170,14 @@ def test_a_saved_session() -> None:
     for cut in (0, 4, 8, 15, 30, 150, len(octets) - 1):
         with pytest.raises(InvalidMessage):
             FetchedSession.decode(octets[:cut])
+
+
+def test_of_a_session_in_progress_nothing_is_known_that_its_end_makes_known() -> None:
+    """A server that says more all the same is not believed."""
+    ack = FetchAck(Accept.OK, 0, 1000, 1, 1)
+    session = FetchedSession.of_parts(REQUEST, ack, padded(pack_skip_ranges([SkipRange(1, 2)])), RECORD_OCTETS)
+    assert (session.finished, session.next_seqno, session.skip_ranges) == (0, 0, ())
+    assert FetchedSession.decode(session.encode()) == session
 
 
 @pytest.mark.parametrize("octets", [0, 1, 15, 95, 97])
