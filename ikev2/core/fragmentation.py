@@ -264,33 +264,34 @@ def collect(sa: IkeSa, inbound: Inbound) -> Inbound | None:
         content = channel.open_fragment(inbound.data, sealed)  # rfc7383-s2.6-03
     except InvalidSyntax as error:
         raise Ignored(f"fragment {sealed.fragment_number}: {error}") from error
+    # rfc7383-s2.6-04, rfc7383-s2.6-06
     if queue is None or sealed.total_fragments > queue.total:
-        # rfc7383-s2.6-04, rfc7383-s2.6-06
         expires_at = inbound.now + sa.connection.retransmission.total_s
         queue = Reassembly(header.message_id, header.exchange_type, sealed.total_fragments, expires_at)
     _store(queue, sealed, content, inbound, sa.connection)
-    overflow = queue.octets > sa.limits.reassembly_octets  # rfc7383-s5-01
+    overflow = queue.octets > sa.limits.reassembly_octets
     complete = len(queue.contents) == queue.total
     if complete or overflow:
         queues.pop(header.message_id, None)
     else:
         queues[header.message_id] = queue
-    if overflow:
+    if overflow:  # rfc7383-s5-01
         raise ReassemblyOverflow(f"the fragments of a message exceed {sa.limits.reassembly_octets} octets")
     return _whole(queue, inbound) if complete else None
 
 
 def _check_fragment(sealed: EncryptedFragment, inbound: Inbound, queue: Reassembly | None, limits: Limits) -> None:
-    """What is discarded in silence, before the ICV is looked at (rfc7383-s2.6-01)."""
+    """What is discarded in silence, before the ICV is looked at. RFC 7383 sections 2.6 and 5."""
     number, total = sealed.fragment_number, sealed.total_fragments
     if total > limits.reassembly_fragments:
-        raise Ignored(f"fragment {number} of {total}, which are too many")  # rfc7383-s2.6-01
+        raise Ignored(f"fragment {number} of {total}, which are too many")
     if number > 1 and inbound.message.clear_payloads:
         raise Ignored(f"fragment {number} has unprotected payloads")  # section 2.5.3
     if queue is None:
         return
     if inbound.message.header.exchange_type != queue.exchange:
         raise Ignored(f"a fragment of {inbound.message.header.exchange_type} among those of {queue.exchange}")
+    # rfc7383-s2.6-01
     if total < queue.total:
         raise Ignored(f"fragment {number} of {total} when there are fragments of {queue.total}")
     if total == queue.total and number in queue.contents:

@@ -200,7 +200,6 @@ def _choice(
                 transforms = _match(own, offer, longer_keys=longer, preferred_ke=preferred_ke)
                 if transforms is not None:
                     return index, transforms
-    # rfc7296-s3.3.4-07
     raise NoProposalChosen("no offered proposal is acceptable")
 
 

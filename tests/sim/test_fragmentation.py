@@ -429,7 +429,7 @@ def test_a_forged_fragment_of_a_larger_set_discards_nothing() -> None:
     assert b.sa.responses.expected_id == 3
 
 
-@pytest.mark.req("rfc7383-s2.6-04")
+@pytest.mark.req("rfc7383-s2.6-01", "rfc7383-s2.6-04")
 def test_a_fragment_of_a_larger_set_starts_the_reassembly_over() -> None:
     network, a, b = connected()
     large_ones, small_ones = cut(a, INFO, FILLER, 800), cut(a, INFO, FILLER, 300)
@@ -439,7 +439,7 @@ def test_a_fragment_of_a_larger_set_starts_the_reassembly_over() -> None:
     queue = b.sa.fragmentation.request
     assert queue is not None
     assert (queue.total, list(queue.contents)) == (len(small_ones), [2])
-    # rfc7383-s2.6-01: from now on the larger fragments are too late.
+    # From now on the larger fragments are too late.
     for fragment in large_ones:
         give(network, b, fragment, a.address)
     assert b.sa.responses.expected_id == 2
