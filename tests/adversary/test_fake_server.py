@@ -104,14 +104,18 @@ class Talk:
             assert isinstance(event, Connected)
         return self
 
-    def request(self, *, server_sends: bool = False) -> None:
-        """The client asks for a session; its octets are right."""
+    def ask(self, *, server_sends: bool = False) -> None:
+        """Our user wants a session."""
         if self.protocol == "twamp":
             self.client.request_session(SessionWish(Endpoint(CLIENT.host, 9000)), NOW)
         else:
             slots = (Slot(SlotType.FIXED, SECOND // 100),)
             wish = OwampWish(Endpoint(CLIENT.host, 9000), server_sends, 20, slots, 0xE000000000000000, OTHER)
             self.client.request_session(wish, NOW)
+
+    def request(self, *, server_sends: bool = False) -> None:
+        """The client asks for a session; its octets are right."""
+        self.ask(server_sends=server_sends)
         octets = self.client.data_to_send()
         head = self.server.take(octets[:112])
         assert head[0] == (5 if self.protocol == "twamp" else 1)
