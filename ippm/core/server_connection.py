@@ -376,7 +376,7 @@ class ServerConnection(ABC, Generic[Event]):
 
     def _test_keys(self, sid: bytes) -> SessionKeys | None:
         """Keys of a Test session; none where Test is unauthenticated. RFC 4656 section 4.1.2, RFC 5618."""
-        # rfc5618-s3.1-01, rfc5618-s3.1-02, rfc5618-s3.1-01, rfc5618-s3.1-02
+        # rfc5618-s1-01, rfc5618-s3.1-01, rfc5618-s3.1-02, rfc5618-s4-01
         if self._keys is None or self._secret is None or self.mode & Mode.MIXED:
             return None
         return self._secret.test_keys(self.PROTOCOL, sid, self._keys) or test_session_keys(self._keys, sid)

@@ -101,7 +101,7 @@ def check_request(
     unsupported = Accept.NOT_SUPPORTED
     if request.conf_sender or request.conf_receiver:  # rfc5357-s3.5-04, rfc5357-s3.5-05
         raise RefuseSession(unsupported, "Conf-Sender and Conf-Receiver must be zero")
-    if request.number_of_schedule_slots:
+    if request.number_of_schedule_slots:  # rfc5618-s4.1.2-01a
         raise RefuseSession(unsupported, "there are no schedule slots in TWAMP")
     if request.ipvn != bare_address(local.host).version:
         raise RefuseSession(unsupported, f"IPVN {request.ipvn} is not that of the Control connection")

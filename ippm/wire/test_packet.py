@@ -55,6 +55,7 @@ class PacketMode(IntEnum):
             return cls(cls.ENCRYPTED)
         if mode & cls.AUTHENTICATED:
             return cls(cls.AUTHENTICATED)
+        # rfc5618-s4.1.2-01, rfc5618-s4.2-01
         return cls(cls.OPEN)  # rfc5618-s3.1-04, rfc5618-s4.1.2-02, rfc5618-s4.2-02
 
     @property
