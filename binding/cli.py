@@ -27,6 +27,7 @@ from binding.switches import (
 
 if TYPE_CHECKING:
     from binding.twping import Outcome
+    from ippm import Form
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -200,12 +201,13 @@ def _ping_options(switches: tuple[Switch, ...]) -> Callable[[Callable[..., Any]]
                      help="Exit with 3 when more is lost."),
         _backend(),
         KEYLOG,
-        click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+        *FORM_OPTIONS,
         VERBOSE,
         switch_options(switches),
     ]  # fmt: skip
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = _with_form(command)
         for option in reversed(options):
             command = option(command)
         return command
@@ -213,19 +215,54 @@ def _ping_options(switches: tuple[Switch, ...]) -> Callable[[Callable[..., Any]]
     return decorate
 
 
+FORM_OPTIONS: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
+    click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout."),
+    click.option("--format", "form_word", type=click.Choice(["text", "json", "csv", "openmetrics", "pscheduler"]),
+                 help="Form of the result; text by default."),
+    click.option("-R", "raw", is_flag=True, help="Print a line for each packet, for programs."),
+    click.option("-M", "machine", is_flag=True, help="Print a summary for programs, a name and a value a line."),
+    click.option("--packets", is_flag=True, help="Print each packet, too (pscheduler: raw-packets)."),
+    click.option("--unit", type=click.Choice(["n", "u", "m", "s"]), default="m",
+                 help="Unit of text: ns, us, ms, s."),
+    click.option("-a", "percentiles", metavar="P[,P...]", help="More percentiles in text, 0 to 100."),
+    click.option("-b", "bucket_width", type=click.FloatRange(1e-9, 1), metavar="SECONDS",
+                 help="Width of histogram buckets: 0.0001 in -M, 0.001 in pscheduler."),
+]  # fmt: skip
+"""Those of `ippm`; `-n` and `-v` mean something else here, so it is `--unit` and `--packets`."""
+
+
+def _with_form(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command gets FORM_OPTIONS as `form`."""
+
+    @wraps(command)
+    def run(*args: Any, packets: bool, **options: Any) -> Any:
+        from ippm import ConfigurationError, Form
+
+        words = ("as_json", "form_word", "raw", "machine", "unit", "percentiles", "bucket_width")
+        given = {word: options.pop(word) for word in words}
+        try:
+            form = Form.of_options(**given, verbose=packets, verbose_option="--packets")
+        except ConfigurationError as error:
+            _end(str(error), EXIT_USAGE)
+        return command(*args, form=form, **options)
+
+    return run
+
+
 COUNT = click.option(
     "--count", "-n", type=click.IntRange(1), default=100, show_default=True, help="Packets to send."
 )
 
 
-def _tell(outcome: Outcome, as_json: bool) -> None:
+def _tell(outcome: Outcome, form: Form) -> None:
     """What was measured on stdout, and the exit status."""
     from binding.twping import present
 
-    if as_json:
+    if form.kind == "json":
         click.echo(json.dumps(outcome.to_dict(), indent=2))
     elif outcome.measurements:
-        click.echo(present(outcome.measurements), nl=False)
+        for piece in present(outcome.measurements, form):
+            click.echo(piece, nl=False)
     if outcome.error is not None:
         _end(str(outcome.error), EXIT_FAILED)
     if outcome.exceeded is not None:
@@ -243,12 +280,13 @@ def _tell(outcome: Outcome, as_json: bool) -> None:
               help="Exit with 3 when the median round-trip time is longer.")  # fmt: skip
 @_ping_options(CLIENT)
 @one_line_errors
-def twping(destination: str, config_file: Path, as_json: bool, verbose: bool, **options: Any) -> None:
+def twping(destination: str, config_file: Path, form: Form, verbose: bool, **options: Any) -> None:
     """Measure both ways with keys from the IKE SA, which is brought up if there is none."""
     from binding.twping import run_ping, twping_request
 
     _log_to_stderr(verbose)
-    _tell(run_ping(twping_request(destination, config_file, options)), as_json)
+    form.refuse_two_way()
+    _tell(run_ping(twping_request(destination, config_file, options)), form)
 
 
 @main.command()
@@ -269,7 +307,7 @@ def twping(destination: str, config_file: Path, as_json: bool, verbose: bool, **
 @_ping_options(ONE_WAY_CLIENT)
 @one_line_errors
 def owping(
-    destination: str, config_file: Path, directory: Path | None, as_json: bool, verbose: bool, **options: Any
+    destination: str, config_file: Path, directory: Path | None, form: Form, verbose: bool, **options: Any
 ) -> None:
     """Measure one way, to the server and from it, with keys from the IKE SA, which is brought up if there is none."""
     from binding.owping import owping_request, save
@@ -279,7 +317,7 @@ def owping(
     outcome = run_ping(owping_request(destination, config_file, options))
     if directory is not None:
         save(outcome.measurements, directory)
-    _tell(outcome, as_json)
+    _tell(outcome, form)
 
 
 @main.command()

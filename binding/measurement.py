@@ -29,10 +29,11 @@ from ippm import (
     PassphraseProvider,
     PreferringProvider,
     RunResult,
+    TwampRun,
     TwpingOptions,
     owping,
     read_key_file,
-    twping,
+    run_twping,
 )
 
 log = logging.getLogger("ippm-ipsec")
@@ -160,9 +161,10 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement(Circumstances):
-    """What one two-way measurement gave."""
+    """What one two-way measurement gave. `run` has every packet; None where only the result is known."""
 
     result: RunResult
+    run: TwampRun | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of `runs`."""
@@ -186,9 +188,10 @@ class OneWayMeasurement(Circumstances):
 
 async def measure(side: IkeSide, request: MeasureRequest, secret_log: SecretLog | None = None) -> Measurement:
     """Measure two ways, once. Raises IkeError or IppmError with a reason for a person."""
-    result, how = await _measure(side, request, request.destination, twping, secret_log)
+    run, how = await _measure(side, request, request.destination, run_twping, secret_log)
+    result = run.result
     _check_path(request.path, how.child, result.sent)
-    return _with(Measurement, how, result=result)
+    return _with(Measurement, how, result=result, run=run)
 
 
 async def measure_one_way(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,16 @@ from binding.secret_log import SecretLog
 from binding.switches import CLIENT, Switch, given_switches
 from ikev2.embedding import ConfigurationError, IkeError, choose_backend
 from ippm import ConfigurationError as KeyLogError
-from ippm import IppmError, OneWayResult, RunResult, TwpingOptions, format_one_way, format_result
+from ippm import (
+    Form,
+    IppmError,
+    OneWayResult,
+    RunResult,
+    TwpingOptions,
+    form_table,
+    one_way_form,
+    two_way_form,
+)
 
 log = logging.getLogger("ippm-ipsec")
 
@@ -261,16 +270,25 @@ def check_running(request: PingRequest, backend: str) -> None:
         )
 
 
-def present(measurements: Sequence[Measurement | OneWayMeasurement]) -> str:
-    """The text for a person."""
-    texts = []
-    for measurement in measurements:
-        key = "no derived key"
-        if measurement.derivation is not None:
-            key = f"keys by {Derivation(measurement.derivation).described}"
-        if isinstance(measurement, Measurement):
-            text = format_result(measurement.result)
-        else:
-            text = "\n".join(format_one_way(result) for result in measurement.results)
-        texts.append(f"path {measurement.path}, {measurement.mode} mode, {key}\n{text}")
-    return "\n".join(texts)
+def present(measurements: Sequence[Measurement | OneWayMeasurement], form: Form | None = None) -> Iterator[str]:
+    """What is printed of them, in any form but JSON: pieces of text. Text says the path and the key of each."""
+    form = form or Form()
+    if form.kind in ("csv", "openmetrics"):
+        yield form_table([result for measurement in measurements for result in _results(measurement)], form)
+        return
+    for number, measurement in enumerate(measurements):
+        if form.kind == "text":
+            key = "no derived key"
+            if measurement.derivation is not None:
+                key = f"keys by {Derivation(measurement.derivation).described}"
+            yield "\n" * (number > 0) + f"path {measurement.path}, {measurement.mode} mode, {key}\n"
+        elif number and form.kind == "machine":
+            yield "\n"
+        if isinstance(measurement, OneWayMeasurement):
+            yield from one_way_form(measurement.results, form)
+        elif measurement.run is not None:
+            yield from two_way_form((measurement.result, measurement.run.plan, measurement.run.records), form)
+
+
+def _results(measurement: Measurement | OneWayMeasurement) -> Sequence[RunResult | OneWayResult]:
+    return [measurement.result] if isinstance(measurement, Measurement) else measurement.results

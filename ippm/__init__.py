@@ -42,19 +42,22 @@ if TYPE_CHECKING:
     from ippm.io.owamp_options import OwampServerOptions, OwpingOptions
     from ippm.io.owamp_server import OwampServer
     from ippm.io.packet_path import PacketSession
-    from ippm.io.twamp_client import twping
+    from ippm.io.twamp_client import TwampRun, run_twping, twping
     from ippm.io.twamp_server import TwampServer
+    from ippm.report.forms import FORM_WORDS, Form, form_table, one_way_form, two_way_form
     from ippm.report.one_way import OneWayResult, format_one_way
     from ippm.report.result import RunResult
     from ippm.report.text import format_result
 
 __all__ = [
+    "FORM_WORDS",
     "Accept",
     "ClientSetUp",
     "ConfigurationError",
     "ConnectionFailed",
     "ControlSecret",
     "Entropy",
+    "Form",
     "IppmError",
     "KeyAgentProvider",
     "KeyLogWriter",
@@ -77,16 +80,21 @@ __all__ = [
     "ServerOptions",
     "ServerRefused",
     "SessionKeys",
+    "TwampRun",
     "TwampServer",
     "TwpingOptions",
+    "form_table",
     "format_one_way",
     "format_result",
+    "one_way_form",
     "owping",
     "parse_limits",
     "pbkdf2_token_key",
     "read_key_file",
+    "run_twping",
     "seal_token",
     "test_session_keys",
+    "two_way_form",
     "twping",
 ]
 
@@ -121,6 +129,13 @@ _LATER = {
     "TwampServer": "ippm.io.twamp_server",
     "TwpingOptions": "ippm.io.options",
     "twping": "ippm.io.twamp_client",
+    "run_twping": "ippm.io.twamp_client",
+    "TwampRun": "ippm.io.twamp_client",
+    "FORM_WORDS": "ippm.report.forms",
+    "Form": "ippm.report.forms",
+    "one_way_form": "ippm.report.forms",
+    "form_table": "ippm.report.forms",
+    "two_way_form": "ippm.report.forms",
 }
 
 

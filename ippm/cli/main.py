@@ -24,7 +24,7 @@ from ippm.cli.client import (
 )
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
 from ippm.cli.decode import decode
-from ippm.cli.forms import FORM_PARAMETERS, Form, form_options, print_two_way, refuse_two_way
+from ippm.cli.forms import FORM_PARAMETERS, form_options, print_two_way
 from ippm.cli.keys import Keys, client_keys
 from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
@@ -33,6 +33,7 @@ from ippm.cli.serve import serve
 if TYPE_CHECKING:
     from ippm.io.options import TwpingOptions
     from ippm.io.twamp_client import TwampRun
+    from ippm.report.forms import Form
     from ippm.report.result import RunResult
 
 
@@ -134,7 +135,7 @@ def twping(
             lambda report, stop: run_continuous(options, provider, report=report, period_s=period_s, stop=stop)
         )
         return
-    refuse_two_way(form)
+    form.refuse_two_way()
     run = run_client(
         lambda stop: run_twping(options, provider, stop=stop),
         as_json=form.kind == "json",

@@ -27,13 +27,14 @@ from ippm.cli.common import (
     end,
     one_line_errors,
 )
-from ippm.cli.forms import FORM_PARAMETERS, Form, form_options, print_one_way
+from ippm.cli.forms import FORM_PARAMETERS, form_options, print_one_way
 from ippm.cli.keys import Keys, client_keys
 
 if TYPE_CHECKING:
     from ippm.core.fetched_session import FetchedSession
     from ippm.io.owamp_client import OwampRun
     from ippm.io.owamp_options import OwpingOptions
+    from ippm.report.forms import Form
     from ippm.report.one_way import OneWayResult
 
 NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_loss", "-d": "save"}

@@ -6,6 +6,9 @@ The memory backend carries nothing of what these sockets send, so every measurem
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
+import json
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -15,16 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from ikev2_pair import HOST_A, HOST_B, free_ports, until
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from binding.agent import RunningHost, runs_at
+from binding.cli import main
 from binding.demo_hosts import UnknownSpis
 from binding.derivation import Derivation
 from binding.host import Host, ServingHost, load_host_config
 from binding.init import host_toml, write_psk
-from binding.measurement import MeasureRequest, measure
+from binding.measurement import MeasureRequest, OneWayRequest, measure
 from binding.policy import SaChoice
 from binding.provider import IkeKeyProvider
+from binding.twping import present
 from ikev2.embedding import (
     BackendError,
     Bypass,
@@ -35,7 +42,7 @@ from ikev2.embedding import (
     NoSuchSa,
     control_call,
 )
-from ippm import IppmError, NoSecret, TwpingOptions, twping
+from ippm import Form, IppmError, NoSecret, OwpingOptions, TwpingOptions, twping
 
 QUICK = {"count": 5, "interval_s": 0.002, "timeout_s": 0.5}
 
@@ -441,3 +448,54 @@ def test_a_key_id_that_the_key_file_does_not_have(pair: Pair) -> None:
                 await a.measure(pair.request(a, require_ikev2=False))
 
     run(scenario)
+
+
+def test_a_measurement_is_printed_in_every_form_that_ippm_has(pair: Pair) -> None:
+    """The forms themselves are ippm's, and judged there."""
+
+    async def scenario() -> None:
+        a, b = pair.host("a"), pair.host("b")
+        async with running(b, a):
+            done = await a.measure(pair.request(a))
+            wish = a.config.measurement
+            port = pair.owamp
+            options = OwpingOptions(HOST_B, port=port, mode="encrypted", count=5, schedule=((False, 0.002),),
+                                    timeout_s=0.2, require_ikev2=True)  # fmt: skip
+            one_way = await a.perform(OneWayRequest(options, wish, "bypass"))
+
+        def text(*measurements: Any, **form: Any) -> str:
+            return "".join(present(measurements, Form(**form)))
+
+        both = (done, one_way)
+        assert "path bypass, encrypted mode, keys by" in text(*both)
+        assert text(*both).count("5 sent, 0 lost") == 3
+        assert text(done, verbose=True).count("seq_no") == 5
+        assert [line.split()[0] for line in text(done, kind="raw").splitlines()] == ["0", "1", "2", "3", "4"]
+        assert len(text(one_way, kind="raw").splitlines()) == 10
+        assert text(*both, kind="machine").count("SUMMARY\t3.00") == 3
+        rows = list(csv.DictReader(io.StringIO(text(*both, kind="csv"))))
+        assert [(row["sent"], row["lost"]) for row in rows] == [("5", "0")] * 3
+        families = list(text_string_to_metric_families(text(*both, kind="openmetrics")))
+        (sent,) = [family for family in families if family.name == "ippm_sent_packets"]
+        assert [sample.value for sample in sent.samples] == [5.0] * 3
+        latency = [json.loads(line) for line in text(one_way, kind="pscheduler").splitlines()]
+        assert [one["packets-received"] for one in latency] == [5, 5]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "what"),
+    [
+        ("twping", ["-R", "-M"], "exclude each other"),
+        ("owping", ["--json", "--format", "csv"], "exclude each other"),
+        ("twping", ["--format", "pscheduler"], "its latency result is one-way"),
+        ("owping", ["-R", "--packets"], "--packets is for text and for pscheduler"),
+        ("twping", ["-a", "101"], "percentiles from 0 to 100"),
+    ],
+)
+def test_forms_that_do_not_go_together(pair: Pair, command: str, words: list[str], what: str) -> None:
+    result = CliRunner().invoke(main, [command, HOST_B, "-c", str(pair.file("a")), *words])
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert what in result.stderr

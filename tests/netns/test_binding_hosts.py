@@ -246,19 +246,28 @@ def test_a_threshold_that_is_exceeded_ends_with_3(lab: Lab) -> None:
     lab.twping("-n", "3", "--path", "bypass", "--max-loss", "0", "--max-delay", "10000")
 
 
-def test_the_key_log_of_a_command_at_the_agent_has_the_o_twamp_secret_only(lab: Lab, tmp_path: Path) -> None:
+def test_the_key_log_of_a_command_at_the_agent_has_what_is_of_o_twamp_only(lab: Lab, tmp_path: Path) -> None:
     lab.twping("-n", "2", "--path", "bypass", "--keylog", str(tmp_path / "keys"))
-    (file,) = (tmp_path / "keys").iterdir()
-    assert file.stat().st_mode & 0o777 == 0o600
-    (line,) = file.read_text().splitlines()
+    files = sorted((tmp_path / "keys").iterdir())
+    assert [file.name for file in files] == ["o_twamp_keys", "o_twamp_secrets"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    _, control, session = files[0].read_text().splitlines()
+    assert (control.split()[:3], session.split()[:3]) == (
+        ["control", "twamp", "00000084"],
+        ["test", "twamp", "00000084"],
+    )
+    (line,) = files[1].read_text().splitlines()
     assert line.startswith("control ")
 
 
 def test_no_key_in_the_log_of_a_host(lab: Lab, tmp_path: Path) -> None:
     lab.twping("-n", "2", "--path", "bypass", "--keylog", str(tmp_path))
-    secret = (tmp_path / "o_twamp_secrets").read_text().split()[-1]
+    secrets = [(tmp_path / "o_twamp_secrets").read_text().split()[-1]]
+    for line in (tmp_path / "o_twamp_keys").read_text().splitlines()[1:]:
+        secrets += line.split()[-2:]
     for role in ("a", "b"):
-        assert secret not in lab.log(role) + lab.ikev2(role, "log")
+        log = lab.log(role) + lab.ikev2(role, "log")
+        assert not [secret for secret in secrets if secret in log]
 
 
 def test_a_reload_with_a_faulty_file_changes_nothing(lab: Lab) -> None:

@@ -142,7 +142,7 @@ def test_fallback_measures_in_a_mode_of_the_older_documents_and_logs_an_error(
         asked.append((options, provider))
         raise Measured
 
-    monkeypatch.setattr("binding.measurement.twping", ping)
+    monkeypatch.setattr("binding.measurement.run_twping", ping)
     side = Side()
     with caplog.at_level(logging.ERROR, "ippm-ipsec"), pytest.raises(Measured):
         asyncio.run(measure(side, request(no_sa="fallback", require_ikev2=False)))

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from ippm.cli.forms import parse_percentiles
 from ippm.core.fetched_session import FetchedSession
 from ippm.core.rolling_sender import RollingSender
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.errors import ConfigurationError
 from ippm.report import RunResult
+from ippm.report.forms import parse_percentiles
 from ippm.report.one_way import OneWayResult, format_one_way
 from ippm.report.owping_forms import (
     bucket,
