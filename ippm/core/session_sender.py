@@ -92,12 +92,14 @@ class SenderRecords:
     scheduled the program sent it; `transmit_refused` says why the kernel stamps none. `arrivals` has the sequence
     number of every reply in the order of arrival, copies too; `arrival_reflector_sequence` goes with it. `rejected`
     counts what was no valid reply, by name.
+    `copies_answered` are the reflector's numbers of replies to copies of a packet that it had answered.
     `user_stamps` counts replies that the kernel did not stamp: their T4 was read after the fact.
     """
 
     __slots__ = (
         "arrival_reflector_sequence",
         "arrivals",
+        "copies_answered",
         "count",
         "departure",
         "late",
@@ -141,6 +143,7 @@ class SenderRecords:
         self.late = 0
         self.send_duplicates = 0
         self.reflect_duplicates = 0
+        self.copies_answered: set[int] = set()
         self.skipped: list[int] = []
         self.send_failed = 0
         self.user_stamps = 0
@@ -347,10 +350,11 @@ class SessionSender:
                 return self._reject("copies_beyond_room")  # one reply played again and again fills no memory
             records.arrivals.append(index)
             records.arrival_reflector_sequence.append(fields[0])
-            if records.reflector_sequence[index] == fields[0]:
+            if fields[0] == records.reflector_sequence[index] or fields[0] in records.copies_answered:
                 records.reflect_duplicates += 1
             else:
                 records.send_duplicates += 1
+                records.copies_answered.add(fields[0])
             return False
         records.arrivals.append(index)
         records.arrival_reflector_sequence.append(fields[0])

@@ -97,9 +97,12 @@ def test_copies_are_counted_by_where_they_were_made_and_change_nothing(mode: int
     assert not session.handle_reply(reply(mode, 0, own=1), 64, at(0, 700_000))
     records = session.records
     assert (records.reflect_duplicates, records.send_duplicates, records.duplicates) == (1, 1, 2)
+    # A copy of the reply to a copy was made on the way back, too.
+    assert not session.handle_reply(reply(mode, 0, own=1), 64, at(0, 800_000))
+    assert (records.reflect_duplicates, records.send_duplicates, records.duplicates) == (2, 1, 3)
     assert records.t4[0] == at(0)
-    assert list(records.arrivals) == [0, 0, 0]
-    assert list(records.arrival_reflector_sequence) == [0, 0, 1]
+    assert list(records.arrivals) == [0, 0, 0, 0]
+    assert list(records.arrival_reflector_sequence) == [0, 0, 1, 1]
 
 
 def test_a_reply_after_timeout_counts_as_lost() -> None:
