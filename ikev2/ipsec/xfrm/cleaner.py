@@ -14,8 +14,9 @@ from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
 from ikev2.ipsec.xfrm.plan import instance_of_policy, instance_of_reqid
 from ikev2.ipsec.xfrm.state import Entry, InstanceLock, StateFile
 from ikev2.ipsec.xfrm.structs import SaId
+from ikev2.ipsec.xfrm.uapi import XfrmMsg
 
-_ABSENT = frozenset({errno.ESRCH, errno.ENOENT})
+ABSENT = frozenset({errno.ESRCH, errno.ENOENT})
 
 
 def unless_absent(action: Callable[[], None]) -> None:
@@ -23,34 +24,30 @@ def unless_absent(action: Callable[[], None]) -> None:
     try:
         action()
     except XfrmError as error:
-        if error.errno not in _ABSENT:
+        if error.errno not in ABSENT:
             raise
 
 
-def _remove_entry(kernel: XfrmSocket, instance: int, entry: Entry) -> None:
-    if isinstance(entry, SaId):
-        if instance_of_reqid(kernel.get_sa(entry).info.reqid) == instance:
-            kernel.delete_sa(entry)
-    elif instance_of_policy(kernel.get_policy(entry)) == instance:
-        kernel.delete_policy(entry)
-
-
 def remove_ours(kernel: XfrmSocket, instance: int, entries: Iterable[Entry]) -> int:
-    """Removes the entries, then whatever else carries the instance's mark; the number of the latter.
+    """Removes what carries the instance's mark, all entries of its file among it; the number of those of no file.
 
     Policies go before SAs, so that no packet asks for an SA that has just gone.
     """
-    for entry in sorted(entries, key=lambda entry: isinstance(entry, SaId)):
-        unless_absent(lambda gone=entry: _remove_entry(kernel, instance, gone))  # type: ignore[misc]
+    known = set(entries)
     strays = 0
-    for policy in kernel.dump_policies():
-        if instance_of_policy(policy) == instance:
-            unless_absent(lambda gone=policy: kernel.delete_policy(gone.id))  # type: ignore[misc]
-            strays += 1
-    for sa in kernel.dump_sas():
-        if instance_of_reqid(sa.info.reqid) == instance:
-            unless_absent(lambda gone=sa: kernel.delete_sa(gone.info.id))  # type: ignore[misc]
-            strays += 1
+    for operation, ours in (
+        (XfrmMsg.DELPOLICY, [one.id for one in kernel.dump_policies() if instance_of_policy(one) == instance]),
+        (
+            XfrmMsg.DELSA,
+            [one.info.id for one in kernel.dump_sas() if instance_of_reqid(one.info.reqid) == instance],
+        ),
+    ):
+        # An acquire that waits for an SA has no SPI, cannot be named, and goes by itself.
+        named: list[Entry] = [one for one in ours if not isinstance(one, SaId) or one.spi]
+        for error in kernel.batch([(operation, one) for one in named]).values():
+            if error.errno not in ABSENT:
+                raise error
+        strays += sum(one not in known for one in named)
     return strays
 
 

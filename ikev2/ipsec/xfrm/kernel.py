@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -43,6 +44,10 @@ from ikev2.ipsec.xfrm.uapi import (
 _RECEIVE_OCTETS = 1 << 18
 _TIMEOUT_S = 10.0
 _EXT_ACK_MESSAGE = 1
+_BATCH_OCTETS = 1 << 16
+
+Change = tuple[XfrmMsg, Request]
+"""A request that has no answer but that it was done, or was not."""
 
 _WHAT = {
     XfrmMsg.NEWSA: "install the SA",
@@ -213,6 +218,58 @@ class XfrmSocket:
     def flush_policies(self) -> None:
         """Every policy of this network namespace goes, also what is not ours: for laboratories."""
         self._request(XfrmMsg.FLUSHPOLICY, b"", NlmF.ACK)
+
+    # -- many at once
+
+    def batch(self, changes: Sequence[Change]) -> dict[int, XfrmError]:
+        """Send many changes in few messages, which the kernel carries out in order; the refusals by position.
+
+        One that is refused does not keep the kernel from the next.
+        """
+        refused: dict[int, XfrmError] = {}
+        begun = 0
+        while begun < len(changes):
+            begun = self._batch_some(changes, begun, refused)
+        return refused
+
+    def _batch_some(self, changes: Sequence[Change], begun: int, refused: dict[int, XfrmError]) -> int:
+        """As many as one send may hold; only the last asks for an answer, refusals come in any case."""
+        first = self._sequence + 1
+        bodies: list[bytes] = []
+        octets = 0
+        for _, request in changes[begun:]:
+            body = request.encode()
+            octets += len(body)
+            if bodies and octets > _BATCH_OCTETS:
+                break
+            bodies.append(body)
+        ended = begun + len(bodies)
+        self._sequence += len(bodies)
+        messages = [
+            encode_message(
+                operation,
+                NlmF.REQUEST | (NlmF.ACK if number == ended - 1 else 0),
+                (first + number - begun) & 0xFFFFFFFF,
+                body,
+            )
+            for number, ((operation, _), body) in enumerate(zip(changes[begun:ended], bodies, strict=True), begun)
+        ]
+        try:
+            self._socket.send(b"".join(messages))
+            while True:
+                for message in parse_messages(self._socket.recv(_RECEIVE_OCTETS)):
+                    number = begun + (message.sequence - first & 0xFFFFFFFF)
+                    if message.type != NlMsg.ERROR or not begun <= number < ended:
+                        continue
+                    try:
+                        self._check(changes[number][0], message)
+                    except XfrmError as error:
+                        refused[number] = error
+                    if number == ended - 1:
+                        return ended
+        except OSError as error:
+            number = error.errno or 0
+            raise XfrmError(sentence(changes[begun][0], number), number) from error
 
     # -- notices
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 
 from ikev2.errors import BackendError
-from ikev2.ipsec.xfrm.cleaner import unless_absent
+from ikev2.ipsec.xfrm.cleaner import ABSENT, unless_absent
 from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
 from ikev2.ipsec.xfrm.messages import Sa
 from ikev2.ipsec.xfrm.migration import migrate_requests
 from ikev2.ipsec.xfrm.plan import ChildPlan
 from ikev2.ipsec.xfrm.state import StateFile
 from ikev2.ipsec.xfrm.structs import SaId
+from ikev2.ipsec.xfrm.uapi import XfrmMsg
 
 
 class SaTable:
@@ -61,8 +62,11 @@ class SaTable:
 
     def remove(self, planned: ChildPlan) -> None:
         """Both, what is sent on first."""
-        self.forget(planned.outbound.info.id)
-        self.forget(planned.inbound.info.id)
+        ids = [sa.info.id for sa in (planned.outbound, planned.inbound)]
+        for error in self._kernel.batch([(XfrmMsg.DELSA, sa_id) for sa_id in ids]).values():
+            if error.errno not in ABSENT:
+                raise error
+        self._state.drop(*ids)
 
     def migrate(self, before: ChildPlan, after: ChildPlan) -> None:
         """Let the kernel move a pair and its policies; XfrmError when it cannot: then all is at the old addresses.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from ikev2.ipsec.xfrm import backend as backend_module
 from ikev2.ipsec.xfrm.aevents import NoticeRequest
 from ikev2.ipsec.xfrm.backend import XfrmBackend
-from ikev2.ipsec.xfrm.kernel import XfrmError, sentence
+from ikev2.ipsec.xfrm.kernel import Change, XfrmError, sentence
 from ikev2.ipsec.xfrm.messages import NetlinkMessage, Policy, Sa, SpiRequest
 from ikev2.ipsec.xfrm.migration import MigrateRequest
 from ikev2.ipsec.xfrm.structs import PolicyId, SaId
@@ -137,6 +137,22 @@ class FakeKernel:
         if policy_id not in self.policies:
             raise XfrmError("", errno.ENOENT)
         return self.policies[policy_id]
+
+    def batch(self, changes: Sequence[Change]) -> dict[int, XfrmError]:
+        """Each in turn, whatever becomes of those before."""
+        do = {
+            XfrmMsg.NEWPOLICY: self.new_policy,
+            XfrmMsg.UPDPOLICY: self.update_policy,
+            XfrmMsg.DELPOLICY: self.delete_policy,
+            XfrmMsg.DELSA: self.delete_sa,
+        }
+        refused = {}
+        for number, (operation, request) in enumerate(changes):
+            try:
+                do[operation](request)  # type: ignore[operator]
+            except XfrmError as error:
+                refused[number] = error
+        return refused
 
     def dump_policies(self) -> list[Policy]:
         return list(self.policies.values())
