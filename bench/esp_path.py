@@ -295,6 +295,10 @@ def kept(lab: Lab, octets: int, path: Path) -> None:
                     count += 1
             sender.kill()
             sender.wait()
+            # A later number must not come before those that are kept: they would be replays.
+            sent = -1
+            while sent != (sent := counted(a, "veth-a", sent=True)):
+                time.sleep(SILENCE_S)
 
 
 def inward(lab: Lab, octets: int, directory: Path) -> Figure:

@@ -72,7 +72,7 @@ class DataPlane:
         self._attached: list[EncapSocket] = []
         self._encaps: dict[tuple[str, int], EncapSocket] = {}
         self._came_from: dict[bytes, Address] = {}
-        self._arrivals: dict[tuple[str, bytes], _Arrival] = {}
+        self._arrivals: dict[str, dict[bytes, _Arrival]] = {}
         self._calls: deque[Callable[[], None]] = deque()
         self._running = False
         self._thread: threading.Thread | None = None
@@ -235,8 +235,10 @@ class DataPlane:
 
     def _from_raw6(self, raw: socket.socket) -> None:
         batch, unprotect, write, fd = self._received, self._engine.unprotect, os.write, self._tun_fd
+        known = self._arrivals.setdefault("", {})
         for at in range(batch.receive(raw.fileno())):
-            came = self._arrival("", batch.meta(at))
+            meta = batch.meta(at)
+            came = known.get(meta) or self._arrival("", meta)
             packet = unprotect(batch.datagram(at), came.tos, came.ttl)
             if packet is not None:
                 write(fd, packet)
@@ -245,12 +247,12 @@ class DataPlane:
 
     def _from_encap(self, encap: EncapSocket) -> None:
         batch, unprotect, write, fd = self._received, self._engine.unprotect, os.write, self._tun_fd
-        came_from = self._came_from
+        came_from, known = self._came_from, self._arrivals.setdefault(encap.host, {})
         if len(came_from) > _KNOWN_SOURCES:
             came_from.clear()
         for at in range(batch.receive(encap.sock.fileno())):
-            data = batch.datagram(at)
-            came = self._arrival(encap.host, batch.meta(at))
+            data, meta = batch.datagram(at), batch.meta(at)
+            came = known.get(meta) or self._arrival(encap.host, meta)
             spi = data[:4]
             # Four zero octets, which are no SPI, announce IKE: RFC 3948 section 2.2.
             if spi == NON_ESP_MARKER:
@@ -271,14 +273,13 @@ class DataPlane:
                 self._engine.tell_stray(Address(came.local_host, encap.port), came.remote)
 
     def _arrival(self, host: str, meta: bytes) -> _Arrival:
-        """What the octets beside a datagram say; they are nearly always those of a datagram before."""
-        found = self._arrivals.get((host, meta))
-        if found is None:
-            ancillary = mmsg.ancillary(meta)
-            found = _Arrival(Address(*mmsg.sender(meta)), local_host(host, ancillary), *tos_and_ttl(ancillary))
-            if len(self._arrivals) >= _KNOWN_ARRIVALS:
-                self._arrivals.clear()
-            self._arrivals[host, meta] = found
+        """What the octets beside a datagram say, at a socket bound to `host`; they are remembered for the next one."""
+        ancillary = mmsg.ancillary(meta)
+        found = _Arrival(Address(*mmsg.sender(meta)), local_host(host, ancillary), *tos_and_ttl(ancillary))
+        known = self._arrivals.setdefault(host, {})
+        if len(known) >= _KNOWN_ARRIVALS:
+            known.clear()
+        known[meta] = found
         return found
 
     def _to_ike(self, encap: EncapSocket, data: bytes, came: _Arrival) -> None:

@@ -172,7 +172,7 @@ class InboundEspSa:
         window = self.window
         if self._esn:
             sequence = window.extended(sequence)
-        if not window.check(sequence):
+        if sequence <= window.top and not window.check(sequence):
             raise EspDrop(DropReason.REPLAY, f"sequence number {sequence} of SA {self.spi:08x} came again, or late")
         try:
             plaintext = self._open(packet, sequence >> 32)
