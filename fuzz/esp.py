@@ -24,7 +24,8 @@ from esp_support import child_pair, everything, udp_packet
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.types import Mode
 from ikev2.ipsec.esp import EspDrop
-from ikev2.ipsec.sad import Engine, Pair
+from ikev2.ipsec.pair import Pair
+from ikev2.ipsec.sad import Engine
 from ikev2.wire.payloads.ts import TrafficSelector
 
 __all__ = ["children", "esp_engine", "udp_packet"]

@@ -126,6 +126,9 @@ _NAME = click.argument("name", shell_complete=_complete_name)
 @click.option("--pcap", "pcap_path", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Write a pcapng capture of the IKE messages.")  # fmt: skip
 @click.option("--pcap-interface", metavar="NAME", help="Capture this interface into --pcap instead, ESP included.")
+@click.option(
+    "--pcap-esp", is_flag=True, help="Add to --pcap every packet before and after ESP (userspace backend)."
+)
 @click.option("--impair", "impairments", multiple=True, metavar="KNOB",
               shell_complete=_complete_knob,
               help="Spoil messages, as drop:IKE_AUTH:request:1; `ikev2 impairments` lists them.")  # fmt: skip
@@ -138,6 +141,7 @@ def run(
     keylog_path: Path | None,
     pcap_path: Path | None,
     pcap_interface: str | None,
+    pcap_esp: bool,
     impairments: tuple[str, ...],
     socket_path: Path | None,
     verbose: bool,
@@ -153,11 +157,14 @@ def run(
 
     if pcap_interface is not None and pcap_path is None:
         raise click.UsageError("--pcap-interface needs --pcap FILE")
+    if pcap_esp and pcap_path is None:
+        raise click.UsageError("--pcap-esp needs --pcap FILE")
     options = DaemonOptions(
         backend=backend,
         keylog=keylog_path,
         pcap=pcap_path,
         pcap_interface=pcap_interface,
+        pcap_esp=pcap_esp,
         impairments=impairments,
         control_socket=socket_path,
         verbose=verbose,

@@ -45,6 +45,7 @@ class DaemonOptions:
     keylog: Path | None = None
     pcap: Path | None = None
     pcap_interface: str | None = None
+    pcap_esp: bool = False
     impairments: tuple[str, ...] = ()
     control_socket: Path | None = None
     verbose: bool = False
@@ -106,7 +107,7 @@ class Daemon:
             self.log.subscribe(lambda record: print(record, file=sys.stderr, flush=True))  # noqa: T201
         keylog = self._open_keylog(stack)
         pcap = self._open_pcap(stack)
-        backend = self._given_backend or self._choose_backend()
+        backend = self._given_backend or self._choose_backend(pcap if self.options.pcap_esp else None)
         impairments = tuple(Knob.parse(text) for text in self.options.impairments)
         for knob in self.options.impairments:
             self._warn(f"WARNING: messages are spoiled on purpose: {knob}")
@@ -268,10 +269,16 @@ class Daemon:
             stack.callback(capture.stop)
         return pcap
 
-    def _choose_backend(self) -> Backend:
+    def _choose_backend(self, esp_trace: PcapWriter | None) -> Backend:
         kind, reason = choose_backend(self.options.backend or self.configuration.backend)
         self.log.log("KNL", f"backend {reason}")
-        return kind()
+        if esp_trace is None:
+            return kind()
+        from ikev2.ipsec.userspace import UserspaceBackend
+
+        if not issubclass(kind, UserspaceBackend):
+            raise ConfigurationError(f"--pcap-esp needs ESP in userspace (--backend userspace), not {kind.name}")
+        return kind(trace=esp_trace)
 
     def _warn(self, text: str) -> None:
         """On stderr in any case: nobody may miss it."""

@@ -92,6 +92,7 @@ class PcapWriter:
         self._lock = threading.Lock()
         self._interfaces = 0
         self._datagrams: int | None = None
+        self._esp: dict[bool, int] = {}
         header = struct.pack("<IHHq", _BYTE_ORDER_MAGIC, 1, 0, -1)
         self._block(_SECTION_HEADER, header + _options((4, application.encode())))
 
@@ -132,6 +133,14 @@ class PcapWriter:
         source, destination = (local, remote) if outbound else (remote, local)
         packet = udp_packet(source.host, source.port, destination.host, destination.port, data, self.packets)
         self.packet(self._datagrams, time_ns if time_ns is not None else time.time_ns(), packet, outbound=outbound)
+
+    def esp_packet(self, packet: bytes, *, inside: bool, outbound: bool, comment: str) -> None:
+        """Write an IP packet of an ESP trace: interface `esp-inside` or `esp-outside`. After close() it is dropped."""
+        if not self._esp:
+            names = {True: "esp-inside", False: "esp-outside"}
+            self._esp = {key: self.add_interface(name, LINKTYPE_RAW) for key, name in names.items()}
+        self.packet(self._esp[inside], time.time_ns(), packet, outbound=outbound, comment=comment)
+        self.flush()
 
     def close(self) -> None:
         """Write what is buffered and close the file."""

@@ -35,6 +35,7 @@ from ikev2.ipsec.icmp import OnPathMtu, read_errors
 from ikev2.ipsec.ipv4 import HEADER_OCTETS
 from ikev2.ipsec.outgoing import BATCH, Outgoing
 from ikev2.ipsec.sad import Engine
+from ikev2.ipsec.trace import EspTrace, arrived
 from ikev2.ipsec.tun import has_ipv6
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,11 @@ class DataPlane:
     Raises BackendError when the sockets cannot be made.
     """
 
-    def __init__(self, engine: Engine, tun_fd: int, on_event: Callable[[], None]) -> None:
+    def __init__(
+        self, engine: Engine, tun_fd: int, on_event: Callable[[], None], trace: EspTrace | None = None
+    ) -> None:
         self._engine = engine
+        self._trace = trace
         self._tun_fd = tun_fd
         self._on_event = on_event
         self._poll = select.poll()
@@ -209,9 +213,13 @@ class DataPlane:
 
     def _from_tun(self) -> None:
         read, fd, protect, put = os.read, self._tun_fd, self._engine.protect, self._outgoing.put
+        trace = self._trace
         try:
             for _ in range(BATCH):
-                result = protect(read(fd, _LONGEST))
+                packet = read(fd, _LONGEST)
+                result = protect(packet)
+                if trace is not None:
+                    trace.sent(packet, result)
                 if result is not None:
                     put(*result)
         except BlockingIOError:
@@ -227,6 +235,8 @@ class DataPlane:
             outer = batch.datagram(at)
             start = (outer[0] & 0x0F) * 4
             packet = unprotect(outer[start:], outer[1], outer[8], outer[:start])
+            if self._trace is not None:
+                self._trace.came(outer, outer[start:], packet)
             if packet is not None:
                 write(fd, packet)
             elif self._engine.stray_spi:
@@ -239,7 +249,12 @@ class DataPlane:
         for at in range(batch.receive(raw.fileno())):
             meta = batch.meta(at)
             came = known.get(meta) or self._arrival("", meta)
-            packet = unprotect(batch.datagram(at), came.tos, came.ttl)
+            data = batch.datagram(at)
+            packet = unprotect(data, came.tos, came.ttl)
+            if self._trace is not None:
+                remote = Address(came.remote.host, 0)
+                outer = arrived(data, remote, Address(came.local_host, 0), came.tos, came.ttl)
+                self._trace.came(outer, data, packet)
             if packet is not None:
                 write(fd, packet)
             elif self._engine.stray_spi:
@@ -264,6 +279,9 @@ class DataPlane:
                 continue
             # rfc7296-s2.23-06, rfc7296-s2.23-14: the SPI alone says whose packet it is, however it came.
             packet = unprotect(data, came.tos, came.ttl)
+            if self._trace is not None:
+                outer = arrived(data, came.remote, Address(came.local_host, encap.port), came.tos, came.ttl)
+                self._trace.came(outer, data, packet)
             if packet is not None:
                 if came_from.get(spi) != came.remote:
                     self._engine.came_from(spi, *came.remote)

@@ -14,6 +14,9 @@ FLAG_DF = 0x4000
 NO_ADDRESS = bytes(4)
 _FRAGMENT = 0x3FFF  # more fragments, or an offset
 _OFFSET = 0x1FFF
+_FRAGMENT_BITS = _FRAGMENT >> 8
+_PLAIN_FIRST = 0x45
+_PLAIN_OCTETS = HEADER_OCTETS + 4
 
 _HEADER = struct.Struct("!BBHHHBBH4s4s")
 _U16 = struct.Struct("!H")
@@ -69,6 +72,20 @@ def total_length(packet: bytes | memoryview) -> int:
 def is_fragment(packet: bytes | memoryview) -> bool:
     """True for any fragment, the first included."""
     return bool((packet[6] << 8 | packet[7]) & _FRAGMENT)
+
+
+def is_plain(packet: bytes | memoryview) -> bool:
+    """Whether an IPv4 packet is a whole datagram of the length that it says, in a header without options, with ports.
+
+    Octets 9 and 12 to 24 then say everything that selectors look at.
+    """
+    return (
+        len(packet) >= _PLAIN_OCTETS
+        and packet[0] == _PLAIN_FIRST
+        and packet[2] << 8 | packet[3] == len(packet)
+        and not packet[6] & _FRAGMENT_BITS
+        and not packet[7]
+    )
 
 
 def flow_of(packet: bytes | memoryview) -> Flow:

@@ -9,7 +9,7 @@ import socket
 import struct
 
 from ikev2.ipsec import ip, ipv4, ipv6
-from ikev2.ipsec.sad import Pair
+from ikev2.ipsec.pair import Pair
 
 TTL = 64
 UDP_HEADER = struct.Struct("!HHHH")

@@ -20,7 +20,7 @@ from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.icmp import read_errors
 from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, MalformedPacket, fragmentation_needed
 from ikev2.ipsec.outer import TTL, UDP_HEADER, inner_mtu, outer_packet
-from ikev2.ipsec.sad import Pair
+from ikev2.ipsec.pair import Pair
 
 BATCH = 32
 """Packets that wait for one another at most: each delays the first by some 4 us."""

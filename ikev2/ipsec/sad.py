@@ -17,148 +17,35 @@ import struct
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
-from ikev2.core.types import Address, Mode
-from ikev2.crypto.esp import EspCipher, esp_cipher
+from ikev2.core.types import Address
 from ikev2.errors import BackendError, IkeError
-from ikev2.iana import IntegId
 from ikev2.ipsec import ip, ipv6
+from ikev2.ipsec.arriving import FLOW_CACHE, from_transport, from_tunnel
 from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved, UnknownSpi
-from ikev2.ipsec.esp import (
-    NEXT_HEADER_IPV4,
-    NEXT_HEADER_IPV6,
-    EspDrop,
-    InboundEspSa,
-    OutboundEspSa,
-    inner_octets_that_fit,
-)
+from ikev2.ipsec.esp import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, EspDrop
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
     HEADER_OCTETS,
     MalformedPacket,
-    build_header,
-    flow,
-    flow_of,
     header_octets,
     is_fragment,
-    readdressed,
+    is_plain,
     total_length,
-    with_protocol_and_length,
 )
-from ikev2.ipsec.spd import Policy, bypasses
+from ikev2.ipsec.pair import UDP_HEADER_OCTETS, Pair
+from ikev2.ipsec.spd import bypasses
 from ikev2.ipsec.traps import TrapTable
 
 STRAY_INTERVAL_S = 1.0
 """How often packets under an SPI that is not ours are worth an event."""
-_FLOW_CACHE = 4096
-_ECN_MASK = 0x03
-_ECN_ECT_1 = 0x01
-_ECN_CE = 0x03
 _TUNNEL_TTL = 64
-_ETHERNET_MTU = 1500
-_UDP_HEADER_OCTETS = 8
 _LONGEST = 65535
-_unpack_spi = struct.Struct("!I").unpack_from
-_PLAIN_FIRST, _PLAIN_OCTETS = 0x45, HEADER_OCTETS + 4
-_FRAGMENT_BITS = 0x3F
-_SURELY_FITS = _LONGEST - 60 - _UDP_HEADER_OCTETS
+_SURELY_FITS = _LONGEST - 60 - UDP_HEADER_OCTETS
 """So many octets of ESP fit behind every IPv4 header, and behind IPv6's without extension headers."""
 
-
-@dataclass(slots=True, eq=False)
-class Pair:
-    """An installed Child SA with both of its halves, and what the packet path wants at hand."""
-
-    child: ChildSaParameters
-    policy: Policy
-    outbound: OutboundEspSa
-    inbound: InboundEspSa
-    tunnel: bool
-    local: bytes
-    remote: bytes
-    # Addresses that the transport checksum of an arriving packet was made over, and those it has here.
-    checksum_old: bytes
-    checksum_new: bytes
-    accepted: set[bytes] = field(default_factory=set)
-    heads: dict[int, bytes] = field(default_factory=dict)
-    """For who sends the packets: the headers that stood before some, by their shape."""
-    soft_limit_told: bool = False
-    half_closed: bool = False
-    standby: bool = False
-
-    @classmethod
-    def of(cls, child: ChildSaParameters) -> Pair:
-        """Both SAs of a child, with fresh sequence numbers. Raises IkeError for algorithms that ESP lacks."""
-        suite = child.suite
-        outbound = OutboundEspSa(child.spi_out, _cipher(child, outbound=True), esn=suite.esn)
-        inbound = InboundEspSa(
-            child.spi_in, _cipher(child, outbound=False), esn=suite.esn, replay_window=child.replay_window
-        )
-        nothing = Policy((), ())
-        pair = cls(child, nothing, outbound, inbound, child.mode is Mode.TUNNEL, b"", b"", b"", b"")
-        pair.move(child)
-        return pair
-
-    def move(self, child: ChildSaParameters) -> None:
-        """Take other outer addresses and ports; SAs and counters stay."""
-        local, remote = ip.packed(child.local), ip.packed(child.remote)
-        self.checksum_old = _original(child.nat_original_remote, remote) + _original(
-            child.nat_original_local, local
-        )
-        self.checksum_new = remote + local
-        self.local, self.remote = local, remote
-        self.child = child
-        self.policy = Policy.of(child)
-        self.accepted = set()
-        self.heads = {}
-        self.limit_padding(self.room(_ETHERNET_MTU))
-
-    def room(self, outer_mtu: int) -> int:
-        """The largest payload of ESP whose packet, headers outside included, has at most `outer_mtu` octets."""
-        outside = ipv6.HEADER_OCTETS if len(self.remote) == 16 else HEADER_OCTETS
-        if self.child.encap is not None:
-            outside += _UDP_HEADER_OCTETS
-        return inner_octets_that_fit(outer_mtu - outside, self.outbound.cipher)
-
-    def limit_padding(self, most: int) -> None:
-        """TFC padding as the child wants it, but never so much that the payload passes `most` octets.
-
-        In tunnel mode only, where the packet inside says how long it is. RFC 4303 section 2.7.
-        """
-        self.outbound.pad_to = max(0, min(self.child.tfc_padding, most)) if self.tunnel else 0
-
-    def counters(self) -> ChildCounters:
-        """A snapshot."""
-        # Each counter is copied in one step, because the packet path may be adding a name to it on its thread.
-        errors: dict[str, int] = {}
-        if self.inbound.errors or self.outbound.errors:
-            errors = Counter(dict(self.inbound.errors)) + Counter(dict(self.outbound.errors))
-        return ChildCounters(
-            self.inbound.packets,
-            self.inbound.octets,
-            self.outbound.packets,
-            self.outbound.octets,
-            dict(errors),
-        )
-
-
-def _original(address: str | None, otherwise: bytes) -> bytes:
-    return ip.packed(address) if address else otherwise
-
-
-def _cipher(child: ChildSaParameters, *, outbound: bool) -> EspCipher:
-    suite = child.suite
-    key = child.encr_key_out if outbound else child.encr_key_in
-    integ_key = child.integ_key_out if outbound else child.integ_key_in
-    return esp_cipher(
-        suite.encr.id,
-        key.octets,
-        suite.integ.id if suite.integ is not None else IntegId.NONE,
-        integ_key.octets if integ_key is not None else b"",
-        esn=suite.esn,
-    )
+_unpack_spi = struct.Struct("!I").unpack_from
 
 
 class Engine:
@@ -167,6 +54,8 @@ class Engine:
     def __init__(self) -> None:
         self.drops: Counter[str] = Counter()
         """Packets that no SA can be blamed for, by DropReason."""
+        self.last_drop: DropReason | None = None
+        """Why the last packet that was dropped was dropped, for a trace."""
         self.events: deque[BackendEvent] = deque()
         self._pairs: tuple[Pair, ...] = ()  # the newest first: RFC 7296 section 2.8, a rekeyed pair takes over
         self._by_spi: dict[int, Pair] = {}
@@ -331,7 +220,7 @@ class Engine:
             return self._protect6(packet)
         try:
             # A header without options, of a whole datagram, is its own key; all others are looked up each time.
-            plain = _is_plain(packet)
+            plain = is_plain(packet)
             pair = self._flows.get(packet[9:10] + packet[12:24]) if plain else None
             if pair is None:
                 header_octets(packet)
@@ -339,10 +228,10 @@ class Engine:
                 whole = self.whole_datagram(packet)
                 if whole is None:
                     return None
-                packet, plain = whole, _is_plain(whole)
+                packet, plain = whole, is_plain(whole)
                 pair = self._pair_for(packet, packet[9:10] + packet[12:24] if plain else b"")
         except MalformedPacket:
-            self.drops[DropReason.MALFORMED] += 1
+            self._drop(self.drops, DropReason.MALFORMED)
             return None
         if pair is None or pair.half_closed:
             self._not_carried(packet)
@@ -363,7 +252,7 @@ class Engine:
                 _check_length(pair, len(esp), octets - HEADER_OCTETS)
             return pair, esp, packet
         except EspDrop as drop:
-            outbound.errors[drop.reason] += 1
+            self._drop(outbound.errors, drop.reason)
             return None
         finally:
             if outbound.soft_limit_reached and not pair.soft_limit_told:
@@ -382,7 +271,7 @@ class Engine:
                 pair = self._pair_for(packet, key)
             chain = ipv6.chain_of(packet) if pair is not None and not pair.tunnel else None
         except MalformedPacket:
-            self.drops[DropReason.MALFORMED] += 1
+            self._drop(self.drops, DropReason.MALFORMED)
             return None
         if pair is None or pair.half_closed:
             self._not_carried(packet)
@@ -400,7 +289,7 @@ class Engine:
             _check_length(pair, len(esp), chain.cut - ipv6.HEADER_OCTETS)
             return pair, esp, packet
         except EspDrop as drop:
-            outbound.errors[drop.reason] += 1
+            self._drop(outbound.errors, drop.reason)
             return None
         finally:
             if outbound.soft_limit_reached and not pair.soft_limit_told:
@@ -432,7 +321,7 @@ class Engine:
         cache = self._flows
         found = self.pair_for_flow_of(packet)
         if found is not None and key:
-            if len(cache) >= _FLOW_CACHE:
+            if len(cache) >= FLOW_CACHE:
                 cache.clear()
             cache[key] = found
         return found
@@ -462,7 +351,7 @@ class Engine:
 
     def _not_carried(self, packet: bytes) -> None:
         """A packet that no Child SA carries is dropped; that of a trap tells."""
-        self.drops[DropReason.NO_SA] += 1
+        self._drop(self.drops, DropReason.NO_SA)
         if self.traps.traps and (event := self.traps.met(ip.flow_of(packet))) is not None:
             self.events.append(event)
 
@@ -502,7 +391,7 @@ class Engine:
         spi = _unpack_spi(packet)[0] if len(packet) >= 4 else 0
         pair = self._by_spi.get(spi) or self._leaving.get(spi)
         if pair is None:
-            self.drops[DropReason.UNKNOWN_SPI] += 1
+            self._drop(self.drops, DropReason.UNKNOWN_SPI)
             self.stray_spi = spi
             return None
         inbound = pair.inbound
@@ -511,27 +400,17 @@ class Engine:
             if pair.standby:  # the peer has the pair, too, and is ready to receive on it: RFC 7296 section 2.8
                 self._put_first(pair)
             if pair.tunnel:
-                return _from_tunnel(pair, payload, next_header, tos)
-            return _from_transport(pair, payload, next_header, tos, ttl, header)
+                return from_tunnel(pair, payload, next_header, tos)
+            return from_transport(pair, payload, next_header, tos, ttl, header)
         except EspDrop as drop:
-            inbound.errors[drop.reason] += 1
+            self._drop(inbound.errors, drop.reason)
         except MalformedPacket:
-            inbound.errors[DropReason.MALFORMED] += 1
+            self._drop(inbound.errors, DropReason.MALFORMED)
         return None
 
-
-def _is_plain(packet: bytes) -> bool:
-    """Whether an IPv4 packet is a whole datagram of the length that it says, in a header without options, with ports.
-
-    Octets 9 and 12 to 24 then say everything that selectors look at.
-    """
-    return (
-        len(packet) >= _PLAIN_OCTETS
-        and packet[0] == _PLAIN_FIRST
-        and packet[2] << 8 | packet[3] == len(packet)
-        and not packet[6] & _FRAGMENT_BITS
-        and not packet[7]
-    )
+    def _drop(self, counter: Counter[str], reason: DropReason) -> None:
+        counter[reason] += 1
+        self.last_drop = reason
 
 
 def _check_length(pair: Pair, esp_octets: int, option_octets: int) -> None:
@@ -539,89 +418,6 @@ def _check_length(pair: Pair, esp_octets: int, option_octets: int) -> None:
 
     IPv4's length counts the header, IPv6's does not. RFC 791 section 3.1, RFC 8200 section 3.
     """
-    octets = esp_octets + option_octets + (_UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
+    octets = esp_octets + option_octets + (UDP_HEADER_OCTETS if pair.child.encap is not None else 0)
     if octets + (HEADER_OCTETS if len(pair.remote) == 4 else 0) > _LONGEST:
         raise EspDrop(DropReason.TOO_BIG, f"an ESP packet of {esp_octets} octets is longer than IP packets can be")
-
-
-def _from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
-    if next_header == NEXT_HEADER_IPV6:
-        return _marked(_ipv6_from_tunnel(pair, inner), tos)
-    if next_header != NEXT_HEADER_IPV4:
-        raise EspDrop(DropReason.NEXT_HEADER, f"next header {next_header} in a tunnel of IP")
-    plain = _is_plain(inner)
-    if not plain:
-        header_octets(inner)
-        inner = inner[: total_length(inner)]  # RFC 4303 section 2.7: what follows is TFC padding
-        plain = _is_plain(inner)
-    key = inner[9:10] + inner[12:24]
-    if not plain or key not in pair.accepted:
-        if not pair.policy.accepts(flow_of(inner)):
-            raise EspDrop(DropReason.SELECTOR_MISMATCH)
-        if plain:
-            _remember(pair.accepted, key)
-    return _marked(inner, tos) if tos & _ECN_MASK else inner
-
-
-def _ipv6_from_tunnel(pair: Pair, inner: bytes) -> bytes:
-    inner = ipv6.checked(inner)  # RFC 4303 section 2.7: what follows is traffic flow confidentiality padding
-    key = b"" if ipv6.has_extensions(inner) or len(inner) < 44 else inner[6:7] + inner[8:44]
-    if not key or key not in pair.accepted:
-        if not pair.policy.accepts(ipv6.flow_of(inner)):
-            raise EspDrop(DropReason.SELECTOR_MISMATCH)
-        if key:
-            _remember(pair.accepted, key)
-    return inner
-
-
-def _marked(inner: bytes, tos: int) -> bytes:
-    """The packet with the more severe ECN codepoint of its own and the outer header; what cannot be marked is dropped.
-
-    CE is more severe than ECT(1), which is more severe than ECT(0). RFC 6040 section 4.2, figure 4.
-    """
-    outer = tos & _ECN_MASK
-    if outer not in (_ECN_ECT_1, _ECN_CE):
-        return inner
-    own = ip.tos(inner)
-    if not own & _ECN_MASK:
-        if outer == _ECN_CE:
-            raise EspDrop(DropReason.ECN, "congestion experienced by a packet that is not ECN-capable")
-        return inner
-    if own & _ECN_MASK in (outer, _ECN_CE):
-        return inner
-    return ip.with_tos(inner, own & ~_ECN_MASK | outer)
-
-
-def _from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl: int, header: bytes) -> bytes:
-    if len(pair.local) == 16:
-        return _ipv6_from_transport(pair, payload, next_header, tos, ttl)
-    key = bytes((next_header,)) + payload[:4]
-    accepted = pair.accepted
-    if key not in accepted:
-        if not pair.policy.accepts(flow(pair.remote, pair.local, next_header, payload[:4])):
-            raise EspDrop(DropReason.SELECTOR_MISMATCH)
-        _remember(accepted, key)
-    if pair.checksum_old != pair.checksum_new:
-        payload = readdressed(payload, next_header, pair.checksum_old, pair.checksum_new)
-    if header:
-        return with_protocol_and_length(header, next_header, len(payload)) + payload
-    return build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, ttl=ttl) + payload
-
-
-def _ipv6_from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, hop_limit: int) -> bytes:
-    """A header between the addresses of the pair: the kernel has taken the one that came, extensions and all."""
-    if pair.checksum_old != pair.checksum_new:
-        payload = readdressed(payload, next_header, pair.checksum_old, pair.checksum_new)
-    packet = (
-        ipv6.build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, hop_limit=hop_limit)
-        + payload
-    )
-    if not pair.policy.accepts(ipv6.flow_of(packet)):
-        raise EspDrop(DropReason.SELECTOR_MISMATCH)
-    return packet
-
-
-def _remember(accepted: set[bytes], key: bytes) -> None:
-    if len(accepted) >= _FLOW_CACHE:
-        accepted.clear()
-    accepted.add(key)

@@ -40,6 +40,7 @@ from ikev2.ipsec.esp_sockets import SO_MARK, open_esp_socket
 from ikev2.ipsec.icmp import OnPathMtu
 from ikev2.ipsec.inner_mtus import InnerMtus
 from ikev2.ipsec.outer import inner_mtu
+from ikev2.ipsec.pair import Pair
 from ikev2.ipsec.routing import (
     INSTANCES,
     MAIN_TABLE,
@@ -55,8 +56,9 @@ from ikev2.ipsec.routing import (
     Rule,
     Wanted,
 )
-from ikev2.ipsec.sad import Engine, Pair
+from ikev2.ipsec.sad import Engine
 from ikev2.ipsec.spd import Policy, Selector, selectors_of
+from ikev2.ipsec.trace import EspTrace, PacketSink
 from ikev2.ipsec.traps import policy_of
 from ikev2.ipsec.tun import SourceCheck, TunDevice, has_ipv6
 
@@ -83,8 +85,10 @@ class UserspaceBackend(Backend):
     name: ClassVar[str] = "userspace"
     wants_encap_socket = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, trace: PacketSink | None = None) -> None:
+        """`trace` gets every packet before and after ESP."""
         self._engine = Engine()
+        self._trace = EspTrace(self._engine, trace) if trace is not None else None
         self._routing = HostRouting()
         self._claims = Claims()
         self._sharing: dict[_Alike, dict[int, Pair]] = {}
@@ -142,7 +146,7 @@ class UserspaceBackend(Backend):
             self._tun.without_ipv6()
             self._sources.relax(self._tun.name)
             self._device_index = self._routing.device_up(self._tun.name)
-            self._plane = DataPlane(self._engine, self._tun.fd, self._signal)
+            self._plane = DataPlane(self._engine, self._tun.fd, self._signal, self._trace)
             self._claim("mark", [self._marked(network) for network in _EVERYWHERE[: 1 + has_ipv6()]])
             self._plane.start()
         except Exception:

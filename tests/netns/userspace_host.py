@@ -27,6 +27,7 @@ from esp_support import child_pair, udp_packet
 
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.types import Mode
+from ikev2.io.pcap import PcapWriter
 from ikev2.ipsec.backend import Bypass, UnknownSpi
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import ones_complement_sum
@@ -99,7 +100,10 @@ class Host:
             path.write_text(value)
         return path.read_text().strip()
 
-    def open(self) -> str:
+    def open(self, trace: str | None = None) -> str:
+        """`trace` is the file that every packet before and after ESP is written to."""
+        if trace is not None:
+            self.backend = UserspaceBackend(trace=PcapWriter(Path(trace)))
         self.backend.open()
         return self.backend.device
 

@@ -159,6 +159,12 @@ def test_without_an_endpoint_there_is_one_line(tmp_path: Path, command: tuple[st
     [
         (("--impair", "explode:now"), 2, "impairment 'explode:now': there is no 'explode'"),
         (("--pcap-interface", "lo"), 2, "--pcap-interface needs --pcap FILE"),
+        (("--pcap-esp",), 2, "--pcap-esp needs --pcap FILE"),
+        (
+            ("--pcap-esp", "--pcap", "/dev/null", "--backend", "memory"),
+            2,
+            "--pcap-esp needs ESP in userspace (--backend userspace), not memory",
+        ),
         (("--backend", "magic"), 2, "'magic' is not one of"),
         (("--pcap", "/nowhere/at/all"), 2, "cannot write a capture there"),
     ],

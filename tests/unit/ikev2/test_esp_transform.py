@@ -22,7 +22,7 @@ from ikev2.ipsec.esp import (
     OutboundEspSa,
     inner_octets_that_fit,
 )
-from ikev2.ipsec.sad import Pair
+from ikev2.ipsec.pair import Pair
 
 NAMES = sorted(SUITES)
 SPI = 0x12345678
