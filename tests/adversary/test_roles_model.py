@@ -119,9 +119,9 @@ BAD_TW = [
     ({"ipvn": 6}, 3), ({"conf": (0, 1)}, 3), ({"slots": 1}, 3), ({"sender_port": 0}, 3), ({"type_p": 1 << 31}, 3),
     ({"padding": 1 << 31}, 3), ({"timeout": 1 << 63}, 4), ({"sender_address": b"\xc0\x00\x02\x63"}, 3),
 ]  # fmt: skip
-# Most steps keep the connection: those that end it are tried often enough as they are.
+# Most steps keep the connection: with more that end it, no conversation would be long enough.
 TWAMP_STEPS = st.sampled_from(
-    4 * ["request", "start", "stop", "ended"]
+    12 * ["request", "start", "stop", "ended"]
     + ["owamp request", "fetch", "n", "expired", "timer", "wrong stop", 0, 6, 8, 10, 77, 255, *BAD_TW]
 )
 
@@ -204,7 +204,7 @@ BAD_OW = [
     ({"receiver_address": b"\xc0\x00\x02\x63"}, 3),
 ]  # fmt: skip
 OWAMP_STEPS = st.sampled_from(
-    4 * ["to", "from", "start", "stop", "complete", "fetch"]
+    12 * ["to", "from", "start", "stop", "complete", "fetch"]
     + ["strange fetch", "kind", "rate", "wrong stop", 0, 5, 6, 7, 77, 255, *BAD_OW]
 )
 
