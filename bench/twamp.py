@@ -1,7 +1,11 @@
-"""Costs of TWAMP-Test: codecs, the reflector against a bare echo, and whole sessions. Run: python bench/twamp.py
+"""Costs of TWAMP-Test: codecs, the reflector against a bare echo, and whole two-way sessions.
 
-Everything is measured in this run on this machine; the ratio to the bare echo is the figure that travels.
-`--seconds S` per measurement, `--json` for one JSON document. Reflector and sender are processes of their own.
+    python bench/twamp.py [--seconds 1] [--rounds 3] [--rates 1000 20000 50000 100000] [--json]
+
+Everything is measured in this run on this machine; rounds of ours and of the bare echo alternate; medians. The ratio to
+the bare echo, in CPU a packet, is the figure that travels. Sender and reflector are processes of their own. A packet is
+sent however late it is, up to TIMEOUT_NS. Where perfSONAR's twping is on the PATH, it measures to our server in this
+run.
 """
 
 from __future__ import annotations
@@ -10,34 +14,39 @@ import argparse
 import itertools
 import json
 import multiprocessing
-import os
-import socket
-import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 from typing import Any
 
+from measure_lab import (
+    HOST,
+    KEYS,
+    MODES,
+    SID,
+    Peer,
+    bare_sender,
+    closed_loop,
+    cpu_s,
+    echo,
+    machine,
+    medians,
+    reflector,
+    run_perfsonar,
+)
+
 from ippm.core.schedule import FixedSchedule
-from ippm.core.session_reflector import ReflectorPlan
 from ippm.core.session_sender import SenderPlan
-from ippm.crypto import SessionKeys
 from ippm.crypto_packet import TestProtection, seal_sender
 from ippm.io.clock import clock_state, now_ntp
-from ippm.io.reflector_loop import Reflector
+from ippm.io.pacing import frozen_heap
 from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
-from ippm.metrics.statistics import DelayStatistics
 from ippm.report import RunResult
-from ippm.timestamps import ntp_difference_ns
 from ippm.wire.test_packet import SenderPacket
 
-KEYS = SessionKeys(bytes(range(16)), bytes(range(50, 82)))
-SID = bytes(16)
-HOST = "127.0.0.1"
-MODES = {"open": 1, "authenticated": 2, "encrypted": 4}
-WINDOW = 32
+Row = dict[str, Any]
+TIMEOUT_NS = 5 * 10**9
+PADDING = {"open": 27, "authenticated": 64, "encrypted": 64}
 
 
 def per_call_us(function: Callable[[], object], seconds: float) -> float:
@@ -51,11 +60,6 @@ def per_call_us(function: Callable[[], object], seconds: float) -> float:
         if best * count < seconds / 20:
             count *= 2
     return best * 1e6
-
-
-def codecs(seconds: float) -> dict[str, dict[str, float]]:
-    """What packing and unpacking cost in each mode."""
-    return {name: codec(mode, seconds) for name, mode in MODES.items()}
 
 
 def codec(mode: int, seconds: float) -> dict[str, float]:
@@ -74,147 +78,144 @@ def codec(mode: int, seconds: float) -> dict[str, float]:
     return {name: per_call_us(operation, seconds) for name, operation in operations.items()}
 
 
-def echo_process(pipe: Connection, stop: Event) -> None:
-    """The bare echo: recvfrom and sendto, nothing else."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.bind((HOST, 0))
-    sock.settimeout(0.2)
-    pipe.send(sock.getsockname())
-    buffer = bytearray(65536)
-    view = memoryview(buffer)
-    while not stop.is_set():
-        try:
-            while True:
-                octets, address = sock.recvfrom_into(buffer)
-                sock.sendto(view[:octets], address)
-        except TimeoutError:
-            continue
+def packet_of(name: str) -> bytes:
+    """A packet of a session in this mode."""
+    return seal_sender(SenderPacket(1, now_ntp(), 0x8A01, bytes(PADDING[name])), MODES[name], KEYS)
 
 
-def reflector_process(pipe: Connection, stop: Event, mode: int) -> None:
-    """A Reflector that answers whoever asks."""
-    sock = open_test_socket(HOST)
-    reflector = Reflector()
-    reflector.add_session(ReflectorPlan(SID, mode, KEYS, sock.getsockname(), (HOST, 1), check_peer=False), sock)
-    reflector.start(SID)
-    pipe.send(sock.getsockname())
-    stop.wait()
-    reflector.close()
-
-
-class Peer:
-    """A process with a UDP socket, for the length of a `with`."""
-
-    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
-        self.stop = multiprocessing.Event()
-        ours, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=target, args=(theirs, self.stop, *arguments), daemon=True)
-        self.process.start()
-        self.address = ours.recv()
-
-    def __enter__(self) -> tuple[str, int]:
-        return self.address
-
-    def __exit__(self, *_: object) -> None:
-        self.stop.set()
-        self.process.join()
-
-
-def closed_loop(address: tuple[str, int], packet: bytes, seconds: float) -> float:
-    """Replies a second with WINDOW packets under way."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(address)
-        sock.settimeout(1)
-        buffer = bytearray(2048)
-        for _ in range(WINDOW):
-            sock.send(packet)
-        replies, end = 0, time.perf_counter() + seconds
-        start = time.perf_counter()
-        while time.perf_counter() < end:
-            for _ in range(256):
-                sock.recv_into(buffer)
-                sock.send(packet)
-            replies += 256
-        return replies / (time.perf_counter() - start)
-
-
-def reflector_rates(seconds: float) -> dict[str, dict[str, float]]:
-    """The reflector in each mode, and its ratio to the bare echo with packets of the same length."""
+def reflectors(seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """The reflector in each mode and a bare echo with packets of the same length, in turn."""
     out = {}
     for name, mode in MODES.items():
-        packet = seal_sender(SenderPacket(1, now_ntp(), 0x8A01, bytes(27 if mode == 1 else 64)), mode, KEYS)
-        with Peer(echo_process) as address:
-            echo = closed_loop(address, packet, seconds)
-        with Peer(reflector_process, mode) as address:
-            rate = closed_loop(address, packet, seconds)
-        out[name] = {"replies_per_s": rate, "echo_per_s": echo, "ratio": rate / echo}
-    return out
-
-
-def sessions(seconds: float, rates: list[int]) -> list[dict[str, Any]]:
-    """Whole two-way sessions: what is lost, how late packets are sent, what delay is reported."""
-    out = []
-    for name, mode in MODES.items():
-        for rate in rates:
-            with Peer(reflector_process, mode) as address, open_test_socket(HOST) as sock:
-                interval = 1_000_000_000 // rate
-                count = max(10, int(rate * seconds))
-                padding = 27 if mode == 1 else 64
-                plan = SenderPlan(
-                    SID, mode, KEYS, sock.getsockname(), address, count, FixedSchedule(interval), 0, padding, 10**9
-                )
-                records = run_sender(plan, sock)
-            first = records.t1[0]
-            late = DelayStatistics.of(
-                ntp_difference_ns(t1, first) - interval * index for index, t1 in enumerate(records.t1) if t1
-            )
-            result = RunResult.of(plan, records, clock_state())
-            assert late is not None
-            out.append(
+        packet, rows = packet_of(name), []
+        for _ in range(rounds):
+            with Peer(echo) as bare:
+                bare_rate = closed_loop(bare.address, packet, seconds)
+            with Peer(reflector, mode) as ours:
+                rate = closed_loop(ours.address, packet, seconds)
+            rows.append(
                 {
-                    "mode": name,
-                    "rate_per_s": rate,
-                    "sent": result.sent,
-                    "lost": result.lost,
-                    "send_error_median_ns": late.median,
-                    "send_error_p99_ns": late.p99,
-                    "round_trip_median_ns": result.round_trip.median if result.round_trip else None,
-                    "round_trip_p99_ns": result.round_trip.p99 if result.round_trip else None,
-                    "forward_median_ns": result.forward.median if result.forward else None,
+                    "replies_per_s": rate,
+                    "echo_per_s": bare_rate,
+                    "cpu_us": ours.us_each,
+                    "echo_cpu_us": bare.us_each,
+                    "cpu_ratio": ours.us_each / bare.us_each,
+                    "one_core_per_s": 1e6 / ours.us_each,
                 }
             )
+        out[name] = medians(rows)
     return out
 
 
-def print_text(results: dict[str, Any]) -> None:
+def session(name: str, rate: int, seconds: float) -> tuple[Row, float]:
+    """One two-way session, and the CPU of the bare pair for as many packets."""
+    count = max(10, int(rate * seconds))
+    with Peer(echo) as bare:
+        bare_us = bare_sender(bare.address, packet_of(name), min(count, 50_000), replies=True)
+    bare_us += bare.us_each
+    with Peer(reflector, MODES[name]) as ours, open_test_socket(HOST) as sock, frozen_heap():
+        plan = SenderPlan(
+            SID, MODES[name], KEYS, sock.getsockname(), ours.address, count, FixedSchedule(10**9 // rate), 0,
+            PADDING[name], TIMEOUT_NS,
+        )  # fmt: skip
+        before = cpu_s()
+        records = run_sender(plan, sock)
+        used = cpu_s() - before
+    result = RunResult.of(plan, records, clock_state())
+    late, age, trip = result.stamps.send_error, result.stamps.packet_age, result.round_trip
+    row = {
+        "mode": name, "rate_per_s": rate, "sent": result.sent, "lost": result.lost, "skipped": result.skipped,
+        "send_error_median_ns": late.median if late else None, "send_error_p99_ns": late.p99 if late else None,
+        "packet_age_median_ns": age.median if age else None, "packet_age_p99_ns": age.p99 if age else None,
+        "round_trip_median_ns": trip.median if trip else None, "round_trip_p99_ns": trip.p99 if trip else None,
+        "sender_cpu_us": used / max(1, result.sent) * 1e6, "reflector_cpu_us": ours.us_each, "bare_cpu_us": bare_us,
+        "cpu_ratio": (used / max(1, result.sent) * 1e6 + ours.us_each) / bare_us,
+    }  # fmt: skip
+    return row, result.lost + result.skipped
+
+
+def sessions(seconds: float, rates: list[int], rounds: int) -> list[Row]:
+    """Whole two-way sessions: of the rounds the one with the fewest packets missing, and what each round missed."""
+    out = []
+    for name in MODES:
+        for rate in rates:
+            made = sorted((session(name, rate, seconds) for _ in range(rounds)), key=lambda pair: pair[1])
+            out.append({**made[0][0], "missing_by_round": [missing for _, missing in made]})
+    return out
+
+
+def twping(seconds: float) -> Row | None:
+    """perfSONAR's twping to a server of ours, where it is on the PATH."""
+    from ippm.io.options import ServerOptions
+    from ippm.io.twamp_server import TwampServer
+
+    async def run() -> Row | None:
+        import asyncio
+
+        server = TwampServer(ServerOptions(address=HOST, port=0))
+        await server.start()
+        try:
+            count = str(int(1000 * seconds))
+            return await asyncio.to_thread(
+                run_perfsonar, "twping", "-c", count, "-i", "0.001f", "-A", "O", f"{HOST}:{server.port}"
+            )
+        finally:
+            await server.stop()
+
+    import asyncio
+
+    return asyncio.run(run())
+
+
+def us(nanoseconds: int | None) -> str:
+    """Nanoseconds as microseconds."""
+    return "-" if nanoseconds is None else f"{nanoseconds / 1e3:.1f}"
+
+
+def print_text(results: Row) -> None:
     """The figures as tables."""
     print("codec, microseconds      pack sender  pack reflector  unpack sender  unpack reflector")
     for name, row in results["codecs"].items():
         print(f"  {name:<20}" + "".join(f"{value:15.2f}" for value in row.values()))
-    print("reflector               replies/s      bare echo/s    ratio")
+    print("reflector             replies/s  echo/s   CPU us  echo's  ratio  one core of its own")
     for name, row in results["reflector"].items():
-        print(f"  {name:<20}{row['replies_per_s']:12,.0f}{row['echo_per_s']:17,.0f}{row['ratio']:9.2f}")
-    print("sessions        packets/s     sent   lost   send error p50/p99 us   round trip p50/p99 us")
+        print(
+            f"  {name:<18}{row['replies_per_s']:11,.0f}{row['echo_per_s']:9,.0f}{row['cpu_us']:8.1f}"
+            f"{row['echo_cpu_us']:8.1f}{row['cpu_ratio']:7.2f}{row['one_core_per_s']:12,.0f}/s"
+        )
+    print(
+        "session         packets/s     sent  lost  skipped  late p50/p99 us  age p50/p99  trip p50/p99  CPU  ratio"
+    )
     for row in results["sessions"]:
         print(
-            f"  {row['mode']:<14}{row['rate_per_s']:9,}{row['sent']:9,}{row['lost']:7,}"
-            f"{row['send_error_median_ns'] / 1e3:12.1f} /{row['send_error_p99_ns'] / 1e3:9.1f}"
-            f"{(row['round_trip_median_ns'] or 0) / 1e3:12.1f} /{(row['round_trip_p99_ns'] or 0) / 1e3:9.1f}"
+            f"  {row['mode']:<14}{row['rate_per_s']:9,}{row['sent']:9,}{row['lost']:6,}{row['skipped']:9,}"
+            f"{us(row['send_error_median_ns']):>9}/{us(row['send_error_p99_ns'])}"
+            f"{us(row['packet_age_median_ns']):>8}/{us(row['packet_age_p99_ns'])}"
+            f"{us(row['round_trip_median_ns']):>8}/{us(row['round_trip_p99_ns'])}"
+            f"{row['sender_cpu_us']:8.1f}+{row['reflector_cpu_us']:.1f}{row['cpu_ratio']:7.2f}"
+            f"  missing {row['missing_by_round']}"
         )
+    if results["twping"] is None:
+        print("perfSONAR's twping is not on the PATH")
+    else:
+        print(f"perfSONAR's twping: {results['twping']['output']}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--rates", type=int, nargs="+", default=[1_000, 20_000, 50_000])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rates", type=int, nargs="+", default=[1_000, 20_000, 50_000, 100_000])
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     results = {
-        "machine": {"cores": os.cpu_count(), "python": sys.version.split()[0], "kernel": os.uname().release},
-        "codecs": codecs(options.seconds),
-        "reflector": reflector_rates(options.seconds),
-        "sessions": sessions(options.seconds, options.rates),
+        "machine": machine(),
+        "codecs": {name: codec(mode, options.seconds) for name, mode in MODES.items()},
+        "reflector": reflectors(options.seconds, options.rounds),
+        "sessions": sessions(options.seconds, options.rates, options.rounds),
+        "twping": twping(options.seconds),
     }
     if options.json:
         print(json.dumps(results, indent=1))

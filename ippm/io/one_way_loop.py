@@ -125,6 +125,14 @@ class OneWayLoop:
         elif known:
             self._end(self._streams[sid], stopped=True)
 
+    def session(self, sid: bytes) -> OneWaySender:
+        """The state of a session. LocalProtocolError for an unknown SID."""
+        with self._lock:
+            try:
+                return self._streams[sid].session
+            except KeyError:
+                raise LocalProtocolError(f"no session has SID {sid.hex()}") from None
+
     @property
     def sessions(self) -> int:
         """How many sessions there are."""
@@ -236,17 +244,25 @@ class OneWayLoop:
 
     def _burst(self, stream: _Stream) -> None:
         """Packets of the only stream that runs, while they follow one another too closely for a sleep."""
-        session, schedule, start = stream.session, stream.session.plan.schedule, stream.start
+        session, plan, start, stamps = stream.session, stream.session.plan, stream.start, stream.stamps
+        prepare, send, offset_ns = session.prepare, self._send, plan.schedule.offset_ns
+        now_ns, timeout_ns, due = time.monotonic_ns, plan.timeout_ns, stream.due
         while True:
-            self._one(stream)
+            spin_until(due)
+            late_ns = now_ns() - due
+            if late_ns > timeout_ns:
+                session.skip()  # rfc4656-s4.1.1-02
+            else:
+                send(stream, due, late_ns)
             if session.ended or stream.error or stream.done or self._orders or self._closing:
                 return
-            stream.due = start + schedule.offset_ns(session.next_seqno)
-            left = stream.due - time.monotonic_ns()
+            prepare()
+            stream.due = due = start + offset_ns(session.next_seqno)
+            left = due - now_ns()
             if left > SPIN_NS:
                 return
-            if stream.stamps is not None and (left > _STAMP_COST_NS or stream.stamps.pressing):
-                stream.stamps.drain(1)
+            if stamps is not None and stamps.waiting and (left > _STAMP_COST_NS or stamps.pressing):
+                stamps.drain(1)
 
     def _one(self, stream: _Stream) -> None:
         """Send the next packet when its time has come, or end the session when there is none."""
@@ -256,39 +272,44 @@ class OneWayLoop:
             return
         due = stream.due
         spin_until(due)
-        if time.monotonic_ns() - due > session.plan.timeout_ns:
+        late_ns = time.monotonic_ns() - due
+        if late_ns > session.plan.timeout_ns:
             session.skip()  # rfc4656-s4.1.1-02
         else:
-            self._send(stream, due)
+            self._send(stream, due, late_ns)
         if not session.ended:
             session.prepare()
 
-    def _send(self, stream: _Stream, due: int) -> None:
-        session = stream.session
-        late_ns = forward = 0
-        stamps = stream.stamps
+    def _send(self, stream: _Stream, due: int, late_ns: int) -> None:
+        session, stamps, forward = stream.session, stream.stamps, 0
         if stamps is not None:
             stamps.expect(session.next_seqno, due)
             forward = stamps.forward
-        for _ in range(2):
-            if session.plan.measure:
-                late_ns = time.monotonic_ns() - due
-            try:
-                # rfc4656-s4.1.1-06
-                stream.sock.send(session.pack(now_ntp() + forward, self._clock.error_estimate))
-            except ConnectionRefusedError:
-                # An ICMP error that an earlier packet caused; this one has not been sent yet.
-                if stamps is not None:
-                    stamps.failed()
-                continue
-            except OSError as error:
-                if stamps is not None:
-                    stamps.failed()
-                if not is_transient(error):
-                    stream.error = f"test packets cannot be sent: {error.strerror}"
-                break
+        try:
+            # rfc4656-s4.1.1-06
+            stream.sock.send(session.pack(now_ntp() + forward, self._clock.error_estimate))
+        except OSError as error:
+            if stamps is not None:
+                stamps.failed()
+            self._not_taken(stream, due, error)
+        else:
             session.was_sent(late_ns)
-            return
+
+    def _not_taken(self, stream: _Stream, due: int, error: OSError) -> None:
+        """The system did not take a packet: it is handed over once more when that may help, or skipped."""
+        session = stream.session
+        if isinstance(error, ConnectionRefusedError):
+            # An ICMP error that an earlier packet caused; this one has not been sent yet.
+            try:
+                late_ns = time.monotonic_ns() - due
+                stream.sock.send(session.pack(now_ntp(), self._clock.error_estimate))
+            except OSError as again:
+                error = again
+            else:
+                session.was_sent(late_ns)
+                return
+        if not is_transient(error):
+            stream.error = f"test packets cannot be sent: {error.strerror}"
         session.skip()
 
     def _end(self, stream: _Stream, *, stopped: bool = False) -> None:

@@ -70,10 +70,12 @@ def spin_until(due_ns: int, monotonic_ns: Callable[[], int] = time.monotonic_ns)
     would else wait for the 5 ms after which it is taken from a thread that spins.
     """
     release = time.sleep
-    while monotonic_ns() < due_ns - _KEEP_NS:
+    now = monotonic_ns()
+    while now < due_ns - _KEEP_NS:
         release(0)
-    while monotonic_ns() < due_ns:
-        pass
+        now = monotonic_ns()
+    while now < due_ns:
+        now = monotonic_ns()
 
 
 class StopSignal:
