@@ -22,7 +22,9 @@ from ikev2.crypto.entropy import Entropy
 class ChildTable:
     """The part of an IKE SA that keeps its Child SAs, by the SPI on which we receive.
 
-    `unwanted_spis` are of pairs that the peer has, or may have, and of which we have nothing.
+    `unwanted_spis` are of pairs that the peer has, or may have, and of which we have nothing. `replacing` has, for the
+    SPI of a pair that the driver is to install, the SPI of the one whose place it takes: that one is deleted when
+    the driver has done it, so that a system that refuses leaves the old pair as it is. RFC 7296 section 2.8.
     """
 
     local: Address
@@ -36,6 +38,7 @@ class ChildTable:
     def __init__(self) -> None:
         self.children: dict[int, ChildSa] = {}
         self.unwanted_spis: set[int] = set()
+        self.replacing: dict[int, int] = {}
         self._reserved_spis: dict[int, tuple[str, str]] = {}
         self._events: deque[Event] = deque()
 
@@ -72,9 +75,24 @@ class ChildTable:
             self.keylog.child_sa(child.params)
         self.add_event(ChildSaReady(child.params, standby=standby_for is not None))
 
+    def add_replacement(self, child: ChildSa, old: ChildSa, now: float) -> None:
+        """A Child SA is negotiated that takes the place of another, as soon as it is installed."""
+        self.add_child(child, now)
+        self.replacing[child.params.spi_in] = old.params.spi_in
+
+    def take_place(self, spi_in: int) -> bool:
+        """The pair of this SPI is installed: the one whose place it takes is to go. False when there is none."""
+        new, old = self.children.get(spi_in), self.children.get(self.replacing.pop(spi_in, 0))
+        if new is None or old is None:
+            return False
+        self.add_event(ChildSaRekeyed(old.params, new.params))
+        self.tasks.appendleft(CloseChildSa(old.params.spi_in, "rekeyed"))
+        return True
+
     def remove_child(self, child: ChildSa, reason: str) -> None:
         """A Child SA is gone at both ends; what stood by for it takes over."""
         del self.children[child.params.spi_in]
+        self.replacing.pop(child.params.spi_in, None)
         for other in self.children.values():
             if other.standby_for == child.params.spi_in:
                 other.standby_for = None
@@ -99,7 +117,9 @@ class ChildTable:
     def is_closing_child(self, child: ChildSa) -> bool:
         """True when we have sent a Delete for it, or are going to."""
         spi_in = child.params.spi_in
-        return child.closing or any(isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self.tasks)
+        if child.closing or spi_in in self.replacing.values():
+            return True
+        return any(isinstance(task, CloseChildSa) and task.spi_in == spi_in for task in self.tasks)
 
     def replacement_of(self, child: ChildSa) -> ChildSa | None:
         """What the peer has made to replace this Child SA, which it has still to delete."""

@@ -183,6 +183,13 @@ class IkeSa(ChildTable):
         """The next event, None when there is none."""
         return self._events.popleft() if self._events else None
 
+    def child_installed(self, child: ChildSaParameters, now: float) -> bool:
+        """The driver has carried out a ChildSaReady: what this pair replaces may go. False when it replaces nothing."""
+        if not self.take_place(child.spi_in):
+            return False
+        self._pump(now)
+        return True
+
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, None for never."""
         others = (
@@ -325,6 +332,9 @@ class IkeSa(ChildTable):
         """The backend could not install this pair: take it back, also from the peer."""
         if self.children.pop(child.spi_in, None) is None:
             return
+        old = self.children.get(self.replacing.pop(child.spi_in, 0))
+        if old is not None:
+            old.rekey_failed = True
         self.add_event(ChildSaFailed(self.info(), child.name, reason))
         self.spi_source.release_spi(child.spi_in, child.local, child.remote)
         self.delete_unwanted(child.spi_in, reason)
@@ -458,6 +468,8 @@ class IkeSa(ChildTable):
         self.times.retries += [entry for entry in old.times.retries if succession.inherited(entry[1])]
         self.times.reauth_at, self.times.auth_ends_at = old.times.reauth_at, old.times.auth_ends_at
         self.unwanted_spis |= old.unwanted_spis
+        self.replacing |= old.replacing
+        old.replacing = {}
         self.replaces, old.replaces = old.replaces, None
         old.tasks.clear()
         old.times = lifetime.Times()
@@ -493,6 +505,7 @@ class IkeSa(ChildTable):
         self.release_all_spis()
         self.fragmentation = Fragmentation()
         self.tasks.clear()
+        self.replacing.clear()
         self.close_after = None
         self.deadline = now + self.limits.linger_s if linger else None
         if not linger:

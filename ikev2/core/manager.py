@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from ikev2.core import dispatch, suspicion
 from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.config import ChildConfig, ConnectionConfig, Limits
-from ikev2.core.events import Event
+from ikev2.core.events import ChildSaReady, Event
 from ikev2.core.exchange import Ask, PacketSelectors
 from ikev2.core.ike_sa import IkeSa
 from ikev2.core.impair import Impairment
@@ -67,6 +67,7 @@ class SaManager(SaKeeper):
         self.connections: list[ConnectionConfig] = list(connections)
         self.dropped = 0
         self.internal_errors = 0
+        self._given: Event | None = None
         self._before_timer = before_timer
 
     # --- the sans-IO contract ------------------------------------------------------------------------------------
@@ -89,8 +90,18 @@ class SaManager(SaKeeper):
         return datagrams
 
     def next_event(self) -> Event | None:
-        """The next event, None when there is none."""
-        return self._events.popleft() if self._events else None
+        """The next event, None when there is none.
+
+        Who asks for it has carried out the one before: a Child SA that was ready is installed now, unless
+        `child_install_failed` said otherwise.
+        """
+        done, self._given = self._given, None
+        if isinstance(done, ChildSaReady):
+            owner = self._table.owner(done.child)
+            if owner is not None and owner.child_installed(done.child, self.now):
+                self._collect(owner, self.now)
+        self._given = self._events.popleft() if self._events else None
+        return self._given
 
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, None for never."""

@@ -6,6 +6,7 @@ The rules, before the code:
 - What replaces or closes the IKE SA waits until every request of ours is answered, and is alone on its way: Child SAs
   must not be made, or go, while they are handed over, and the Delete is the last request (rfc7296-s2.8-04).
 - No exchange begins on an IKE SA that is being replaced, but its deletion (rfc7296-s1.3.2-02).
+- Nothing begins while the driver installs a pair that takes the place of another: then the old one is deleted first.
 - Of the Child SAs that come one in the place of the other there is one request at a time. So both ends see collisions
   over them in the order for which RFC 7296 sections 2.8.1 and 2.25.1 have their rules, whatever the window.
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 def begin_what_may(sa: IkeSa, now: float) -> None:
     """Begin the local actions whose turn it is."""
+    if sa.replacing:
+        return  # until the driver has installed what is new: first of all the old pair is deleted
     _heed_limit(sa)
     while sa.tasks and _may_request(sa) and _has_turn(sa, sa.tasks[0]):
         _begin(sa, sa.tasks.popleft(), now)

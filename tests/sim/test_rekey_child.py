@@ -352,6 +352,49 @@ def test_new_pair_that_the_responder_takes_back_at_once_is_not_installed() -> No
     assert "deleted" in failed.reason  # type: ignore[attr-defined]
 
 
+def test_new_pair_that_the_initiator_cannot_install_leaves_the_old_one() -> None:
+    """The old pair is deleted when the new one is installed, and not before: there is no moment without a pair."""
+    network, a, b = pair()
+    up(network, a, until=5.0)
+    old, at_b = the_child(a), the_child(b)
+    a.refuse_install = "no room"
+    a.manager.rekey_child(old, network.now)
+    network.run(network.now + 2.0)
+    assert (the_child(a), the_child(b)) == (old, at_b)
+    assert_joined(a, b)
+    assert not a.of(ChildSaRekeyed)
+    (failed,) = a.of(ChildSaFailed)
+    assert failed.reason == "no room"  # type: ignore[attr-defined]
+    assert len(b.of(ChildSaReady)) == 2
+    assert len(b.of(ChildSaDeleted)) == 1
+    a.refuse_install = None
+    a.manager.rekey_child(old, network.now)
+    network.run(network.now + 2.0)
+    assert the_child(a) != old
+    assert len(a.of(ChildSaRekeyed)) == len(b.of(ChildSaRekeyed)) == 1
+    assert_joined(a, b)
+
+
+def test_delete_of_the_old_pair_waits_until_the_new_one_is_installed() -> None:
+    network, a, b = pair()
+    up(network, a, until=5.0)
+    old = the_child(a)
+    network.link = lambda sent: () if sent.sender is b else (0.01,)
+    a.manager.rekey_child(old, network.now)
+    network.run(network.now + 0.05)
+    response = network.sent[-1].datagram
+    assert network.sent[-1].sender is b
+    a.manager.receive_datagram(response.data, a.address, b.address, network.now)
+    assert a.manager.datagrams_to_send() == []
+    ready = a.manager.next_event()
+    assert isinstance(ready, ChildSaReady)
+    assert a.manager.datagrams_to_send() == []
+    rekeyed = a.manager.next_event()
+    assert rekeyed == ChildSaRekeyed(old, ready.child)
+    (delete,) = a.manager.datagrams_to_send()
+    assert opened(b, delete)[0] == Delete.esp(old.spi_in.to_bytes(4, "big"))
+
+
 # --- a group of NONE, and AH beside ESP ---
 
 

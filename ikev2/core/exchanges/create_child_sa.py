@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ikev2.core import child_negotiation, cp, reauthentication
 from ikev2.core.child_negotiation import ChildSa, Nonces
-from ikev2.core.events import ChildSaFailed, ChildSaRekeyed
+from ikev2.core.events import ChildSaFailed
 from ikev2.core.exchange import CloseChildSa, CloseIkeSa, Inbound, MakeChildSa, RekeyChildSa
 from ikev2.core.exchanges import rekey_ike_sa
 from ikev2.core.exchanges.ike_sa_init import NONCE_OCTETS, ke_groups
@@ -151,12 +151,12 @@ def _replace(
         if unwanted:
             sa.queue(CloseChildSa(rival.params.spi_in, UNWANTED))
         return
-    sa.add_child(child, now)
+    if old is not None:
+        sa.add_replacement(child, old, now)
+    else:
+        sa.add_child(child, now)
     if rival is not None:
         rival.standby_for = child.params.spi_in  # the peer deletes it
-    if old is not None:
-        sa.add_event(ChildSaRekeyed(old.params, child.params))
-        sa.queue_first(CloseChildSa(old.params.spi_in, "rekeyed"))
     if unwanted:
         sa.queue(CloseChildSa(child.params.spi_in, UNWANTED))
 
