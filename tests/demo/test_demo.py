@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from as_nobody import AS_NOBODY, NOBODY, readable, readable_python
 from demo.demo_checks import (
     COUNT,
     ROOT,
@@ -22,8 +23,6 @@ from demo.demo_checks import (
 
 from ikev2.embedding import probe_namespaces
 from interop.lab import uml
-
-NOBODY = "65534"
 
 
 def needs_namespaces() -> None:
@@ -61,51 +60,16 @@ def test_it_can_be_run_twice_into_the_same_folder(tmp_path: Path) -> None:
     assert first.document["ike_sa"]["spi_i"] != second.document["ike_sa"]["spi_i"]
 
 
-def readable_python(directory: Path) -> tuple[str, dict[str, str]]:
-    """A Python that any user may run, with what the project needs, and the environment for it.
-
-    The interpreter of the tests may live where only root can look; then the system's own of the same version serves,
-    with the installed packages on its path.
-    """
-    packages = next(path for path in sys.path if path.endswith("site-packages"))
-    copied = directory / "packages"
-    shutil.copytree(
-        packages, copied, ignore=shutil.ignore_patterns("__pycache__", "scapy*", "mypy*", "hypothesis*")
-    )
-    for name in ("ikev2", "ippm", "binding"):
-        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-    version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{version}", f"/usr/local/bin/{version}"):
-        command = [
-            "setpriv",
-            f"--reuid={NOBODY}",
-            f"--regid={NOBODY}",
-            "--clear-groups",
-            "sh",
-            "-c",
-            'exec "$0" -c "import ssl"',
-            candidate,
-        ]
-        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
-            return candidate, {"PYTHONPATH": f"{directory}:{copied}"}
-    pytest.skip(f"no {version} here that another user may run")
-
-
 @pytest.mark.netns
 def test_as_nobody_in_an_unprivileged_user_namespace(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Two processes and a TUN device, not the memory backend: falling back where TUN works is a failure."""
     if os.geteuid() != 0:
         pytest.skip("becoming nobody takes root; as another user the first test has run unprivileged already")
-    directory = tmp_path_factory.mktemp("nobody")
-    for path in (directory, *directory.parents):
-        if path == Path("/"):
-            break
-        if path.owner() == "root" and path != Path("/tmp"):
-            path.chmod(path.stat().st_mode | 0o055)
+    directory = readable(tmp_path_factory.mktemp("nobody"))
     report = directory / "report"
     report.mkdir()
     os.chown(report, int(NOBODY), int(NOBODY))
-    as_nobody = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+    as_nobody = AS_NOBODY
     if subprocess.run([*as_nobody, "unshare", "-Urnm", "true"], capture_output=True, check=False).returncode != 0:
         pytest.skip("this kernel does not let nobody make a user namespace")
     python, environment = readable_python(directory)

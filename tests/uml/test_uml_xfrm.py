@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import guest_xfrm
 import pytest
+from as_nobody import AS_NOBODY, readable, readable_python
 
 from interop.lab.uml import GuestOptions, run_in_guest, why_not
 
@@ -45,3 +48,36 @@ def test_in_a_guest_with_kernel_esp(case: str, verdicts: dict[str, dict[str, obj
     verdict = verdicts.get(case)
     assert verdict is not None, "the guest ended before this case"
     assert verdict["ok"], verdict["error"]
+
+
+AS_NOBODY_TOO = (
+    "tunnel-gcm128",
+    "transport-cbc192-sha384",
+    "transport-ipv6",
+    "rekey",
+    "replay-and-forgery",
+    "acquire",
+)
+
+
+def test_without_privileges_the_guest_does_the_same(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The whole guest is run by nobody; inside, the kernel's ESP is as good as root's."""
+    if os.geteuid() != 0:
+        pytest.skip("becoming nobody takes root; as another user the others have run without privileges already")
+    directory = readable(tmp_path_factory.mktemp("guest"))
+    python, environment = readable_python(directory, "interop", "tests/uml", "tests/unit/ikev2")
+    temporary = directory / "tmp"
+    temporary.mkdir(mode=0o777)
+    temporary.chmod(0o777)
+    script = str(directory / "tests/uml" / Path(guest_xfrm.__file__).name)
+    guest = [python, "-m", "interop.lab.uml", "-p", "-t", "110", "--", python, script, *AS_NOBODY_TOO]
+    done = subprocess.run(
+        [*AS_NOBODY, *guest],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "HOME": str(temporary), "TMPDIR": str(temporary), **environment},
+    )
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [(one["case"], one["ok"]) for one in found] == [(case, True) for case in AS_NOBODY_TOO], done
