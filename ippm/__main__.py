@@ -1,6 +1,6 @@
 """`python -m ippm`."""
 
-from ippm.cli.main import main
+from ippm.cli.entry import main
 
 if __name__ == "__main__":
     main()

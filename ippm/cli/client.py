@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -171,7 +172,7 @@ def connection_of(
     """Of the options of a client, those that its letters for the connection give. Raises ConfigurationError."""
     import socket
 
-    from ippm.cli.settings import parse_host, parse_ports
+    from ippm.cli.words import parse_host, parse_ports
     from ippm.errors import ConfigurationError
 
     if ipv4 and ipv6:
@@ -204,11 +205,41 @@ def run_client(
     import asyncio
 
     from ippm.cli.progress import shown
+
+    with _errors_as_json(as_json), shown(expected_s):
+        return asyncio.run(_until_interrupt(run, until_terminated))
+
+
+def run_here(run: Callable[[StopSignal], T], *, as_json: bool) -> T:
+    """Run what needs no event loop in this thread, and so without importing one: like `run_client`."""
+    import signal
+
+    from ippm.io.pacing import StopSignal
+
+    stop = StopSignal()
+
+    def interrupt(*_: object) -> None:
+        """The first time: stop sending, and report what there is. The second time: end at once."""
+        if stop():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with _errors_as_json(as_json):
+            return run(stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
+        stop.close()
+
+
+@contextmanager
+def _errors_as_json(as_json: bool) -> Iterator[None]:
+    """An IppmError is printed before it is raised when `as_json`; a fault of the options is not."""
     from ippm.errors import ConfigurationError, IppmError
 
     try:
-        with shown(expected_s):
-            return asyncio.run(_until_interrupt(run, until_terminated))
+        yield
     except ConfigurationError:
         raise
     except IppmError as error:

@@ -143,7 +143,7 @@ def reflect(
 
 
 def _listen(text: str) -> tuple[str, int]:
-    from ippm.cli.settings import parse_host
+    from ippm.cli.words import parse_host
     from ippm.errors import ConfigurationError
     from ippm.iana import TWAMP_PORT
 
@@ -214,8 +214,8 @@ def send(
     """The sender: measures to a reflector that is there already."""
     import socket
 
-    from ippm.cli.client import run_client
-    from ippm.cli.settings import parse_host, parse_interval, parse_ports
+    from ippm.cli.client import run_here
+    from ippm.cli.words import parse_host, parse_interval, parse_ports
     from ippm.errors import ConfigurationError
     from ippm.iana import TWAMP_PORT
     from ippm.io.light import LightSender, run_light_sender
@@ -235,12 +235,7 @@ def send(
         **stamps_of(rest),
     )
 
-    async def run(stop: Any) -> Any:
-        import asyncio
-
-        return await asyncio.to_thread(run_light_sender, options, stop)
-
-    result = run_client(run, as_json=as_json)
+    result = run_here(lambda stop: run_light_sender(options, stop), as_json=as_json)
     if as_json:
         head = {"ok": True, "host": name, "port": port, "mode": result.mode, "protocol": "twamp-light"}
         click.echo(json.dumps({**head, "result": result.to_dict()}, indent=2))

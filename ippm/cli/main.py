@@ -161,7 +161,7 @@ def _twping_options(
     interface: str | None,
     **rest: Any,
 ) -> TwpingOptions:
-    from ippm.cli.settings import parse_interval
+    from ippm.cli.words import parse_interval
     from ippm.iana import TWAMP_PORT
     from ippm.io.options import TwpingOptions
 

@@ -218,7 +218,7 @@ def owping_options(
     **rest: Any,
 ) -> OwpingOptions:
     """The options of the letters. Raises ConfigurationError."""
-    from ippm.cli.settings import parse_interval
+    from ippm.cli.words import parse_interval
     from ippm.iana import OWAMP_PORT
     from ippm.io.owamp_options import OwpingOptions
 

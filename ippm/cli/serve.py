@@ -128,7 +128,8 @@ def server_options(
     """Both servers' options, None for one that is not to run, and the key file. Raises ConfigurationError."""
     from dataclasses import replace
 
-    from ippm.cli.settings import ServerTables, parse_host, parse_ports, read_server_file
+    from ippm.cli.settings import ServerTables, read_server_file
+    from ippm.cli.words import parse_host, parse_ports
     from ippm.core.owamp_events import SECURITY
     from ippm.iana import TWAMP_PORT
     from ippm.io.options import ServerOptions

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
 
 from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
 from ippm.core.session_reflector import PaddingRule, ReflectorPlan, canonical_host
@@ -26,7 +27,9 @@ from ippm.io.reflector_loop import Reflector
 from ippm.io.sender_loop import run_sender
 from ippm.io.test_socket import open_test_socket
 from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
-from ippm.report.result import RunResult
+
+if TYPE_CHECKING:
+    from ippm.report.result import RunResult
 
 _NO_SID = bytes(16)
 _LABEL = b"TWAMP-Light"
@@ -188,6 +191,8 @@ def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> Ru
             )
     except OSError as error:
         raise IppmError(f"test packets cannot be sent: {error.strerror or error}") from None
+    from ippm.report.result import RunResult  # not before the first packet: it takes its time
+
     return RunResult.of(plan, records, clock)
 
 

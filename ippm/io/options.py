@@ -10,14 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ippm.core.key_log import KeyLog
-from ippm.core.limits import LimitUsage
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_WORDS, SECURITY_BITS, TWAMP_PORT, Mode, features_of
 from ippm.io.batch import is_linux
 from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
 
 if TYPE_CHECKING:
+    from ippm.core.key_log import KeyLog
+    from ippm.core.limits import LimitUsage
     from ippm.io.owamp_options import OwpingOptions
 
 MarkCallback = Callable[[socket.socket], None]

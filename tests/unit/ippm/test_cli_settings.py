@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ippm.cli.settings import parse_host, parse_interval, parse_ports, read_server_file
+from ippm.cli.settings import read_server_file
+from ippm.cli.words import parse_host, parse_interval, parse_ports
 from ippm.errors import ConfigurationError
 from ippm.iana import Mode
 from ippm.io.keyfile import read_key_file
