@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ikev2.core import child_negotiation, cp, reauthentication
+from ikev2.core import child_answer, child_offer, cp, reauthentication
 from ikev2.core.child_negotiation import ChildSa, Nonces
 from ikev2.core.events import ChildSaFailed
 from ikev2.core.exchange import CloseChildSa, CloseIkeSa, Inbound, MakeChildSa, RekeyChildSa
@@ -62,7 +62,7 @@ def begin(sa: IkeSa, task: MakeChildSa | RekeyChildSa, now: float) -> None:
         keying.append(Ke(group, pair.public))
     try:
         selectors, packet = (task.selectors, task.packet) if isinstance(task, MakeChildSa) else (None, None)
-        offered, payloads = child_negotiation.offer(
+        offered, payloads = child_offer.offer(
             sa, config, keying=keying, replaces=old, selectors=selectors, packet=packet
         )
     except IkeError as error:
@@ -113,7 +113,7 @@ def _conclude(sa: IkeSa, inbound: Inbound, request: ChildRequest) -> None:
         return
     nonces = Nonces(request.nonce, inbound.required(Nonce).data)
     try:
-        child = child_negotiation.accept(
+        child = child_offer.accept(
             sa, request.offer, inbound, nonces, pair=request.pair, reqid=request.reqid, replaces=old
         )
     except IkeError as error:
@@ -131,7 +131,7 @@ def _conclude(sa: IkeSa, inbound: Inbound, request: ChildRequest) -> None:
     if old is None and request.collision is None:
         sa.add_child(child, inbound.now)
         if isinstance(request.task, MakeChildSa):
-            sa.queue(*child_negotiation.further(sa, request.offer, child, inbound))
+            sa.queue(*child_offer.further(sa, request.offer, child, inbound))
     else:
         _replace(sa, request, old, child, nonces, inbound.now)
 
@@ -189,7 +189,7 @@ def _refused(sa: IkeSa, inbound: Inbound, request: ChildRequest, old: ChildSa | 
                 sa.queue_first(MakeChildSa(old.config))
             sa.remove_child(old, "the peer does not have it")
         return
-    instead = None if request.rekeys is not None else child_negotiation.instead(sa, request.offer, notify_type)
+    instead = None if request.rekeys is not None else child_offer.instead(sa, request.offer, notify_type)
     if instead is not None:
         sa.queue_first(instead)
         return
@@ -229,7 +229,7 @@ def answer(sa: IkeSa, inbound: Inbound) -> tuple[Payload, ...]:
     nonces = Nonces(inbound.required(Nonce).data, sa.entropy.octets(NONCE_OCTETS))
     name = sa.connection.name if old is None else old.params.name
     try:
-        child, payloads = child_negotiation.answer(sa, inbound, nonces, replaces=old)
+        child, payloads = child_answer.answer(sa, inbound, nonces, replaces=old)
     except InvalidKePayload:
         raise
     except ProtocolError as error:

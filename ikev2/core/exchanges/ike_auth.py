@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ikev2.core import child_negotiation, cp, extension
+from ikev2.core import child_answer, child_offer, cp, extension
 from ikev2.core.auth import prover_for, verifier_for
 from ikev2.core.child_negotiation import ChildOffer, Nonces
 from ikev2.core.config import Childless, ConnectionConfig
@@ -92,7 +92,7 @@ def begin(sa: IkeSa, now: float) -> None:
     prover = prover_for(connection, sa.need_keys()[0].prf, sa.local_id, _expected_identity(sa))
     payloads += prover.prove(_our_octets(sa, id_i.body()))
     if sa.wanted and connection.childless is not Childless.FORCE:
-        handshake.child, child_payloads = child_negotiation.offer(sa, sa.wanted[0], packet=sa.packet)
+        handshake.child, child_payloads = child_offer.offer(sa, sa.wanted[0], packet=sa.packet)
         payloads += child_payloads
     elif (request := cp.request(sa)) is not None:
         payloads.append(request)  # RFC 6023 section 3
@@ -172,16 +172,16 @@ def _take_offered(sa: IkeSa, offered: ChildOffer, inbound: Inbound) -> None:
         error = inbound.error
         reason = "the peer made no Child SA" if error is None else f"the peer refused: {error.notify_type}"
         notify_type = None if error is None else error.notify_type
-        instead = child_negotiation.instead(sa, offered, notify_type)
+        instead = child_offer.instead(sa, offered, notify_type)
         if instead is not None:
             sa.queue(instead)
             return
         sa.add_event(ChildSaFailed(sa.info(), offered.config.name, reason, notify_type))
         return
     try:
-        child = child_negotiation.accept(sa, offered, inbound, _nonces(sa))
+        child = child_offer.accept(sa, offered, inbound, _nonces(sa))
         sa.add_child(child, inbound.now)
-        sa.queue(*child_negotiation.further(sa, offered, child, inbound))
+        sa.queue(*child_offer.further(sa, offered, child, inbound))
     except IkeError as error:
         # The peer has its half already: delete the pair. RFC 7296 section 2.21.
         notify_type = error.notify_type if isinstance(error, ProtocolError) else None
@@ -263,7 +263,7 @@ def _answer_child(sa: IkeSa, inbound: Inbound) -> list[Payload]:
         sa.add_event(ChildSaFailed(sa.info(), sa.connection.name, reason, NotifyType.NO_ADDITIONAL_SAS))
         return [Notify(NotifyType.NO_ADDITIONAL_SAS)]
     try:
-        child, payloads = child_negotiation.answer(sa, inbound, _nonces(sa))
+        child, payloads = child_answer.answer(sa, inbound, _nonces(sa))
     except ProtocolError as error:  # rfc7296-s1.3.1-03
         notify_type = error.notify_type or NotifyType.NO_PROPOSAL_CHOSEN
         sa.add_event(ChildSaFailed(sa.info(), sa.connection.name, str(error), notify_type))
