@@ -8,7 +8,6 @@ before the peer can use it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, Self
@@ -22,19 +21,19 @@ from ikev2.core.events import (
     IkeSaRekeyed,
 )
 from ikev2.core.exporter import KeyExporter
-from ikev2.core.keepalive import Keepalives
 from ikev2.core.manager import SaManager
 from ikev2.core.transitions import State
 from ikev2.core.types import Address, Datagram
-from ikev2.errors import BackendError, IkeError, LocalProtocolError
+from ikev2.errors import IkeError, LocalProtocolError
 from ikev2.io.configuration import EndpointConfig
 from ikev2.io.describe import CHILD_EVENTS, describe_event
 from ikev2.io.entropy import SystemEntropy
 from ikev2.io.first_addresses import first_addresses
 from ikev2.io.installer import Installer
 from ikev2.io.log import LogRing
+from ikev2.io.mapping_keeper import MappingKeeper
 from ikev2.io.sockets import SocketSet
-from ikev2.io.udp import NAT_KEEPALIVE, IkeSocket
+from ikev2.io.udp import IkeSocket
 from ikev2.io.wish import Wish
 from ikev2.ipsec.backend import NON_ESP_MARKER, Backend
 from ikev2.ipsec.memory import MemoryBackend
@@ -113,8 +112,7 @@ class Endpoint:
         self._subscribers: list[Callable[[Event], None]] = []
         self._wishes: list[Wish] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._keepalives = Keepalives()
-        self._keepalive: asyncio.TimerHandle | None = None
+        self._mappings = MappingKeeper(self.manager, backend, self._sockets, self.counters)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_turn = False
 
@@ -142,6 +140,7 @@ class Endpoint:
             self._sockets.close()
             raise
         self._loop = loop
+        self._mappings.start(loop)
         self._turn()
 
     async def stop(self) -> None:
@@ -154,9 +153,9 @@ class Endpoint:
             await self._delete_all()
         finally:
             self._loop = None
-            for timer in (self._timer, self._keepalive):
-                if timer is not None:
-                    timer.cancel()
+            self._mappings.stop()
+            if self._timer is not None:
+                self._timer.cancel()
             if (descriptor := self.backend.event_fd()) is not None:
                 loop.remove_reader(descriptor)
             self._sockets.stop_reading()
@@ -440,7 +439,7 @@ class Endpoint:
             return
         match event:
             case IkeSaEstablished(sa) | IkeSaRekeyed(_, sa) if sa.nat_local:
-                self._running().call_soon(self._keep_mapping_of, sa.spi_i, sa.spi_r)
+                self._running().call_soon(self._mappings.add, sa.spi_i, sa.spi_r)
             case _:
                 pass
         text = describe_event(event)
@@ -461,42 +460,9 @@ class Endpoint:
         if self._pcap is not None:
             octets = NON_ESP_MARKER + datagram.data if sock.nat_traversal else datagram.data
             self._record(octets, datagram.local, datagram.remote, outbound=True)
-        self._keepalives.sent(datagram.local, datagram.remote, self._now())
+        self._mappings.sent(datagram.local, datagram.remote, self._now())
         if not sock.send(datagram.data, datagram.local, datagram.remote, path_mtu_wanted=datagram.path_mtu_wanted):
             self.log.log("NET", f"the system refused to send to {datagram.remote}")
-
-    def _keep_mapping_of(self, spi_i: bytes, spi_r: bytes) -> None:
-        """A NAT translates us for a new IKE SA: its mapping is looked after with the others."""
-        sa = self.manager.find(spi_i, spi_r)
-        if self._loop is None or sa is None:
-            return
-        when = self._keepalives.add(sa, self._now())
-        if when is None or (self._keepalive is not None and self._keepalive.when() <= when):
-            return
-        if self._keepalive is not None:
-            self._keepalive.cancel()
-        self._keepalive = self._loop.call_at(when, self._keep_mappings)
-
-    def _keep_mappings(self) -> None:
-        """One octet 0xFF from where a NAT translates us and we have been silent. RFC 3948 sections 2.3 and 4."""
-        if self._loop is None:
-            return
-        if self._keepalive is not None:
-            self._keepalive.cancel()
-            self._keepalive = None
-        now = self._now()
-        packets_out: dict[int, int] = {}
-        for child in self._keepalives.follow(self.manager.sas, now):
-            with contextlib.suppress(BackendError):
-                packets_out[child.spi_in] = self.backend.query(child).packets_out
-        for local, remote in self._keepalives.due(packets_out, now):
-            sock = self._sockets.find(local)
-            if sock is not None and sock.nat_traversal:
-                sock.send_raw(NAT_KEEPALIVE, local, remote)
-                self.counters["nat_keepalives_sent"] += 1
-        when = self._keepalives.next_timer()
-        if when is not None:
-            self._keepalive = self._loop.call_at(when, self._keep_mappings)
 
     def _record(self, octets: bytes, local: Address, remote: Address, *, outbound: bool) -> None:
         if self._pcap is None:

@@ -174,8 +174,8 @@ def test_without_a_nat_or_when_they_are_switched_off_there_are_no_keepalives(
         async with pair.running(a, b):
             await a.up("lab", 5)
             sent = a.socket_counters()["datagrams_sent"]
-            a._keep_mappings()
-            assert a._keepalive is None
+            a._mappings._remind()
+            assert not a._mappings.waiting
             assert a.socket_counters()["datagrams_sent"] == sent
 
     asyncio.run(scenario())
