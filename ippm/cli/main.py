@@ -23,6 +23,7 @@ from ippm.cli.client import (
     stamps_of,
 )
 from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
+from ippm.cli.compare import compare
 from ippm.cli.decode import decode
 from ippm.cli.forms import FORM_PARAMETERS, form_options, print_two_way
 from ippm.cli.keys import Keys, client_keys
@@ -205,6 +206,7 @@ cli.add_command(light)
 cli.add_command(owping)
 cli.add_command(fetch)
 cli.add_command(stats)
+cli.add_command(compare)
 cli.add_command(decode)
 
 

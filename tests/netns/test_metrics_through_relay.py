@@ -354,3 +354,39 @@ def test_one_way_delays_are_those_of_the_record() -> None:
         judge_variation(report, stamps, held)
         assert max(received - sent for sent, received in stamps.values()) <= report["delay"]["maximum_ns"] + 1
         assert report["clock"]["error_ns"] > 0
+
+
+# runs beside one another
+
+
+def kept(directory: Path, knobs: Sequence[str]) -> str:
+    """A session to the server through these impairments, kept in a file: its name."""
+    directory.mkdir()
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with two_networks(forward=change(Impairments(), knobs), backward=Impairments()) as (lab, _):
+        serve = [sys.executable, "-m", "ippm", "serve"]
+        server = lab.popen("server", serve, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        assert server.stdout.readline()
+        owping = ["owping", "-t", "-c", str(COUNT), "-i", "0.004f", "-L", "1", "-d", str(directory), SERVER]
+        done = lab.run("alice", [sys.executable, "-m", "ippm", *owping], cwd=ROOT, env=environment, timeout=60)
+        assert done.returncode == 0
+        server.stdout.close()
+    (file,) = directory.iterdir()
+    return str(file)
+
+
+def test_runs_over_one_path_and_over_another_compare_as_they_should(tmp_path: Path) -> None:
+    """The draws of one seed twice; a path that is 15 ms longer; one with more jitter, apart from its median."""
+    path = ["only=udp", "delay=5ms", "jitter=20ms"]
+    one, same = kept(tmp_path / "1", path), kept(tmp_path / "2", path)
+    longer = kept(tmp_path / "3", ["only=udp", "delay=20ms", "jitter=20ms"])
+    wider = kept(tmp_path / "4", ["only=udp", "delay=5ms", "jitter=80ms"])
+
+    def compare(*arguments: str) -> int:
+        argv = [sys.executable, "-m", "ippm", "compare", *arguments]
+        return subprocess.run(argv, cwd=ROOT, check=False, capture_output=True).returncode
+
+    assert compare(one, same, "--expect", "same") == 0
+    assert compare(one, longer, "--expect", "different", "--significance", "1") == 0
+    assert compare(one, longer, "--expect", "same", "--centre", "median", "--significance", "1") == 0
+    assert compare(one, wider, "--expect", "different", "--centre", "median", "--significance", "1") == 0
