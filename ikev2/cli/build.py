@@ -17,7 +17,15 @@ from ikev2.cli.sections import ChildSection, ConnectionSection, HostSection, Poo
 from ikev2.cli.selectors import parse_selector
 from ikev2.cli.words import own_identity
 from ikev2.core.child_sa import HwOffload, KernelOptions
-from ikev2.core.config import ChildConfig, Childless, ConnectionConfig, Lifetime, Retransmission, SharedKey
+from ikev2.core.config import (
+    ChildConfig,
+    Childless,
+    ConnectionConfig,
+    Lifetime,
+    Retransmission,
+    SharedKey,
+    Volume,
+)
 from ikev2.core.identity import Identity, PeerIdentity, may_be_one, parse_peer, quality
 from ikev2.core.pools import AddressRange, PoolConfig
 from ikev2.core.types import Mode
@@ -183,6 +191,12 @@ def _check_times(where: str, section: ConnectionSection, faults: list[str]) -> N
             faults.append(
                 f"{where}.children.{name}.rand_time: must be less than rekey_time ({child.rekey_time:g} s)"
             )
+        for unit in ("bytes", "packets"):
+            rekey, life, rand = (getattr(child, f"{word}_{unit}") for word in ("rekey", "life", "rand"))
+            if life and rekey and life <= rekey:
+                faults.append(f"{where}.children.{name}.life_{unit}: must be more than rekey_{unit} ({rekey})")
+            if rand is not None and 0 < rekey <= rand:
+                faults.append(f"{where}.children.{name}.rand_{unit}: must be less than rekey_{unit} ({rekey})")
 
 
 def _child(name: str, section: ChildSection) -> ChildConfig:
@@ -197,6 +211,8 @@ def _child(name: str, section: ChildSection) -> ChildConfig:
         lifetime=_child_lifetime(section),
         single_pair=section.single_pair,
         tfc_padding=section.tfc_padding,
+        octets=_volume(section.rekey_bytes, section.life_bytes, section.rand_bytes),
+        packets=_volume(section.rekey_packets, section.life_packets, section.rand_packets),
         kernel=KernelOptions(
             section.if_id_in,
             section.if_id_out,
@@ -220,6 +236,12 @@ def _child_lifetime(section: ChildSection) -> Lifetime:
         OVER_SHARE * section.rekey_time if section.life_time is None else section.life_time - section.rekey_time
     )
     return Lifetime(section.rekey_time, over_s, over_s if section.rand_time is None else section.rand_time)
+
+
+def _volume(rekey: int, life: int | None, rand: int | None) -> Volume:
+    """swanctl's defaults: `life_` is a tenth more than `rekey_`, `rand_` what lies between the two."""
+    most = rekey + rekey // 10 if life is None else life
+    return Volume(rekey, most, max(0, most - rekey) if rand is None else rand)
 
 
 def _numbered(proposals: Iterable[Proposal]) -> tuple[Proposal, ...]:

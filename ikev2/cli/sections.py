@@ -39,6 +39,7 @@ SMALLEST_FRAGMENT_SIZE = 200
 """Octets of an IP datagram that leave room for IPv6, UDP, SKF and some content with every algorithm."""
 
 
+Amount = Annotated[int, Field(ge=0, lt=1 << 63)]
 InterfaceId = Annotated[int, Field(ge=0, le=0xFFFFFFFF)]
 
 
@@ -72,6 +73,12 @@ class ChildSection(_Section):
     rekey_time: Seconds = 3600.0
     life_time: Seconds | None = None
     rand_time: Seconds | None = None
+    rekey_bytes: Amount = 0
+    life_bytes: Amount | None = None
+    rand_bytes: Amount | None = None
+    rekey_packets: Amount = 0
+    life_packets: Amount | None = None
+    rand_packets: Amount | None = None
     single_pair: bool = False
     tfc_padding: TfcPadding = 0
     if_id_in: InterfaceId = 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ikev2.core import narrowing
+from ikev2.core import lifetime, narrowing
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.config import ChildConfig
 from ikev2.core.exchange import Inbound
@@ -188,6 +188,7 @@ def make_child_sa(
         nat_original_remote=originals.remote if behind_nat else None,
         tfc_padding=tfc_padding,
         kernel=config.kernel,
+        limits=lifetime.draw_limits(config.octets, config.packets, sa.entropy),
     )
     return ChildSa(config, params, SecretOctets("KEYMAT", keymat))
 

@@ -52,6 +52,22 @@ NO_KERNEL_OPTIONS = KernelOptions()
 
 
 @dataclass(frozen=True, slots=True)
+class VolumeLimits:
+    """How much each SA of a pair may carry: `soft` until the backend says so, `hard` until it is gone; 0: any amount.
+
+    RFC 4301 section 4.4.2.1.
+    """
+
+    soft_octets: int = 0
+    hard_octets: int = 0
+    soft_packets: int = 0
+    hard_packets: int = 0
+
+
+NO_LIMITS = VolumeLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class ChildSaParameters:
     """All that a backend needs to install both directions of one Child SA and its policies.
 
@@ -86,6 +102,7 @@ class ChildSaParameters:
     nat_original_remote: str | None = None
     tfc_padding: int = 0
     kernel: KernelOptions = NO_KERNEL_OPTIONS
+    limits: VolumeLimits = NO_LIMITS
 
     @property
     def label(self) -> str:

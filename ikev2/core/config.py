@@ -86,11 +86,26 @@ ENDLESS = Lifetime()
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """How much a Child SA carries in either direction: it is rekeyed after `rekey` less a random part of `rand`, and
+    gone after `life`; 0 is without a limit. RFC 4301 section 4.4.2.1.
+    """
+
+    rekey: int = 0
+    life: int = 0
+    rand: int = 0
+
+
+UNLIMITED = Volume()
+
+
+@dataclass(frozen=True, slots=True)
 class ChildConfig:
     """One Child SA of a connection; `single_pair`: one for each pair of addresses.
 
     `auth_proposals` are the `esp_proposals` as IKE_AUTH carries them: without groups. `tfc_padding`: the length, in
     octets, to which packets in a tunnel are padded unless the peer does not take that (RFC 4303 section 2.7).
+    `octets` and `packets`: how much it carries until it is replaced, with a backend that counts that.
     `start_action`: "none", "start" (by itself), "trap" (when there is traffic for it) or "trap|start".
     RFC 7296 sections 1.2, 1.3.1 and 2.9.
     """
@@ -106,6 +121,8 @@ class ChildConfig:
     single_pair: bool = False
     tfc_padding: int = 0
     kernel: KernelOptions = NO_KERNEL_OPTIONS
+    octets: Volume = UNLIMITED
+    packets: Volume = UNLIMITED
     auth_proposals: tuple[Proposal, ...] = field(init=False, repr=False, compare=False)
 
     @property

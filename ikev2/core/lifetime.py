@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ikev2.core.config import Lifetime
+from ikev2.core.child_sa import VolumeLimits
+from ikev2.core.config import Lifetime, Volume
 from ikev2.core.exchange import CloseIkeSa, Task
 from ikev2.core.state import State
 from ikev2.crypto.entropy import Entropy
@@ -45,6 +46,16 @@ def draw(lifetime: Lifetime, entropy: Entropy, now: float) -> tuple[float | None
         return None, None
     early = lifetime.rand_s * _share(entropy) if lifetime.rand_s else 0.0  # rfc7296-s2.8.1-01
     return now + max(0.0, lifetime.rekey_s - early), now + lifetime.rekey_s + lifetime.over_s
+
+
+def draw_limits(octets: Volume, packets: Volume, entropy: Entropy) -> VolumeLimits:
+    """How much an SA may carry; a share of what it carries until it is rekeyed is random."""
+
+    def soft(volume: Volume) -> int:
+        early = int(volume.rand * _share(entropy)) if volume.rekey and volume.rand else 0  # rfc7296-s2.8.1-01
+        return max(1, volume.rekey - early) if volume.rekey else 0
+
+    return VolumeLimits(soft(octets), octets.life, soft(packets), packets.life)
 
 
 def _share(entropy: Entropy) -> float:

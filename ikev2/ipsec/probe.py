@@ -10,8 +10,8 @@ from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 
-from ikev2.core.child_sa import NO_KERNEL_OPTIONS
-from ikev2.core.config import ConnectionConfig
+from ikev2.core.child_sa import HwOffload
+from ikev2.core.config import ChildConfig, ConnectionConfig
 from ikev2.crypto.keywords import numbered, transform_keyword
 from ikev2.errors import BackendError, ConfigurationError
 from ikev2.iana import TransformType
@@ -66,10 +66,10 @@ def installable(
         children = []
         for child in connection.children:
             where = f"child {child.name!r} of connection {connection.name!r}"
-            if child.kernel != NO_KERNEL_OPTIONS and not backend.takes_kernel_options:
+            if (words := _only_the_kernels(child)) and not backend.takes_kernel_options:
                 raise ConfigurationError(
-                    f"{where}: the {backend.name} backend has no if_id_in, if_id_out, hw_offload and sa_direction: "
-                    "they are the kernel's, take them out or choose xfrm"
+                    f"{where}: the {backend.name} backend has no {', '.join(words)}: "
+                    "that is the kernel's, take it out or choose xfrm"
                 )
             lacking: dict[str, None] = {}
             proposals = [
@@ -83,6 +83,21 @@ def installable(
             children.append(replace(child, esp_proposals=numbered(proposals)) if lacking else child)
         kept.append(replace(connection, children=tuple(children)))
     return tuple(kept), tuple(left_out)
+
+
+def _only_the_kernels(child: ChildConfig) -> list[str]:
+    """The words of a Child SA that only the kernel heeds, where they say anything."""
+    asked = {
+        "if_id_in": child.kernel.if_id_in,
+        "if_id_out": child.kernel.if_id_out,
+        "hw_offload": child.kernel.hw_offload is not HwOffload.NO,
+        "sa_direction": child.kernel.sa_direction,
+        "rekey_bytes": child.octets.rekey,
+        "life_bytes": child.octets.life,
+        "rekey_packets": child.packets.rekey,
+        "life_packets": child.packets.life,
+    }
+    return [word for word, said in asked.items() if said]
 
 
 def _installable(backend: Backend, proposal: Proposal, lacking: dict[str, None]) -> Proposal | None:

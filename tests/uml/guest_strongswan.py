@@ -37,6 +37,7 @@ STRONGSWAN, USERSPACE, XFRM = "strongswan", "userspace", "xfrm"
 IKE = "aes128gcm16-prfsha256-curve25519"
 GCM, CBC, GMAC = "aes128gcm16", "aes128-sha256", "aes128gmac"
 PACKETS = 5
+VOLUME = 60
 WAIT_S = 5.0
 ETH_P_ALL = 3
 CHARON: dict[str, Any] = {
@@ -53,7 +54,7 @@ ALGORITHMS = {
 class Case:
     """One pair of addresses with one Child SA. `we` (host A) initiate or answer; who initiates also rekeys.
 
-    In the role "traffic" we initiate when a packet wants it.
+    In the role "traffic" we initiate when a packet wants it; in the role "volume" we rekey after so many packets.
     """
 
     number: int
@@ -102,7 +103,7 @@ def _cases() -> Iterator[Case]:
         for mode in ("tunnel", "transport"):
             for esp in (GCM, CBC, GMAC):
                 for family, encap in ((4, False), (4, True), (6, False), (6, True)):
-                    for role in ("initiator", "responder", "traffic"):
+                    for role in ("initiator", "responder", "traffic", "volume"):
                         if _wanted(peer, mode, esp, family, encap, role):
                             number += 1
                             yield Case(number, peer, mode, esp, family, encap, role)
@@ -110,6 +111,8 @@ def _cases() -> Iterator[Case]:
 
 def _wanted(peer: str, mode: str, esp: str, family: int, encap: bool, role: str) -> bool:
     """All for strongSwan over IPv4, half of that over IPv6; our own planes with each other where they differ."""
+    if role == "volume":
+        return (peer, mode, esp, family) == (STRONGSWAN, "tunnel", CBC, 4) and not encap
     if role == "traffic":
         # Once for each mode and family with each end over the kernel.
         return peer != USERSPACE and esp == GCM and not encap and (family == 4 or mode == "transport")
@@ -149,6 +152,7 @@ def our_document(cases: Sequence[Case], backend: str, *, mirrored: bool = False)
                     "mode": case.mode,
                     "esp_proposals": [case.esp],
                     "start_action": "trap" if case.role == "traffic" and not mirrored else "none",
+                    **({"rekey_packets": VOLUME} if case.role == "volume" else {}),
                 }
             },
         }
@@ -443,7 +447,7 @@ def rekeyed_under_traffic(lab: Lab, case: Case, rekey: Callable[[], None]) -> No
 def check(lab: Lab, case: Case) -> None:
     """Up, datagrams, rekeyed under traffic, datagrams, down; nothing is left on either host."""
     assert lab.peer is not None
-    if case.role == "initiator":
+    if case.role in ("initiator", "volume"):
         lab.ours.up(case.connection)
     elif case.role == "responder":
         lab.peer.up(case)
@@ -456,7 +460,10 @@ def check(lab: Lab, case: Case) -> None:
         nothing_installed(lab)
         begun_by_traffic(lab, case)
     exchange(lab, case, fresh=True)
-    if case.ours:
+    if case.role == "volume":
+        rekeyed_under_traffic(lab, case, lambda: None)  # the traffic does it
+        assert "reached its soft limit" in lab.ours.log()
+    elif case.ours:
         rekeyed_under_traffic(lab, case, lambda: lab.ours.rekey(case.child))
     else:
         rekeyed_under_traffic(lab, case, lambda: lab.peer.rekey(case))  # type: ignore[union-attr]

@@ -29,15 +29,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/unit/ikev2")]
 from pyroute2 import IPRoute  # noqa: E402
 from xfrm_support import child_pair  # noqa: E402
 
-from ikev2.core.child_sa import PAD_TO_MTU, ChildSaParameters, HwOffload, KernelOptions, UdpEncap  # noqa: E402
+from ikev2.core.child_sa import PAD_TO_MTU, ChildSaParameters, HwOffload, KernelOptions, UdpEncap, VolumeLimits  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
 from ikev2.errors import BackendError  # noqa: E402
 from ikev2.io.netns import TwoHosts  # noqa: E402
-from ikev2.ipsec.backend import Acquire, Bypass, PeerMoved  # noqa: E402
+from ikev2.ipsec.backend import Acquire, Bypass, Expire, PeerMoved  # noqa: E402
 from ikev2.ipsec.probe import choose_backend  # noqa: E402
 from ikev2.ipsec.xfrm.algorithms import AEAD_NAMES, AUTH_NAMES, CRYPT_NAMES  # noqa: E402
+from ikev2.ipsec.xfrm.attributes import ReplayLegacy  # noqa: E402
 from ikev2.ipsec.xfrm.backend import XfrmBackend  # noqa: E402
 from ikev2.ipsec.xfrm.kernel import XfrmSocket  # noqa: E402
+from ikev2.ipsec.xfrm.messages import Sa  # noqa: E402
 from ikev2.ipsec.xfrm.uapi import GROUP_MIGRATE, XfrmMsg  # noqa: E402
 from ikev2.ipsec.xfrm.words import sa_words  # noqa: E402
 from ikev2.wire.payloads.ts import TrafficSelector  # noqa: E402
@@ -495,6 +497,117 @@ def options_of_the_kernel_are_what_ip_shows(lab: Lab) -> None:
     assert "cannot install the SA" in refusal, refusal
 
 
+def limits_end_an_sa(lab: Lab) -> None:
+    """With the packet after so many the kernel says so, soft and then hard, and takes the SA away."""
+    limits = VolumeLimits(soft_packets=3, hard_packets=5)
+    first, second = child_pair()
+    first, second = lab.install((replace(first, limits=limits), second))
+    text = lab.ip("a", "-s", "xfrm", "state", "list", "spi", f"{first.spi_out:#x}")
+    assert re.search(r"limit: soft 3\(packets\), hard 5\(packets\)", text), text
+    backend = lab.backends["a"]
+    assert lab.exchange(count=3) == 3
+    assert lab.call("a", backend.next_event) is None
+    assert lab.exchange(count=1) == 1
+    said = {event_of(lab, "a") for _ in range(2)}
+    assert said == {
+        Expire(spi, A, B, hard=False, inbound=spi == first.spi_in) for spi in (first.spi_in, first.spi_out)
+    }
+    with contextlib.suppress(OSError):  # the kernel refuses to send the last of these
+        lab.exchange(count=4)
+    event = event_of(lab, "a")
+    assert event == Expire(first.spi_out, A, B, hard=True, inbound=False), event
+    with lab.call("a", XfrmSocket) as kernel:
+        assert first.spi_out not in {sa.info.spi for sa in kernel.dump_sas()}
+    by_octets = VolumeLimits(soft_octets=1000, hard_octets=100_000)
+    third = lab.install(tuple(replace(one, limits=by_octets, reqid=9) for one in child_pair(seed=7)))  # type: ignore[arg-type]
+    with lab.udp("a", A) as client:
+        for _ in range(3):
+            client.sendto(bytes(600), (B, ECHO_PORT))
+    while (event := event_of(lab, "a")).spi != third[0].spi_out:
+        assert not event.hard, event
+    assert event == Expire(third[0].spi_out, A, B, hard=False, inbound=False), event
+    for host, pair in (("a", (first, third[0])), ("b", (second, third[1]))):
+        for child in pair:
+            lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
+def event_of(lab: Lab, host: str) -> Expire:
+    """The next event of a limit."""
+    backend = lab.backends[host]
+    deadline = time.monotonic() + 5
+    while (event := lab.call(host, backend.next_event)) is None:
+        assert select.select([backend.event_fd()], [], [], deadline - time.monotonic())[0], "no event"
+    assert isinstance(event, Expire), event
+    return event
+
+
+def windows_of_all_sizes(lab: Lab) -> None:
+    """A packet as far behind as the window is long is taken, one further is late; 0 takes what comes again."""
+    for keyword in ("aes128gcm16", "aes128gcm16-esn"):
+        for window in (32, 33, 1024, 4096):
+            pair = lab.install(child_pair(keyword, replay_window=window))
+            with lab.call("b", XfrmSocket) as kernel:
+                sas = {sa.info.spi: sa for sa in kernel.dump_sas()}
+                sa = sas[pair[1].spi_in]
+                has = sa.info.replay_window if sa.replay_esn is None else sa.replay_esn.window
+                assert has == window, (window, sa)
+                lab.drain()
+                assert lab.exchange(count=1) == 1
+                (known,) = lab.frames("a")
+                # As if so many had come meanwhile: the first is just inside the window, then just outside.
+                for top, late in ((window, False), (window + 1, True)):
+                    now = kernel.get_sa(sa.info.id)
+                    kernel.delete_sa(sa.info.id)
+                    kernel.new_sa(received(now, top))
+                    lab.taps["a"].send(known)
+                    counted = lab.backends["b"].query(pair[1])
+                    # With ESN it counts as one of the next 2**32, and has the wrong ICV: RFC 4303 appendix A.
+                    reason = "integrity" if keyword.endswith("esn") else "replay"
+                    assert counted.errors == ({reason: 1} if late else {}), (window, top, counted)
+            for host, child in zip("ab", pair, strict=True):
+                lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    pair = lab.install(child_pair(replay_window=0))
+    lab.drain()
+    assert lab.exchange(count=1) == 1
+    (known,) = lab.frames("a")
+    lab.taps["a"].send(known)
+    counted = lab.backends["b"].query(pair[1])
+    assert (counted.packets_in, counted.errors) == (2, {}), counted
+    for host, child in zip("ab", pair, strict=True):
+        lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
+def received(sa: Sa, top: int) -> Sa:
+    """The SA as after `top` packets, of which none but the last has come; its counters of refusals at zero."""
+    info = replace(sa.info, late_packets=0, replayed_packets=0)
+    if sa.replay_esn is not None:
+        words = len(sa.replay_esn.bitmap)
+        return replace(sa, info=info, replay_esn=replace(sa.replay_esn, input=top, bitmap=(0,) * words))
+    assert sa.replay_legacy is None or sa.info.replay_window <= 32
+    return replace(sa, info=info, replay_legacy=ReplayLegacy(0, top, 1))
+
+
+def drops_are_counted_by_reason(lab: Lab) -> None:
+    """What belongs to no SA: ESP under an unknown SPI, packets in clear, packets without an SA."""
+    pair = lab.install(child_pair(mode=Mode.TRANSPORT))
+    assert lab.exchange(count=1) == 1
+    (known,) = lab.frames("a")
+    assert lab.backends["b"].drops() == {}
+    lab.taps["a"].send(known[:34] + (0x777777).to_bytes(4, "big") + known[38:])
+    assert lab.call("b", lab.backends["b"].drops) == {"unknown-spi": 1}
+    with lab.call("a", XfrmSocket) as kernel:
+        for sa in kernel.dump_sas():
+            if sa.info.spi == pair[0].spi_out:
+                kernel.delete_sa(sa.info.id)
+    lab.exchange(count=1)
+    assert lab.call("a", lab.backends["a"].drops) == {"no-sa": 1}
+    lab.call("a", lab.backends.pop("a").close)
+    lab.exchange(count=1)
+    assert lab.call("b", lab.backends["b"].drops) == {"unknown-spi": 1, "not-protected": 1}
+
+
 def a_peer_behind_a_nat_that_comes_from_another_port_is_told(lab: Lab) -> None:
     """A's ESP in UDP comes from port 4501 all at once, as after a rebinding: B's kernel says so, and B follows."""
     first, second = child_pair("aes128gcm16", encap=True)
@@ -646,6 +759,9 @@ CASES: dict[str, Case] = {
     "moved": moved(migrates=True),
     "moved-by-hand": moved(migrates=False),
     "moved-ports": a_pair_in_udp_is_moved_to_another_port,
+    "limits": limits_end_an_sa,
+    "windows": windows_of_all_sizes,
+    "drops": drops_are_counted_by_reason,
     "standby": the_first_packet_on_standby_makes_it_the_one_that_is_sent_on,
     "kernel-options": options_of_the_kernel_are_what_ip_shows,
     "mapping": a_peer_behind_a_nat_that_comes_from_another_port_is_told,

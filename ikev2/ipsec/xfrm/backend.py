@@ -43,6 +43,7 @@ from ikev2.ipsec.xfrm.sa_table import SaTable
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
 from ikev2.ipsec.xfrm.standby import Standby
 from ikev2.ipsec.xfrm.state import InstanceLock, StateFile, default_directory
+from ikev2.ipsec.xfrm.statistics import Statistics
 from ikev2.ipsec.xfrm.structs import SaId
 from ikev2.ipsec.xfrm.uapi import (
     GROUP_ACQUIRE,
@@ -134,6 +135,7 @@ class XfrmBackend(Backend):
             self._sa_table = SaTable(self._kernel, self._state)
             self._policy_table = PolicyTable(self._kernel, self._state)
             self._standby = Standby(self._kernel, self._notices)
+            self._statistics = Statistics()
         except BaseException:
             self.close()
             raise
@@ -341,6 +343,9 @@ class XfrmBackend(Backend):
             octets_out=outbound.current.octets,
             errors={reason: count for reason, count in errors.items() if count},
         )
+
+    def drops(self) -> dict[str, int]:
+        return {} if self._kernel is None else self._statistics.drops()
 
     # -- policies
 

@@ -13,15 +13,15 @@ import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from ikev2.core.child_sa import ChildSaParameters
+from ikev2.core.child_sa import ChildSaParameters, VolumeLimits
 from ikev2.core.types import Mode
 from ikev2.ipsec.backend import SPI_MINIMUM, Bypass, Trap
 from ikev2.ipsec.xfrm.algorithms import kernel_algorithms
 from ikev2.ipsec.xfrm.attributes import Encap, Offload, ReplayEsn
 from ikev2.ipsec.xfrm.messages import Policy, Sa, SpiRequest
 from ikev2.ipsec.xfrm.selectors import FULL_MASK, Flow, PortBlock, flows
-from ikev2.ipsec.xfrm.structs import IpNetwork, PolicyInfo, SaInfo, Template
-from ikev2.ipsec.xfrm.uapi import ANY_SPI, OffloadFlag, PolicyDirection, SaDirection, SaFlag, SaMode
+from ikev2.ipsec.xfrm.structs import IpNetwork, LifetimeConfig, PolicyInfo, SaInfo, Template
+from ikev2.ipsec.xfrm.uapi import ANY_SPI, XFRM_INF, OffloadFlag, PolicyDirection, SaDirection, SaFlag, SaMode
 
 IPPROTO_UDP = 17
 IPPROTO_ICMPV6 = 58
@@ -109,6 +109,7 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool, offload: Offload
         mode=_MODES[child.mode],
         flags=flags,
         replay_window=window if replay is None else 0,
+        lifetime=_lifetime(child.limits),
     )
     padding = child.tfc_padding if child.mode is Mode.TUNNEL and not inbound else 0
     direction = SaDirection.IN if inbound else SaDirection.OUT
@@ -127,6 +128,12 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool, offload: Offload
         offload=offload,
         notice_after=0,
     )
+
+
+def _lifetime(limits: VolumeLimits) -> LifetimeConfig:
+    """What the kernel counts; times are IKE's own matter."""
+    octets = limits.soft_octets or XFRM_INF, limits.hard_octets or XFRM_INF
+    return LifetimeConfig(*octets, limits.soft_packets or XFRM_INF, limits.hard_packets or XFRM_INF)
 
 
 def _policies(

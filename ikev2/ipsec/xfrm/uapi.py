@@ -72,9 +72,7 @@ class XfrmMsg(IntEnum):
     FLUSHSA = 0x1C
     FLUSHPOLICY = 0x1D
     NEWAE = 0x1E
-    GETAE = 0x1F
     MIGRATE = 0x21
-    GETSADINFO = 0x23
     MAPPING = 0x26
 
 

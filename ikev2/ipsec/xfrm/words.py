@@ -11,7 +11,7 @@ from dataclasses import replace
 from ikev2.ipsec.xfrm.attributes import Algorithm, Offload
 from ikev2.ipsec.xfrm.messages import Policy, Sa
 from ikev2.ipsec.xfrm.structs import AF_INET6, PolicyId, SaId, Selector, Template
-from ikev2.ipsec.xfrm.uapi import OffloadFlag, SaFlag
+from ikev2.ipsec.xfrm.uapi import XFRM_INF, OffloadFlag, SaFlag
 
 _FLAG_WORDS = {SaFlag.NOECN: "noecn", SaFlag.AF_UNSPEC: "af-unspec", SaFlag.ESN: "esn"}
 _PROTOCOL_WORDS = {1: "icmp", 6: "tcp", 17: "udp", 58: "ipv6-icmp"}
@@ -47,6 +47,15 @@ def sa_words(sa: Sa, verb: str = "add") -> str:
         words.append(f"auth-trunc '{sa.auth.name}' {_key(sa.auth)} {sa.auth.icv_bits}")
     if sa.crypt is not None:
         words.append(f"enc '{sa.crypt.name}' {_key(sa.crypt)}")
+    limits = info.lifetime
+    for word, limit in (
+        ("byte-soft", limits.soft_octets),
+        ("byte-hard", limits.hard_octets),
+        ("packet-soft", limits.soft_packets),
+        ("packet-hard", limits.hard_packets),
+    ):
+        if limit != XFRM_INF:
+            words.append(f"limit {word} {limit}")
     if sa.encap is not None:
         words.append(f"encap espinudp {sa.encap.source_port} {sa.encap.destination_port} 0.0.0.0")
     if sa.tfc_padding:

@@ -12,7 +12,7 @@ from ikev2.cli.config import ConfigurationFaults, load
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
 from ikev2.core.child_sa import HwOffload, KernelOptions
-from ikev2.core.config import DYNAMIC, Dynamic, Identity
+from ikev2.core.config import DYNAMIC, Dynamic, Identity, Volume
 from ikev2.core.types import Mode
 from ikev2.errors import ConfigurationError
 from ikev2.wire.payloads.ts import TrafficSelector
@@ -94,6 +94,23 @@ def test_what_only_the_kernel_is_told_reaches_the_child(directory: Path) -> None
     assert child.kernel == KernelOptions(42, 43, HwOffload.CRYPTO, sa_direction=True)
 
 
+@pytest.mark.parametrize(
+    ("words", "octets", "packets"),
+    [
+        ("", Volume(), Volume()),
+        ("rekey_bytes = 1000\nrekey_packets = 50", Volume(1000, 1100, 100), Volume(50, 55, 5)),
+        ("rekey_bytes = 1000\nlife_bytes = 3000\nrand_bytes = 0", Volume(1000, 3000, 0), Volume()),
+        ("life_packets = 7", Volume(), Volume(0, 7, 7)),
+    ],
+)
+def test_how_much_a_child_sa_carries_has_the_defaults_of_swanctl(
+    directory: Path, words: str, octets: Volume, packets: Volume
+) -> None:
+    configuration = load(written(directory, f"{LAB}[connections.lab.children.net]\n{words}\n{SECRETS}"))
+    child = configuration.endpoint.connections[0].children[0]
+    assert (child.octets, child.packets) == (octets, packets)
+
+
 def test_defaults_are_offered_where_nothing_is_said(directory: Path) -> None:
     configuration = load(written(directory, "[connections.x]\n[secrets.x]\nfile = 'lab.psk'\n"))
     (connection,) = configuration.endpoint.connections
@@ -125,6 +142,14 @@ FAULTS = [
     (
         LAB + "[connections.lab.children.net]\ntfc_padding = 100\nmode = 'transport'\n",
         "connections.lab.children.net.tfc_padding: packets are padded in tunnel mode only",
+    ),
+    (
+        LAB + "[connections.lab.children.net]\nrekey_bytes = 1000\nlife_bytes = 1000\n",
+        "connections.lab.children.net.life_bytes: must be more than rekey_bytes (1000)",
+    ),
+    (
+        LAB + "[connections.lab.children.net]\nrekey_packets = 10\nrand_packets = 10\n",
+        "connections.lab.children.net.rand_packets: must be less than rekey_packets (10)",
     ),
     (
         LAB + "[connections.lab.children.net]\nhw_offload = 'chip'\n",

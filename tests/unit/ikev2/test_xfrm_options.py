@@ -13,6 +13,7 @@ from test_xfrm_backend import connection_with
 from xfrm_support import child_pair
 
 from ikev2.core.child_sa import HwOffload, KernelOptions
+from ikev2.core.config import Volume
 from ikev2.errors import BackendError, ConfigurationError
 from ikev2.ipsec import probe
 from ikev2.ipsec.backend import Bypass
@@ -97,10 +98,11 @@ def test_other_backends_refuse_what_is_the_kernels() -> None:
     connection = connection_with("aes128gcm16")
     child = replace(connection.children[0], kernel=KernelOptions(sa_direction=True))
     connection = replace(connection, children=(child,))
-    with pytest.raises(
-        ConfigurationError, match=r"the memory backend has no if_id_in, if_id_out, hw_offload and sa_"
-    ):
+    with pytest.raises(ConfigurationError, match=r"the memory backend has no sa_direction: that is the kernel's"):
         probe.installable(MemoryBackend(), [connection])
+    limited = replace(child, kernel=KernelOptions(), octets=Volume(1000, 1100), packets=Volume(0, 7))
+    with pytest.raises(ConfigurationError, match=r"has no rekey_bytes, life_bytes, life_packets: that is"):
+        probe.installable(MemoryBackend(), [replace(connection, children=(limited,))])
     assert probe.installable(DryRunBackend(lambda text: None), [connection]) == ((connection,), ())
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xfrm_support import child_pair
 
-from ikev2.core.child_sa import UdpEncap
+from ikev2.core.child_sa import UdpEncap, VolumeLimits
 from ikev2.core.types import Mode
 from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import BackendError
@@ -21,8 +21,9 @@ from ikev2.ipsec.xfrm import plan
 from ikev2.ipsec.xfrm.attributes import Encap, ReplayEsn, ReplayLegacy
 from ikev2.ipsec.xfrm.messages import Policy, Sa, parse_attributes
 from ikev2.ipsec.xfrm.selectors import cover_ports, flows
-from ikev2.ipsec.xfrm.structs import LifetimeCurrent, PolicyInfo, SaInfo, Selector
+from ikev2.ipsec.xfrm.structs import LifetimeConfig, LifetimeCurrent, PolicyInfo, SaInfo, Selector
 from ikev2.ipsec.xfrm.uapi import PolicyDirection, SaFlag, SaMode, Xfrma
+from ikev2.ipsec.xfrm.words import sa_words
 from ikev2.wire.payloads.ts import TrafficSelector
 
 IN, OUT, FWD = PolicyDirection.IN, PolicyDirection.OUT, PolicyDirection.FWD
@@ -329,3 +330,16 @@ def test_policies_of_one_child_have_different_selectors() -> None:
     policies = planned(ts_local=(ts("192.0.2.1/32"), ts("192.0.2.0/24"))).policies
     assert len(policies) == 6
     assert all(a.id != b.id for a, b in combinations(policies, 2))
+
+
+# -- limits
+
+
+def test_the_kernel_counts_what_an_sa_may_carry_and_never_its_time() -> None:
+    found = planned(limits=VolumeLimits(1000, 2000, 30, 40))
+    for sa in (found.inbound, found.outbound):
+        assert sa.info.lifetime == LifetimeConfig(1000, 2000, 30, 40)
+        assert "limit byte-soft 1000 limit byte-hard 2000 limit packet-soft 30 limit packet-hard 40" in sa_words(sa)
+    unlimited = planned()
+    assert unlimited.inbound.info.lifetime == LifetimeConfig()
+    assert "limit" not in sa_words(unlimited.inbound)
