@@ -293,6 +293,7 @@ class Router:
                 self.dropped["malformed"] += 1
 
     def _take(self, packet: bytes) -> None:
+        at_ns = self.schedule.stamp()
         for tap in self.taps:
             tap(packet)
         is_v4 = ip.version(packet) == 4
@@ -314,12 +315,12 @@ class Router:
             self._write(fragmentation_needed(packet, mtu) if is_v4 else ipv6.packet_too_big(packet, mtu))
             return
         if self.nat is None or not is_v4:
-            self.schedule.put(packet, time.monotonic(), forward=forward)
+            self.schedule.put(packet, time.monotonic(), forward=forward, at_ns=at_ns)
             return
         whole = self._reassembler.add(packet) if fragment else packet
         translated = None if whole is None else self.nat.translate(whole, time.monotonic())
         if translated is not None:
-            self.schedule.put(translated, time.monotonic(), forward=forward)
+            self.schedule.put(translated, time.monotonic(), forward=forward, at_ns=at_ns)
 
     def _write(self, packet: bytes) -> None:
         try:

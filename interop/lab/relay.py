@@ -242,10 +242,19 @@ class Schedule:
         self._heap: list[_Arrival] = []
         self._number = 0
 
-    def put(self, datagram: bytes, now: float, *, forward: bool) -> None:
-        """A datagram enters the path at one of its ends."""
+    def stamp(self) -> int:
+        """The time by the clock of the record; 0 without one."""
+        return 0 if self._clock_ns is None else self._clock_ns()
+
+    def put(self, datagram: bytes, now: float, *, forward: bool, at_ns: int | None = None) -> None:
+        """A datagram enters the path at one of its ends.
+
+        `at_ns` is a `stamp` that was taken before `now` was read: then the record never has a datagram leave sooner
+        after it came than its impairments let it.
+        """
         if self._clock_ns is not None:
-            self.record.append(Sighting(forward, False, self._clock_ns(), datagram))
+            came_at = self._clock_ns() if at_ns is None else at_ns
+            self.record.append(Sighting(forward, False, came_at, datagram))
         impairer = self.forward if forward else self.backward
         self._push(impairer.schedule(datagram, now), forward)
 

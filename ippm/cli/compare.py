@@ -69,9 +69,10 @@ def compare(
     as_json: bool,
     unit: str,
 ) -> None:
-    """Compare kept runs: saved sessions (owping -d), or the lines of owping -R or twping -R in files.
+    """Compare kept runs: can their delays come from one distribution?
 
-    The Anderson-Darling k-sample test of RFC 6576, and the statistics of each run.
+    Files are saved sessions (owping -d, fetch -o), or lines of owping -R or twping -R. The Anderson-Darling k-sample
+    test of RFC 6576, and the statistics of each run.
     """
     from ippm.errors import ConfigurationError
     from ippm.report.comparison import compare as run

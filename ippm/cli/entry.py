@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 
 COMMANDS = {
+    "compare": ("ippm.cli.compare", "Compare kept runs: can their delays come from one distribution?"),
     "decode": ("ippm.cli.decode", "The Control messages and Test packets of a capture, decrypted with a key log."),
     "fetch": ("ippm.cli.owamp", "The data of a session, from the OWAMP server that received it."),
     "light": ("ippm.cli.light", "TWAMP Light (RFC 5357 appendix I): no Control connection; both ends are given..."),

@@ -197,6 +197,13 @@ def test_a_record_has_each_datagram_as_it_came_and_as_it_left() -> None:
     ]
 
 
+def test_a_stamp_from_before_is_what_the_record_has() -> None:
+    schedule = Schedule(1, clock_ns=lambda: 5000)
+    schedule.put(b"x", 0.0, forward=True, at_ns=4000)
+    assert schedule.record == [Sighting(True, False, 4000, b"x")]
+    assert (schedule.stamp(), Schedule(1).stamp()) == (5000, 0)
+
+
 # whole packets
 
 
@@ -297,6 +304,13 @@ def test_a_wrong_endpoint_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         relay_main(["--listen", "nowhere", "--to", "127.0.0.1:1"])
     assert "'nowhere' is not HOST:PORT" in capsys.readouterr().err
+
+
+def test_a_wrong_knob_of_the_relay_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    for word, said in (("delay=soon", "'soon' is no value of delay"), ("only=udp", "whole IP packets")):
+        with pytest.raises(SystemExit):
+            relay_main(["--listen", "127.0.0.1:0", "--to", "127.0.0.1:1", word])
+        assert said in capsys.readouterr().err
 
 
 def test_missing_tools_are_named_with_their_packages() -> None:

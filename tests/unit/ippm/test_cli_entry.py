@@ -28,7 +28,7 @@ def test_the_help_names_every_command() -> None:
     shown = CliRunner().invoke(entry, ["--help"])
     assert shown.exit_code == 0
     for name, (_, line) in COMMANDS.items():
-        assert f"  {name:<6}  {line.split()[0]}" in shown.output
+        assert f"  {name:<{max(map(len, COMMANDS))}}  {line.split()[0]}" in shown.output
 
 
 def test_a_name_that_is_none_is_a_usage_error() -> None:
