@@ -300,8 +300,8 @@ def open_token(token_keys: Sequence[bytes], token: bytes, challenge: bytes) -> t
 class SendStream(Protocol):
     """Protects what one side sends, in whole blocks of 16 octets."""
 
-    def seal(self, octets: bytes, *, with_hmac: bool) -> bytes:
-        """The octets as they go out, followed by the HMAC when `with_hmac`."""
+    def seal(self, octets: bytes, *, with_hmac: bool, wrong_hmac: bool = False) -> bytes:
+        """The octets as they go out, followed by the HMAC when `with_hmac`; a wrong one is for who asked for it."""
         ...
 
 
@@ -324,9 +324,10 @@ class ReceiveStream(Protocol):
 class OpenSender:
     """Open mode: no encryption; the HMAC field is an MBZ field. RFC 4656 section 3.2."""
 
-    def seal(self, octets: bytes, *, with_hmac: bool) -> bytes:
+    def seal(self, octets: bytes, *, with_hmac: bool, wrong_hmac: bool = False) -> bytes:
         """The octets as they are, and zeros for the HMAC."""
-        return octets + bytes(HMAC_OCTETS) if with_hmac else octets
+        tag = b"\xff" * HMAC_OCTETS if wrong_hmac else bytes(HMAC_OCTETS)
+        return octets + tag if with_hmac else octets
 
 
 class OpenReceiver:
@@ -369,10 +370,13 @@ class CbcSender:
         self._encryptor = Cipher(algorithms.AES(keys.aes), modes.CBC(iv)).encryptor()
         self._hmac = _RunningHmac(keys.hmac)
 
-    def seal(self, octets: bytes, *, with_hmac: bool) -> bytes:
+    def seal(self, octets: bytes, *, with_hmac: bool, wrong_hmac: bool = False) -> bytes:
         """The octets, and their HMAC when `with_hmac`, encrypted. The length must be a multiple of 16."""
         self._hmac.add(octets)
-        return self._encryptor.update(octets + self._hmac.take() if with_hmac else octets)
+        if not with_hmac:
+            return self._encryptor.update(octets)
+        tag = self._hmac.take()
+        return self._encryptor.update(octets + (bytes(octet ^ 0xFF for octet in tag) if wrong_hmac else tag))
 
 
 class CbcReceiver:

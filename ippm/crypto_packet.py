@@ -76,7 +76,11 @@ def _covered(mode: PacketMode, octets: int) -> int:
     return BLOCK if mode is PacketMode.AUTHENTICATED else octets
 
 
-def _seal(clear: bytes, hmac_at: int, mode: PacketMode, keys: PacketKeys) -> bytes:
+def seal_clear(clear: bytes, hmac_at: int, mode: PacketMode, keys: PacketKeys) -> bytes:
+    """The datagram of a protected mode, of its clear text whose HMAC field counts for nothing.
+
+    `hmac_at` is SENDER_COVERED or REFLECTOR_COVERED. RFC 4656 section 4.1.2.
+    """
     covered = _covered(mode, hmac_at)
     tag = python_hmac.digest(keys.hmac, clear[:covered], "sha1")[:HMAC_OCTETS]  # rfc5357-s4.2-04: before encryption
     # One block under CBC with a zero IV is the same as ECB.
@@ -112,7 +116,7 @@ def seal_sender(packet: SenderPacket, mode: int, keys: PacketKeys | None) -> byt
     if packet_mode is PacketMode.OPEN:
         return packet.encode_open()
     clear = replace(packet, hmac=bytes(HMAC_OCTETS)).encode_secured()
-    return _seal(clear, SENDER_COVERED, packet_mode, _needed(keys))
+    return seal_clear(clear, SENDER_COVERED, packet_mode, _needed(keys))
 
 
 def open_sender(data: bytes, mode: int, keys: PacketKeys | None) -> SenderPacket:
@@ -129,7 +133,7 @@ def seal_reflector(packet: ReflectorPacket, mode: int, keys: PacketKeys | None) 
     if packet_mode is PacketMode.OPEN:
         return packet.encode_open()
     clear = replace(packet, hmac=bytes(HMAC_OCTETS)).encode_secured()
-    return _seal(clear, REFLECTOR_COVERED, packet_mode, _needed(keys))
+    return seal_clear(clear, REFLECTOR_COVERED, packet_mode, _needed(keys))
 
 
 def open_reflector(data: bytes, mode: int, keys: PacketKeys | None) -> ReflectorPacket:

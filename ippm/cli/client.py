@@ -14,6 +14,7 @@ from ippm.cli.common import bind_to_device
 if TYPE_CHECKING:
     from ippm.cli.keys import Keys
     from ippm.core.control_events import Connected
+    from ippm.core.impair import Impairments
     from ippm.io.options import TwpingOptions
     from ippm.io.owamp_options import OwpingOptions
     from ippm.io.pacing import StopSignal
@@ -136,11 +137,15 @@ def sending_options(command: Command) -> Command:
     return io_option(correct_option(command))
 
 
-def stamps_of(letters: dict[str, Any]) -> dict[str, Any]:
-    """The letters with `stamps` in place of what `sending_options` has for it."""
+def stamps_of(letters: dict[str, Any], impairments: Impairments | None = None) -> dict[str, Any]:
+    """The letters with `stamps` in place of what `sending_options` has for it.
+
+    What impairments do to packets the kernel's stamps do not know: they would be given to other packets.
+    """
     from ippm.io.transmit_stamps import StampOptions
 
     transmit = not letters.pop("no_transmit_stamps", False)
+    transmit = transmit and not (impairments is not None and impairments.touches_packets)
     correct = letters.pop("correct_stamps", False)
     return {**letters, "stamps": StampOptions(transmit, correct)}
 
@@ -184,6 +189,7 @@ def connection_of(
         "mode": mode or ("AE" if keys.given else "O"),
         "require_ikev2": keys.require_ikev2,
         "key_log": keys.key_log,
+        "impairments": keys.impairments,
         "test_port_range": None if test_ports is None else parse_ports(test_ports, "-P"),
         "local_port_range": None if local_ports is None else parse_ports(local_ports, "--local-ports"),
         "family": int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),

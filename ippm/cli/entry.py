@@ -14,6 +14,7 @@ COMMANDS = {
     "compare": ("ippm.cli.compare", "Compare kept runs: can their delays come from one distribution?"),
     "decode": ("ippm.cli.decode", "The Control messages and Test packets of a capture, decrypted with a key log."),
     "fetch": ("ippm.cli.owamp", "The data of a session, from the OWAMP server that received it."),
+    "impairments": ("ippm.cli.impairments", "The knobs of --impair, and what each one does."),
     "light": ("ippm.cli.light", "TWAMP Light (RFC 5357 appendix I): no Control connection; both ends are given..."),
     "owping": ("ippm.cli.owamp", "One-way measurement to an OWAMP server, and from it."),
     "serve": ("ippm.cli.serve", "OWAMP server on port 861, TWAMP server on port 862, in the foreground."),

@@ -1,4 +1,6 @@
-"""Where the keys of a command come from, and where they are logged: `-u -k --key-agent --ike-sa --prefer --keylog`."""
+"""Where the keys of a command come from, and where they are logged: `-u -k --key-agent --ike-sa --prefer --keylog`;
+and what spoils the connection: `--impair`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from ippm.cli.impairments import impair_option, impairments_of
+
 if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
     from ippm.crypto import KeyProvider
     from ippm.io.key_agent import KeyAgentProvider
     from ippm.io.keylog import KeyLogWriter
@@ -32,13 +37,14 @@ key_agent_option = click.option(
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What the options say. `key_log` is open until the command ends."""
+    """What the options say. `key_log` is open until the command ends; `impairments` spoil what is sent."""
 
     key_file: str | None
     user: str | None
     agent: KeyAgentProvider | None
     prefer: Literal["ikev2", "passphrase"]
     key_log: KeyLogWriter | None
+    impairments: Impairments | None = None
 
     @property
     def given(self) -> bool:
@@ -67,6 +73,7 @@ def client_keys(command: Callable[..., Any]) -> Callable[..., Any]:
         ike_sa: str | None,
         prefer: Literal["ikev2", "passphrase"] | None,
         keylog: str | None,
+        knobs: tuple[str, ...],
         **rest: Any,
     ) -> Any:
         from ippm.errors import ConfigurationError
@@ -75,7 +82,9 @@ def client_keys(command: Callable[..., Any]) -> Callable[..., Any]:
             raise ConfigurationError("--ike-sa names an IKE SA of a key agent: --key-agent SOCKET")
         if prefer is not None and (agent_path is None or not (user or key_file)):
             raise ConfigurationError("--prefer chooses between a key agent (--key-agent) and a passphrase (-u, -k)")
-        keys = Keys(key_file, user, agent_of(agent_path, ike_sa), prefer or "ikev2", open_key_log(keylog))
+        spoilt = impairments_of(knobs)
+        agent = agent_of(agent_path, ike_sa)
+        keys = Keys(key_file, user, agent, prefer or "ikev2", open_key_log(keylog), spoilt)
         return command(*args, keys=keys, **rest)
 
     options: list[Callable[[Callable[..., Any]], Callable[..., Any]]] = [
@@ -93,6 +102,7 @@ def client_keys(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Which key to take where both can be had: ikev2 by default.",
         ),
         keylog_option,
+        impair_option,
     ]
     decorated: Callable[..., Any] = run
     for option in reversed(options):

@@ -26,6 +26,7 @@ from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
 from ippm.cli.compare import compare
 from ippm.cli.decode import decode
 from ippm.cli.forms import FORM_PARAMETERS, form_options, print_two_way
+from ippm.cli.impairments import impairments
 from ippm.cli.keys import Keys, client_keys
 from ippm.cli.light import light
 from ippm.cli.owamp import fetch, owping, stats
@@ -180,7 +181,11 @@ def _twping_options(
     interval_s, exponential = parse_interval(interval)
     features = dict.fromkeys((*rest.pop("features"), *(["reflect-octets"] if rest["reflected_octets"] else [])))
     return TwpingOptions(
-        interval_s=interval_s, exponential=exponential, features=tuple(features), **connection, **stamps_of(rest)
+        interval_s=interval_s,
+        exponential=exponential,
+        features=tuple(features),
+        **connection,
+        **stamps_of(rest, keys.impairments),
     )
 
 
@@ -208,6 +213,7 @@ cli.add_command(fetch)
 cli.add_command(stats)
 cli.add_command(compare)
 cli.add_command(decode)
+cli.add_command(impairments)
 
 
 def main() -> None:

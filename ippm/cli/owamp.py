@@ -239,7 +239,7 @@ def owping_options(
         to_server=to_server or both,
         from_server=from_server or both,
         **connection,
-        **stamps_of(rest),
+        **stamps_of(rest, keys.impairments),
     )
 
 

@@ -9,6 +9,7 @@ import click
 
 from ippm.cli.client import correct_option
 from ippm.cli.common import modes_of, one_line_errors
+from ippm.cli.impairments import impair_option, impairments_of
 from ippm.cli.keys import agent_of, key_agent_option, key_file_option, keylog_option, open_key_log, provider_of
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     help="Go on as this user when the ports are bound; the server ends when that fails.",
 )
 @keylog_option
+@impair_option
 @click.option("--io", "io", type=click.Choice(["auto", "portable", "linux"]), help="How sockets are used; auto.")
 @correct_option
 @click.option("-v", "verbose", is_flag=True, help="Log each connection and session.")
@@ -58,6 +60,7 @@ def serve(
     agent_path: str | None,
     user: str | None,
     keylog: str | None,
+    knobs: tuple[str, ...],
     verbose: bool,
     **overrides: Any,
 ) -> None:
@@ -75,8 +78,9 @@ def serve(
         _check_agent(agent)
     provider = provider_of(key_file or its_key_file, None, agent)
     key_log = open_key_log(keylog)
-    twamp = None if twamp is None else replace(twamp, key_log=key_log)
-    owamp = None if owamp is None else replace(owamp, key_log=key_log)
+    spoilt = impairments_of(knobs)
+    twamp = None if twamp is None else replace(twamp, key_log=key_log, impairments=spoilt)
+    owamp = None if owamp is None else replace(owamp, key_log=key_log, impairments=spoilt)
     _raise_descriptors(twamp, owamp)
     asyncio.run(_serve(twamp, owamp, provider, None if user is None else _run_as(user, twamp, owamp), agent))
 

@@ -20,7 +20,7 @@ from ippm.io.limit_tables import parse_limits
 from ippm.io.options import ServerOptions
 from ippm.io.owamp_options import OwampServerOptions
 
-_KEPT_OUT = {"mark_callback", "usage", "key_log"}
+_KEPT_OUT = {"mark_callback", "usage", "key_log", "impairments"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ippm.core.control_events import Connected, ConnectionClosed, Endpoint, SessionRejected
 from ippm.core.inbox import Inbox
@@ -50,6 +50,7 @@ from ippm.iana import (
     NO_FEATURES,
     SECURITY_BITS,
     Accept,
+    Command,
     Mode,
     feature_words,
 )
@@ -59,6 +60,9 @@ from ippm.wire.server_start import ServerStart
 from ippm.wire.set_up_response import SetUpResponse
 from ippm.wire.start_ack import StartAck
 
+if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
+
 
 @dataclass(frozen=True, slots=True)
 class ControlClientConfig:
@@ -67,7 +71,8 @@ class ControlClientConfig:
     `require_ikev2`: no passphrase, and no server that does not offer IKEv2-derived keys. `response_wait_s` bounds
     the wait for each of the server's messages. `features` of RFC 5938, 6038, 7750 and 8186 are chosen, and a server
     that does not offer all of them is left (TWAMP only); `tw_auth_pad` is that of the server. `key_log` is
-    told the keys. Raises ConfigurationError. RFC 4656 section 3.1, RFC 5357 section 6.
+    told the keys; `impairments` spoil what is sent. Raises ConfigurationError. RFC 4656 section 3.1, RFC 5357
+    section 6.
     """
 
     mode: Mode = Mode.OPEN
@@ -77,6 +82,7 @@ class ControlClientConfig:
     features: Mode = NO_FEATURES
     tw_auth_pad: int = 64
     key_log: KeyLog | None = None
+    impairments: Impairments | None = None
 
     def __post_init__(self) -> None:
         if self.mode.security != self.mode or not self.mode:
@@ -94,6 +100,18 @@ _HINTS = {
     Accept.TEMPORARY_LIMITATION: "sessions, bandwidth, disk or test ports of the server are exhausted for now",
 }
 """What the values of Accept in an answer to a request may mean; the protocol carries no more than the value."""
+
+
+_NAMES = {
+    Command.REQUEST_SESSION: "request-session",
+    Command.START_SESSIONS: "start-sessions",
+    Command.STOP_SESSIONS: "stop-sessions",
+    Command.FETCH_SESSION: "fetch-session",
+    Command.REQUEST_TW_SESSION: "request-tw-session",
+    Command.START_N_SESSIONS: "start-n-sessions",
+    Command.STOP_N_SESSIONS: "stop-n-sessions",
+}
+"""The names of commands in impairments."""
 
 
 class ClientState(Enum):
@@ -256,7 +274,7 @@ class ClientConnection(ABC, Generic[Event]):
         if self.config.require_ikev2 and not (wanted.keyed and offered & Mode.IKEV2_DERIVED):
             raise ConnectionFailed("the server does not offer IKEv2-derived keys, and they are required")
         response = self._keyed_response(greeting, offered) if wanted.keyed else SetUpResponse(self._bits_of(wanted))
-        self._outbox += response.encode()  # rfc4656-s3.1-08
+        self._outbox += self._unsealed("set-up-response", response.encode())  # rfc4656-s3.1-08
         self.state = ClientState.SERVER_START
         self._deadline = now + self.config.response_wait_s
 
@@ -381,9 +399,23 @@ class ClientConnection(ABC, Generic[Event]):
         self._deadline = None
         self.state = ClientState.ACTIVE
 
-    def _command(self, body: bytes, now: float) -> None:
-        self._outbox += self._send.seal(body, with_hmac=True)
+    def _command(self, body: bytes, now: float, name: str = "") -> None:
+        self._outbox += self._sealed(name or _NAMES[Command(body[0])], body)
         self._deadline = now + self.config.response_wait_s
+
+    def _sealed(self, name: str, body: bytes) -> bytes:
+        """A message, or a part of one, with its HMAC, as it goes out: spoilt where that was asked for."""
+        if self.config.impairments is None:
+            return self._send.seal(body, with_hmac=True)
+        return self.config.impairments.control(
+            name, body, lambda octets, wrong: self._send.seal(octets, with_hmac=True, wrong_hmac=wrong)
+        )
+
+    def _unsealed(self, name: str, message: bytes) -> bytes:
+        """The same of a message that is sent in clear."""
+        if self.config.impairments is None:
+            return message
+        return self.config.impairments.control(name, message, lambda octets, _: octets)
 
     def _doing(self) -> str:
         """What the connection waits for, for a person."""

@@ -186,7 +186,7 @@ class ControlClient(ClientConnection[ClientEvent]):
             raise LocalProtocolError("single sessions stop only with the feature session-control")
         # rfc5357-s3.8-03, rfc5357-s3.8-04
         stop = StopSessions(number_of_sessions=len(self._started), accept=accept)
-        self._outbox += self._send.seal(stop.encode(), with_hmac=True)
+        self._outbox += self._sealed("stop-sessions", stop.encode())
         self._started = []
         self.state = ClientState.READY
 

@@ -123,8 +123,8 @@ class OwampClient(ClientConnection[OwampClientEvent]):
         )
         self._requests.append(request)
         head, slots = request.encode()
-        self._outbox += self._send.seal(head, with_hmac=True)
-        self._command(slots, now)
+        self._outbox += self._sealed("request-session", head)
+        self._command(slots, now, "schedule-slots")
 
     def start_sessions(self, now: float) -> None:
         """Start what was accepted; Start-Ack is the Started event. Raises LocalProtocolError. RFC 4656 section 3.7."""

@@ -99,7 +99,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
             data = super().data_to_send()
             if data or self._source is None:
                 return data
-            chunk = next(self._source, b"")
+            chunk = next((part for part in self._source if part), b"")
             if chunk:
                 return chunk
             self._end_source()
@@ -129,7 +129,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
             return
         # rfc4656-s3.8-04, rfc4656-s3.8-06
         descriptions = tuple(made for made in self._complete.values() if made is not None)
-        self._reply(StopSessionsWithDescriptions(descriptions).encode())
+        self._reply("stop-sessions", StopSessionsWithDescriptions(descriptions).encode())
         self._stop_sent = True
         self._deadline = now + self.config.servwait_s
         self._end_measurements(now)
@@ -192,7 +192,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         self._requested[session.sid] = session
         port = session.sender.port if session.server_sends else session.receiver.port
         sid = bytes(16) if session.server_sends else session.sid
-        self._reply(AcceptSession(Accept.OK, port, sid).encode())
+        self._reply("accept-session", AcceptSession(Accept.OK, port, sid).encode())
         self._events.append(OwampSessionOpened(session, self.owner))
 
     def _open_session(self, request: RequestSession) -> OwampSession:
@@ -227,7 +227,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
 
     def _start_sessions(self, parts: list[bytes], now: float) -> None:
         if not self._requested:
-            self._reply(StartAck(Accept.FAILURE).encode())
+            self._reply("start-ack", StartAck(Accept.FAILURE).encode())
             return
         self._started, self._requested = self._requested, {}
         self._complete = {}
@@ -235,7 +235,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         self.state = ServerState.ACTIVE
         self._deadline = None
         self._events.append(SessionsStarted(tuple(self._started)))
-        self._reply(StartAck(Accept.OK).encode())  # rfc4656-s3.7-01
+        self._reply("start-ack", StartAck(Accept.OK).encode())  # rfc4656-s3.7-01
 
     def _stop_sessions(self, parts: list[bytes], now: float) -> None:
         stop = StopSessionsWithDescriptions.parse(parts[0])
@@ -297,11 +297,11 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         seal = self._send.seal
         ranges = stored.skip_ranges if stored.finished else ()
         ack = FetchAck(Accept.OK, stored.finished, stored.next_seqno, len(ranges), records)
-        yield seal(ack.encode(), with_hmac=True)
+        yield self._sealed("fetch-ack", ack.encode())
         head, slots = stored.request.encode()
-        yield seal(head, with_hmac=True)
-        yield seal(slots, with_hmac=True)
-        yield seal(padded(pack_skip_ranges(ranges)), with_hmac=True)
+        yield self._sealed("request-session", head)
+        yield self._sealed("schedule-slots", slots)
+        yield self._sealed("skip-ranges", padded(pack_skip_ranges(ranges)))
         rest = b""
         for some in stored.records(fetch.begin, fetch.end):  # rfc4656-s3.9-02
             rest += some
@@ -309,7 +309,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
             for at in range(0, whole, _CHUNK):
                 yield seal(rest[at : at + _CHUNK], with_hmac=False)
             rest = rest[whole:]
-        yield seal(padded(rest), with_hmac=True)
+        yield self._sealed("packet-records", padded(rest))
 
     def _end_source(self) -> None:
         self._source = None
@@ -329,11 +329,11 @@ class OwampServer(ServerConnection[OwampServerEvent]):
     def _deny_command(self, command: Command, accept: int, reason: str) -> None:
         """The answer that belongs to the command, with this Accept; nothing answers Stop-Sessions."""
         if command == Command.FETCH_SESSION:
-            self._reply(FetchAck(Accept(accept)).encode())  # rfc4656-s3.9-03
+            self._reply("fetch-ack", FetchAck(Accept(accept)).encode())  # rfc4656-s3.9-03
         elif command == Command.START_SESSIONS:
-            self._reply(StartAck(Accept(accept)).encode())
+            self._reply("start-ack", StartAck(Accept(accept)).encode())
         elif command != Command.STOP_SESSIONS:
-            self._reply(AcceptSession(Accept(accept)).encode())
+            self._reply("accept-session", AcceptSession(Accept(accept)).encode())
         self._events.append(SessionDenied(accept, reason))
 
     def _open_sids(self) -> tuple[bytes, ...]:

@@ -134,7 +134,7 @@ class ControlServer(ServerConnection[ServerEvent]):
         self._timeouts[session.sid] = session.timeout_ns
         self._requested.append(session.sid)
         answer = AcceptSession(Accept.OK, session.reflector.port, session.sid, reflected, session.server_octets)
-        self._reply(answer.encode())  # rfc5357-s3.5-13
+        self._reply("accept-session", answer.encode())  # rfc5357-s3.5-13
         self._events.append(SessionOpened(session))
 
     def _open_session(self, request: RequestTwSession) -> TestSession:
@@ -175,17 +175,17 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _start_sessions(self, body: bytes, now: float) -> None:
         if not self._requested:
-            self._reply(StartAck(Accept.FAILURE).encode())
+            self._reply("start-ack", StartAck(Accept.FAILURE).encode())
             return
         self._started, self._requested = self._requested, []
         self._expired.clear()
         self.state = ServerState.ACTIVE
         self._deadline = None  # rfc5357-s3.1-02
         self._events.append(SessionsStarted(tuple(self._started)))
-        self._reply(StartAck(Accept.OK).encode())  # rfc4656-s3.7-01, rfc4656-s3.7-02
+        self._reply("start-ack", StartAck(Accept.OK).encode())  # rfc4656-s3.7-01, rfc4656-s3.7-02
 
     def _start_while_active(self, body: bytes, now: float) -> None:
-        self._reply(StartAck(Accept.NOT_SUPPORTED).encode())
+        self._reply("start-ack", StartAck(Accept.NOT_SUPPORTED).encode())
 
     def _stop_sessions(self, body: bytes, now: float) -> None:
         stop = StopSessions.parse(body)
@@ -234,14 +234,15 @@ class ControlServer(ServerConnection[ServerEvent]):
 
         RFC 5938 sections 3.3 and 3.5.
         """
+        name = "start-n-ack" if command == Command.START_N_ACK else "stop-n-ack"
         refused = list(asked)
         for sid in done:
             refused.remove(sid)
         # rfc5938-s3.2-06, rfc5938-s3.3-01, rfc5938-s3.4-06, rfc5938-s3.5-01, rfc5938-s3.5-02
         if done:
-            self._reply(NSessions(command, tuple(done)).encode())
+            self._reply(name, NSessions(command, tuple(done)).encode())
         if refused:
-            self._reply(NSessions(command, tuple(refused), Accept.FAILURE).encode())
+            self._reply(name, NSessions(command, tuple(refused), Accept.FAILURE).encode())
 
     def _watch(self, now: float) -> None:
         """SERVWAIT is suspended while any session is in progress that has not expired. RFC 5938 section 3.6."""
@@ -253,7 +254,7 @@ class ControlServer(ServerConnection[ServerEvent]):
 
     def _deny(self, accept: int, reason: str, reflected: int = 0) -> None:
         # The port is zero in a refusal.  rfc5357-s3.5-14, rfc5357-s3.5-15
-        self._reply(AcceptSession(Accept(accept), reflected_octets=reflected).encode())
+        self._reply("accept-session", AcceptSession(Accept(accept), reflected_octets=reflected).encode())
         self._events.append(SessionDenied(accept, reason))
 
     def _open_sids(self) -> tuple[bytes, ...]:

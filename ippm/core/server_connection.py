@@ -222,7 +222,7 @@ class ServerConnection(ABC, Generic[Event]):
             salt=self._entropy.octets(16),  # rfc4656-s3.1-03
             count=check_count(self._provider.count or self.config.count),
         )
-        self._outbox += self._greeting.encode()
+        self._outbox += self._unsealed("server-greeting", self._greeting.encode())
         if not modes:
             self._close("no mode is offered")
 
@@ -268,8 +268,12 @@ class ServerConnection(ABC, Generic[Event]):
                 self._modes = response.mode
                 entry = ControlKeys(self.PROTOCOL, response.mode, response.client_iv, server_iv, self._keys)
                 self.config.key_log.control(entry)
-        clear, rest = start[: ServerStart.CLEAR_OCTETS], start[ServerStart.CLEAR_OCTETS :]
-        self._outbox += clear + self._send.seal(rest, with_hmac=False)
+        if self.config.impairments is None:
+            self._outbox += self._start_octets(start)
+        else:
+            self._outbox += self.config.impairments.control(
+                "server-start", start, lambda o, _: self._start_octets(o)
+            )
         self.state = ServerState.READY
         self._deadline = now + self.config.servwait_s
         secret = self._secret
@@ -284,6 +288,11 @@ class ServerConnection(ABC, Generic[Event]):
                 limit_class=None if self.terms is None else self.terms.name,
             )
         )
+
+    def _start_octets(self, start: bytes) -> bytes:
+        """Server-Start as it goes out: its last block is in the encrypted stream. RFC 4656 section 3.1."""
+        clear, rest = start[: ServerStart.CLEAR_OCTETS], start[ServerStart.CLEAR_OCTETS :]
+        return clear + self._send.seal(rest, with_hmac=False)
 
     def _admit(self, mode: Mode) -> None:
         """Find the limit class of the client, as far as it is known. Raises ProtocolError when it excludes the mode.
@@ -327,7 +336,7 @@ class ServerConnection(ABC, Generic[Event]):
 
     def _refuse(self, accept: int, reason: str, now: float) -> None:
         # Start-Time is zero in a refusal, and the message is not encrypted.  rfc4656-s3.1-25
-        self._outbox += ServerStart(Accept(accept)).encode()  # rfc4656-s3.1-19
+        self._outbox += self._unsealed("server-start", ServerStart(Accept(accept)).encode())  # rfc4656-s3.1-19
         self._events.append(ClientRefused(accept, reason))
         self._close(f"set-up refused: {reason}")
 
@@ -411,8 +420,22 @@ class ServerConnection(ABC, Generic[Event]):
         # rfc4656-s3.5-12, rfc4656-s3.5-13
         return own + self._hooks.ntp_time().to_bytes(8, "big") + self._entropy.octets(4)
 
-    def _reply(self, body: bytes) -> None:
-        self._outbox += self._send.seal(body, with_hmac=True)
+    def _reply(self, name: str, body: bytes) -> None:
+        self._outbox += self._sealed(name, body)
+
+    def _sealed(self, name: str, body: bytes) -> bytes:
+        """A message, or a part of one, with its HMAC, as it goes out: spoilt where that was asked for."""
+        if self.config.impairments is None:
+            return self._send.seal(body, with_hmac=True)
+        return self.config.impairments.control(
+            name, body, lambda octets, wrong: self._send.seal(octets, with_hmac=True, wrong_hmac=wrong)
+        )
+
+    def _unsealed(self, name: str, message: bytes) -> bytes:
+        """The same of a message that is sent in clear."""
+        if self.config.impairments is None:
+            return message
+        return self.config.impairments.control(name, message, lambda octets, _: octets)
 
     def _close(self, reason: str, error: IppmError | None = None) -> None:
         sids = self._open_sids()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from ippm.core.control_events import Endpoint
 from ippm.core.key_log import KeyLog
@@ -17,6 +18,9 @@ from ippm.timestamps import ns_from_fixed_point
 from ippm.wire.octets import Address
 from ippm.wire.request_tw_session import RequestTwSession
 from ippm.wire.test_packet import PacketLayout
+
+if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,8 @@ class ControlServerConfig:
     client's own. `features` are what of RFC 5938, 6038, 7750 and 8186 is offered (TWAMP only), `server_octets` what
     this server wants to have in each test packet (0: nothing), `tw_auth_pad` the padding that a keyed mode takes for
     replies of the same length (64, or 56 by the text of RFC 6038). `usage` has the limit classes and what is taken of
-    them; None: there are none. `key_log` is told the keys.
+    them; None: there are none. `key_log` is told the keys;
+    `impairments` spoil what is sent.
     Raises ConfigurationError. RFC 4656 sections 3.1 and 6.5.
     """
 
@@ -50,6 +55,7 @@ class ControlServerConfig:
     tw_auth_pad: int = 64
     usage: LimitUsage | None = None
     key_log: KeyLog | None = None
+    impairments: Impairments | None = None
 
     def __post_init__(self) -> None:
         check_count(self.count)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from ippm.core.client_connection import ControlClientConfig
 from ippm.core.control_events import Connected, ConnectionClosed, Endpoint, SessionRejected, Started
@@ -17,6 +17,9 @@ from ippm.io.clock import now_ntp
 from ippm.io.control_tcp import connect, resolve
 from ippm.io.options import MarkCallback
 from ippm.timestamps import ntp_difference_ns
+
+if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
 
 log = logging.getLogger("ippm.client")
 
@@ -106,6 +109,10 @@ class ConnectOptions(Protocol):
     @property
     def key_log(self) -> KeyLog | None:
         """Who is told the keys."""
+
+    @property
+    def impairments(self) -> Impairments | None:
+        """What spoils what is sent."""
 
 
 class ControlTcpClient:
@@ -216,6 +223,7 @@ def client_config(options: ConnectOptions) -> ControlClientConfig:
         maximum_count=options.maximum_count,
         response_wait_s=options.response_wait_s,
         key_log=options.key_log,
+        impairments=options.impairments,
     )
 
 

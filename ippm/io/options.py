@@ -16,6 +16,7 @@ from ippm.io.batch import is_linux
 from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
 
 if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
     from ippm.core.key_log import KeyLog
     from ippm.core.limits import LimitUsage
     from ippm.io.owamp_options import OwpingOptions
@@ -37,7 +38,8 @@ class ServerOptions:
     the padding of each test packet in sessions that reflect two octets or more; `tw_auth_pad` is 64, or 56 by the text
     of RFC 6038. `io` is a way of `ippm.io.batch`; `correct_stamps` puts the transmit stamps in replies forward by their
     median age. `usage` counts what limit classes have taken; servers that share it share the limits.
-    `key_log` is told the keys. RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5, RFC 6038 section 4.3.
+    `key_log` is told the keys, `impairments` spoil what is sent.
+    RFC 5357 sections 3.1 and 4.2, RFC 4656 section 6.5, RFC 6038 section 4.3.
     """
 
     address: str | None = None
@@ -66,6 +68,7 @@ class ServerOptions:
     mark_callback: MarkCallback | None = None
     usage: LimitUsage | None = None
     key_log: KeyLog | None = None
+    impairments: Impairments | None = None
 
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)
@@ -95,7 +98,8 @@ class TwpingOptions:
     `features` (words of `ippm.iana.FEATURE_WORDS`) are wanted of the server; with `reflected_octets` it sends that much
     of the padding back as it came.
     `path` is a word for the report. `io` is a way of `ippm.io.batch`; `stamps` says what is asked of the kernel;
-    `realtime` sends in a thread with precedence over all other work. `key_log` is told the keys.
+    `realtime` sends in a thread with precedence over all other work.
+    `key_log` is told the keys, `impairments` spoil what is sent.
     RFC 5357 sections 3 and 4.
     """
 
@@ -130,6 +134,7 @@ class TwpingOptions:
     reflected_octets: int = 0
     mark_callback: MarkCallback | None = None
     key_log: KeyLog | None = None
+    impairments: Impairments | None = None
 
     def __post_init__(self) -> None:
         _ = self.security

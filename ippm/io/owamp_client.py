@@ -40,7 +40,7 @@ from ippm.io.pacing import StopSignal, frozen_heap
 from ippm.io.realtime import check_realtime
 from ippm.io.receiver_loop import Ending, ReceiverLoop
 from ippm.io.session_store import MemorySink
-from ippm.io.test_socket import open_test_socket, resolved
+from ippm.io.test_socket import impaired, open_test_socket, resolved
 from ippm.report.one_way import OneWayResult, OwnSending
 from ippm.report.text import time_words
 from ippm.timestamps import fixed_point_from_ns, ntp_add_ns, unix_ns_from_ntp
@@ -268,7 +268,7 @@ class SessionPair:
                 zero_padding=self._options.zero_padding,
                 measure=True,
             ),
-            sock,
+            impaired(sock, self._options.impairments, mode, session.keys),
         )
 
     async def _measure(self, stop: StopSignal | None) -> asyncio.Future[StopReceived]:

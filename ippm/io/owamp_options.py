@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ippm.core.key_log import KeyLog
 from ippm.core.limits import LimitUsage
@@ -13,6 +14,9 @@ from ippm.iana import DEFAULT_MAXIMUM_COUNT, OWAMP_IKEV2_DERIVED, OWAMP_PORT, Mo
 from ippm.io.batch import is_linux
 from ippm.io.options import MarkCallback, check_port, check_port_range, check_run, security_of
 from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
+
+if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class OwampServerOptions:
     16 slots or less does not count. `io` is a way of `ippm.io.batch`; `correct_stamps` puts the stamps in packets that
     it sends forward by their median age. `usage` counts what limit classes have taken; servers that share it share the
     limits.
-    `key_log` is told the keys. RFC 4656 sections 3.1 and 6.5.
+    `key_log` is told the keys, `impairments` spoil what is sent. RFC 4656 sections 3.1 and 6.5.
     """
 
     address: str | None = None
@@ -61,6 +65,7 @@ class OwampServerOptions:
     mark_callback: MarkCallback | None = None
     usage: LimitUsage | None = None
     key_log: KeyLog | None = None
+    impairments: Impairments | None = None
 
     def __post_init__(self) -> None:
         check_port_range("test_ports", self.test_ports)
@@ -84,7 +89,8 @@ class OwpingOptions:
     mean when `exponential`; or `schedule` gives the slots as (exponential, seconds). `start_delay_s` is from the first
     request to the first packet. `local_port_range` is the inclusive range in which TCP and UDP ports are bound;
     `test_port_range` is for UDP alone. `io` is a way of `ippm.io.batch`; `stamps` says what is asked of the kernel;
-    `realtime` sends in a thread with precedence over all other work. `key_log` is told the keys.
+    `realtime` sends in a thread with precedence over all other work.
+    `key_log` is told the keys, `impairments` spoil what is sent.
     RFC 4656 sections 3 and 4.
     """
 
@@ -117,6 +123,7 @@ class OwpingOptions:
     realtime: bool = False
     mark_callback: MarkCallback | None = None
     key_log: KeyLog | None = None
+    impairments: Impairments | None = None
 
     def __post_init__(self) -> None:
         if self.security & ~SECURITY:

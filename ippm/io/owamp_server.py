@@ -47,7 +47,7 @@ from ippm.io.one_way_loop import OneWayLoop, SenderEnding
 from ippm.io.owamp_options import OwampServerOptions
 from ippm.io.receiver_loop import Ending, ReceiverLoop
 from ippm.io.session_store import SessionStore
-from ippm.io.test_socket import resolved
+from ippm.io.test_socket import impaired, resolved
 from ippm.io.transmit_stamps import StampOptions
 
 log = logging.getLogger("ippm.server")
@@ -203,7 +203,7 @@ class OwampServer(ControlTcpServer):
                 timeout_ns=session.timeout_ns,
                 padding_octets=request.padding_length,
             )
-            self._senders.add_session(plan, sock)
+            self._senders.add_session(plan, impaired(sock, self.options.impairments, mode, session.keys))
             return
         if not self.options.any_receiver:
             # Only packets of the client's sender come through.
@@ -353,6 +353,7 @@ def _config(options: OwampServerOptions, provider: KeyProvider, *, offers_keys: 
         ikev2_bit=options.ikev2_bit,
         usage=options.usage,
         key_log=options.key_log,
+        impairments=options.impairments,
     )
 
 

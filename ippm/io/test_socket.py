@@ -7,9 +7,14 @@ import random
 import socket
 from collections.abc import Callable
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from ippm.errors import PortRangeExhausted
 from ippm.io import sockopts
+
+if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
+    from ippm.crypto import SessionKeys
 
 RECEIVE_BUFFER_OCTETS = 4 * 1024 * 1024
 
@@ -45,6 +50,27 @@ def open_test_socket(
         sock.close()
         raise
     return sock
+
+
+def impaired(
+    sock: socket.socket,
+    impairments: Impairments | None,
+    mode: int,
+    keys: SessionKeys | None,
+    *,
+    reply: bool = False,
+    reflected_octets: int = 0,
+) -> socket.socket:
+    """The socket, or one in its place when there are impairments of test packets; `reply`: it is a reflector's.
+
+    `mode`, `keys` and `reflected_octets` are those of the session.
+    """
+    if impairments is None or not impairments.touches_packets:
+        return sock
+    from ippm.core.impair import PacketContext
+    from ippm.io.impaired_socket import ImpairedSocket
+
+    return ImpairedSocket(sock, impairments, PacketContext(mode, keys, reply, reflected_octets))
 
 
 def is_own_address(host: str) -> bool:

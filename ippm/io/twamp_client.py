@@ -35,7 +35,7 @@ from ippm.io.options import TwpingOptions
 from ippm.io.pacing import StopSignal, frozen_heap
 from ippm.io.realtime import check_realtime
 from ippm.io.sender_loop import run_sender
-from ippm.io.test_socket import open_test_socket
+from ippm.io.test_socket import impaired, open_test_socket
 from ippm.report.result import RunResult
 from ippm.timestamps import ClockState, ntp_add_ns
 from ippm.wire.test_packet import PacketLayout
@@ -174,7 +174,11 @@ async def open_session(
         open_test_socket(local, ports, options.mark_callback, dscp=options.dscp, monitor_dscp_ecn=monitor)
     )
     sender = Endpoint(local, int(sock.getsockname()[1]))
-    return sock, await client.request_session(session_wish(options, sender, client.role.mode))
+    session = await client.request_session(session_wish(options, sender, client.role.mode))
+    spoilt = impaired(
+        sock, options.impairments, int(session.mode), session.keys, reflected_octets=session.reflected_octets
+    )
+    return (sock if spoilt is sock else stack.enter_context(spoilt)), session
 
 
 def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = None) -> SessionWish:

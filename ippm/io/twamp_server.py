@@ -36,7 +36,7 @@ from ippm.io.control_tcp import own_ipv4
 from ippm.io.entropy import SystemEntropy
 from ippm.io.options import ServerOptions
 from ippm.io.reflector_loop import Reflector
-from ippm.io.test_socket import is_own_address
+from ippm.io.test_socket import impaired, is_own_address
 
 log = logging.getLogger("ippm.server")
 
@@ -79,6 +79,7 @@ class TwampServer(ControlTcpServer):
             tw_auth_pad=self.options.tw_auth_pad,
             usage=self.options.usage,
             key_log=self.options.key_log,
+            impairments=self.options.impairments,
         )
         self._refusing = ControlServerConfig(modes=Mode(0))
         self._owners: dict[bytes, _Connection] = {}
@@ -138,6 +139,14 @@ class TwampServer(ControlTcpServer):
             monitor_dscp_ecn=bool(session.mode & Mode.DSCP_ECN_MONITORING),
         )
         port = int(sock.getsockname()[1])
+        sock = impaired(
+            sock,
+            self.options.impairments,
+            int(session.mode),
+            session.keys,
+            reply=True,
+            reflected_octets=session.reflected_octets,
+        )
         plan = ReflectorPlan(
             sid=session.sid,
             mode=int(session.mode),

@@ -679,7 +679,8 @@ class TestClient:
         server = self.connected()
         for _ in range(3):
             server.client.request_session(WISH, 0.0)
-        server.send(b"".join(AcceptSession(Accept(n), 4711, b"s" * 16).encode() + bytes(16) for n in (0, 5, 0)))
+        answers = ((Accept.OK, b"s"), (Accept.TEMPORARY_LIMITATION, b"s"), (Accept.OK, b"t"))
+        server.send(b"".join(AcceptSession(n, 4711, sid * 16).encode() + bytes(16) for n, sid in answers))
         server.client.start_sessions(0.0)
         server.client.data_to_send()
         server.send(StartAck(Accept.OK).encode() + bytes(16))
