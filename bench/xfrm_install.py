@@ -1,12 +1,12 @@
-"""How long 10,000 SAs take into the kernel, and out of it. Run: python bench/xfrm_install.py [--sas 10000]
+"""How long SAs take into the kernel, and out of it. Run: python bench/xfrm_install.py [--sas 10000] [--pairs 1000]
 
 In a namespace of this script's own where this kernel has ESP; else in a User-Mode Linux guest that it boots, whose one
 CPU pays some 60 times as much for a system call as the machine itself: its figures are the worst case.
 
 - as messages alone: NEWSA for every SA, one request after the other;
-- as the backend does it: half as many pairs, each of another peer: an SPI from the kernel, both SAs, eleven policies
-  (three of the pair, eight that let IKE pass), the state file; then every pair deleted; then a crash with all of them
-  in the kernel, and the next start that cleans up.
+- as the backend does it: pairs, each of another peer: an SPI from the kernel, both SAs, eleven policies (three of the
+  pair, eight that let IKE pass), the state file; then every pair deleted; then a crash with all of them in the kernel,
+  and the next start that cleans up.
 
 Wall clock and CPU time, user and system.
 """
@@ -77,12 +77,28 @@ def messages_alone(sas: int) -> None:
             kernel.flush_sas()
 
 
-def the_backend(sas: int) -> None:
-    children = [child(number) for number in range(sas // 2)]
+def policies_alone(pairs: int) -> None:
+    """What any kernel with XFRM can do, also one without ESP: SPIs, policies and the state file of so many pairs."""
+    children = [child(number) for number in range(pairs)]
     with tempfile.TemporaryDirectory() as state:
         backend = XfrmBackend(Path(state))
         backend.open()
-        with measured(f"{sas // 2} pairs by the backend, with SPIs, policies and state file", sas):
+        with measured(f"SPIs and policies of {pairs} pairs, without their SAs", 2 * pairs):
+            for one in children:
+                backend.allocate_spi(one.local, one.remote)
+                planned = plan.plan_child(one, plan.kernel_reqid(backend.instance, one.reqid))
+                backend._policy_table.add((*backend._ike_policies(one), *planned.policies))
+        with measured("  removed at the end", 2 * pairs):
+            backend.close()
+
+
+def the_backend(pairs: int) -> None:
+    sas = 2 * pairs
+    children = [child(number) for number in range(pairs)]
+    with tempfile.TemporaryDirectory() as state:
+        backend = XfrmBackend(Path(state))
+        backend.open()
+        with measured(f"{pairs} pairs by the backend, with SPIs, policies and state file", sas):
             for number, one in enumerate(children):
                 children[number] = replace(one, spi_in=backend.allocate_spi(one.local, one.remote))
                 backend.install(children[number])
@@ -105,22 +121,35 @@ def the_backend(sas: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sas", type=int, default=10_000)
+    parser.add_argument("--sas", type=int, default=10_000, help="as messages alone")
+    parser.add_argument("--pairs", type=int, default=1000, help="by the backend")
     parser.add_argument(IN_GUEST, dest="in_guest", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     with Namespace("install") as namespace:
         probe = namespace.call(XfrmBackend.probe)
         if probe.ok:
             where = "the guest" if arguments.in_guest else "this kernel"
-            print(f"{arguments.sas} SAs of AES-256-GCM in {where}:", flush=True)
+            print(f"AES-256-GCM in {where}:", flush=True)
             namespace.call(lambda: messages_alone(arguments.sas))
-            namespace.call(lambda: the_backend(arguments.sas))
+            namespace.call(lambda: policies_alone(arguments.pairs))
+            namespace.call(lambda: the_backend(arguments.pairs))
             return
-    if arguments.in_guest or (reason := why_not()) is not None:
-        raise SystemExit(probe.reason if arguments.in_guest else f"{probe.reason}; no guest either: {reason}")
-    print(f"{probe.reason}: in a guest, then", flush=True)
-    options = GuestOptions(memory="768M", prewarm=True, timeout_s=300, working_directory=ROOT)
-    argv = [sys.executable, str(Path(__file__)), IN_GUEST, "--sas", str(arguments.sas)]
+        if arguments.in_guest:
+            raise SystemExit(probe.reason)
+        print(f"{probe.reason}\nWhat there is in this kernel:", flush=True)
+        namespace.call(lambda: policies_alone(arguments.pairs))
+    if (reason := why_not()) is not None:
+        raise SystemExit(f"no guest: {reason}")
+    options = GuestOptions(memory="1G", prewarm=True, timeout_s=300, working_directory=ROOT)
+    argv = [
+        sys.executable,
+        str(Path(__file__)),
+        IN_GUEST,
+        "--sas",
+        str(arguments.sas),
+        "--pairs",
+        str(arguments.pairs),
+    ]
     raise SystemExit(run_in_guest(argv, options, stream=sys.stdout.buffer).status)
 
 

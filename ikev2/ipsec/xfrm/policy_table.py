@@ -31,13 +31,15 @@ class PolicyTable:
         The newest user of a selector decides; one `beneath` when there is no other, and one on `standby` only what
         comes in: what goes out takes the SA that it took before, until `let_decide`.
         """
-        before = {policy.id: list(self._users.get(policy.id, ())) for policy in policies}
+        before: dict[PolicyId, list[Policy]] = {}
         for policy in policies:
-            self._place(policy, standby=standby, beneath=beneath)
+            policy_id = policy.id
+            users = self._users.setdefault(policy_id, [])
+            before.setdefault(policy_id, users.copy())
+            self._place(policy, users, standby=standby, beneath=beneath)
         self._follow(before)
 
-    def _place(self, policy: Policy, *, standby: bool, beneath: bool) -> None:
-        users = self._users.setdefault(policy.id, [])
+    def _place(self, policy: Policy, users: list[Policy], *, standby: bool, beneath: bool) -> None:
         if beneath:
             self._beneath.add(policy)
             users.insert(0, policy)
@@ -93,8 +95,10 @@ class PolicyTable:
         for policy_id in unused:
             del self._users[policy_id]
         self._state.drop(*unused)
-        still = {user for policy_id in touched for user in self._users.get(policy_id, ())}
-        self._beneath -= {one for one in self._beneath if one.id in set(touched) and one not in still}
+        if self._beneath:
+            still = {user for policy_id in touched for user in self._users.get(policy_id, ())}
+            gone = set(touched)
+            self._beneath -= {one for one in self._beneath if one.id in gone and one not in still}
 
     def let_decide(self, policies: Iterable[Policy]) -> None:
         """These say what is sent on from now on, where they are there."""
@@ -111,9 +115,10 @@ class PolicyTable:
         """One user less of each; the newest of equal ones, because two children may ask for the same bypass."""
         before: dict[PolicyId, list[Policy]] = {}
         for policy in policies:
-            users = self._users.get(policy.id)
+            policy_id = policy.id
+            users = self._users.get(policy_id)
             if users is not None and policy in users:
-                before.setdefault(policy.id, list(users))
+                before.setdefault(policy_id, users.copy())
                 del users[len(users) - 1 - users[::-1].index(policy)]
         self._follow(before)
 

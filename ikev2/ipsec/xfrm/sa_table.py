@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import errno
 
-from ikev2.errors import BackendError
 from ikev2.ipsec.xfrm.cleaner import ABSENT, unless_absent
-from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
-from ikev2.ipsec.xfrm.messages import Sa
+from ikev2.ipsec.xfrm.kernel import Change, XfrmError, XfrmSocket
 from ikev2.ipsec.xfrm.migration import migrate_requests
 from ikev2.ipsec.xfrm.plan import ChildPlan
 from ikev2.ipsec.xfrm.state import StateFile
@@ -28,32 +26,21 @@ class SaTable:
     def install(self, planned: ChildPlan) -> None:
         """Both or none; an SA of somebody else with the same SPI is refused, not replaced."""
         inbound, outbound = planned.inbound, planned.outbound
-        try:
-            if inbound.info.id in self._state:
-                self._complete_larval(inbound)
-            else:
-                self._new(inbound)
-            self._new(outbound)
-        except BackendError:
-            if inbound.info.id in self._state:
-                self.forget(inbound.info.id)
-            raise
-
-    def _complete_larval(self, sa: Sa) -> None:
-        try:
-            self._kernel.update_sa(sa)
-        except XfrmError as error:
-            if error.errno != errno.ESRCH:
-                raise
-            self._kernel.new_sa(sa)  # the larval SA timed out
-
-    def _new(self, sa: Sa) -> None:
-        self._state.add(sa.info.id)
-        try:
-            self._kernel.new_sa(sa)
-        except BackendError:
-            self._state.drop(sa.info.id)
-            raise
+        larval = inbound.info.id in self._state
+        self._state.add(inbound.info.id, outbound.info.id)
+        first: Change = (XfrmMsg.UPDSA if larval else XfrmMsg.NEWSA, inbound)
+        refused = self._kernel.batch([first, (XfrmMsg.NEWSA, outbound)])
+        if larval and 0 in refused and refused[0].errno == errno.ESRCH:  # the larval SA timed out
+            again = self._kernel.batch([(XfrmMsg.NEWSA, inbound)])
+            refused = {number: error for number, error in refused.items() if number} | again
+        if refused:
+            # Of what was refused, another's may be there under the same SPI: it is left alone. A larval SA goes.
+            for number, sa in enumerate((inbound, outbound)):
+                if number not in refused or (larval and not number):
+                    self.forget(sa.info.id)
+                else:
+                    self._state.drop(sa.info.id)
+            raise refused[min(refused)]
 
     def forget(self, sa_id: SaId) -> None:
         """One that may have gone by itself."""

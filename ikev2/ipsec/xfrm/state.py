@@ -156,7 +156,7 @@ class StateFile:
 
 def _line(verb: str, entry: Entry) -> bytes:
     kind = "sa" if isinstance(entry, SaId) else "policy"
-    return json.dumps({verb: {kind: entry.encode().hex()}}).encode("ascii") + b"\n"
+    return f'{{"{verb}": {{"{kind}": "{entry.encode().hex()}"}}}}\n'.encode("ascii")
 
 
 def _read(path: Path) -> Iterator[Entry]:

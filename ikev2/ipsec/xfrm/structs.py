@@ -83,10 +83,18 @@ class Selector:
     destination_port: int = 0
     destination_port_mask: int = 0
     any_family: int = AF_UNSPEC
+    _hash: int = field(default=0, init=False, repr=False, compare=False)
 
     SIZE: ClassVar[int] = 56
     _HEAD: ClassVar[struct.Struct] = struct.Struct("!16s16sHHHH")
     _TAIL: ClassVar[struct.Struct] = struct.Struct("=HBBB3xiI")
+
+    def __hash__(self) -> int:
+        """Kept, because tables ask for it several times, and that of a network is dear."""
+        if not self._hash:
+            ends = (self.source, self.destination, self.protocol, self.source_port, self.destination_port)
+            object.__setattr__(self, "_hash", hash(ends) or 1)
+        return self._hash
 
     @property
     def family(self) -> int:

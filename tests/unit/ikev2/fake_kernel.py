@@ -144,6 +144,8 @@ class FakeKernel:
             XfrmMsg.NEWPOLICY: self.new_policy,
             XfrmMsg.UPDPOLICY: self.update_policy,
             XfrmMsg.DELPOLICY: self.delete_policy,
+            XfrmMsg.NEWSA: self.new_sa,
+            XfrmMsg.UPDSA: self.update_sa,
             XfrmMsg.DELSA: self.delete_sa,
         }
         refused = {}
