@@ -1,7 +1,8 @@
 """What a lab leaves in the system while it runs, and how it is found again when its process was killed.
 
 Namespaces, cables, routes and TUN devices go with the processes that hold them. What stays is a directory (below the
-one for temporary files, `ippm-lab-*`), and processes that a person started in the lab and that survived it. The lab
+one for temporary files, `ippm-lab-*`), processes that a person started in the lab and that survived it, and the state
+files that a killed endpoint with the xfrm backend has for a namespace that is gone. The lab
 holds a lock on its directory (flock), which the kernel lets go when the lab ends, however it ends; each process that
 the lab starts has the directory's name, which is never used again, in its environment.
 """
@@ -24,6 +25,7 @@ VARIABLE = "IPPM_LAB"
 """Holds the lab's directory in the environment of all that the lab starts."""
 
 _OWNER = "pid"
+_NAMESPACES = "namespaces"
 _YOUNG_S = 60.0
 _STOP_S = 2.0
 _POLL_S = 0.02
@@ -37,6 +39,11 @@ class LabDirectory:
         self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         (self.path / _OWNER).write_text(f"{os.getpid()}\n")
+
+    def note_namespace(self, name: str) -> None:
+        """One of the lab's network namespaces, as `ikev2.ipsec.xfrm.state.namespace_name` calls it."""
+        with (self.path / _NAMESPACES).open("a") as file:
+            file.write(f"{name}\n")
 
     def close(self) -> None:
         """Ends what still runs in the lab, and removes the directory. Safe to call twice."""
@@ -101,8 +108,27 @@ def _remove(path: Path) -> int:
         _signal(running, signal.SIGKILL)
         time.sleep(_POLL_S)
         running = processes_of(path)
+    with suppress(OSError):
+        for name in (path / _NAMESPACES).read_text().split():
+            _remove_state(name)
     shutil.rmtree(path, ignore_errors=True)
     return len(first)
+
+
+def _remove_state(namespace: str) -> None:
+    """Removes the state files of a namespace that is gone: no process is in one of that number (BOOT-NUMBER)."""
+    number = namespace.rpartition("-")[2]
+    for entry in Path("/proc").glob("[0-9]*/ns/net"):
+        with suppress(OSError):
+            if str(entry.stat().st_ino) == number:
+                return
+    directories = [Path("/run/ikev2"), *Path("/tmp").glob("ikev2-*")]
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        directories.append(Path(runtime) / "ikev2")
+    for directory in directories:
+        for file in directory.glob(f"xfrm-{namespace}-*.state"):
+            with suppress(OSError):
+                file.unlink()
 
 
 def _signal(processes: list[int], *signals: signal.Signals) -> None:

@@ -24,6 +24,7 @@ from typing import IO, Any, Self
 from binding.init import host_toml, write_psk
 from ikev2.errors import IkeError
 from ikev2.io.control import call
+from ikev2.ipsec.xfrm.state import namespace_name
 from interop.lab.console import HOST, SOCKET, USAGE
 from interop.lab.knobs import KnobError, change, help_text, words
 from interop.lab.leftovers import VARIABLE, LabDirectory
@@ -83,9 +84,12 @@ class Playground:
 
     def __enter__(self) -> Self:
         with self._stack as stack:
-            self.path = stack.enter_context(LabDirectory()).path
+            directory = stack.enter_context(LabDirectory())
+            self.path = directory.path
             self._lab = stack.enter_context(Lab())
             self._cables()
+            for place in (A, B):
+                directory.note_namespace(self._lab.call(place.name, namespace_name))
             self.router = stack.enter_context(
                 Router(self._lab.host("router"), (A.network, A.network6), nat=self._nat, seed=self.options.seed)
             )

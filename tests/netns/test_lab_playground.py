@@ -21,6 +21,7 @@ import pytest
 from demo.test_demo import NOBODY, readable_python
 
 from ikev2.errors import IkeError
+from ikev2.ipsec.xfrm.state import namespace_name
 from interop.lab import screen
 from interop.lab.leftovers import PREFIX, VARIABLE, LabDirectory, processes_of, remove_stale
 from interop.lab.netns import why_no_namespaces
@@ -269,6 +270,7 @@ def started(temporary: Path, command: str, stack: ExitStack) -> tuple[subprocess
     if line != "started\n":
         pytest.fail(f"{line} {process.communicate()}")
     (directory,) = temporary.glob(f"{PREFIX}*")
+    assert len((directory / "namespaces").read_text().split()) == 2
     # Held open, so that the kernel does not give their numbers away.
     held = [
         os.open(json.loads((directory / host / "host.json").read_text())["namespace"], os.O_RDONLY) for host in "ab"
@@ -346,6 +348,21 @@ def test_running_labs_are_left_alone(temporary: Path) -> None:
         other.kill()
         other.wait()
     assert list(temporary.iterdir()) == []
+
+
+def test_state_files_of_its_namespaces_go_unless_somebody_lives_in_one(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(temporary / "run"))
+    (temporary / "run" / "ikev2").mkdir(parents=True)
+    gone, here = (temporary / "run" / "ikev2" / f"xfrm-{name}-0.state" for name in ("boot-1", namespace_name()))
+    other = temporary / "run" / "ikev2" / "xfrm-boot-12-0.state"
+    for file in (gone, here, other):
+        file.touch()
+    with LabDirectory() as lab:
+        lab.note_namespace("boot-1")
+        lab.note_namespace(namespace_name())
+    assert [file.exists() for file in (gone, here, other)] == [False, True, True]
 
 
 def test_one_that_is_being_made_is_left_alone(temporary: Path) -> None:
