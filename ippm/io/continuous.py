@@ -138,7 +138,7 @@ class _RollingLoop(SenderLoop):
             for sequence in range(self._plan.count):
                 self.session.prepare(sequence)
                 due = self._start + offset_ns(sequence)
-                if not self._wait_until(due):
+                if not self._wait_until(due, sequence):
                     break
                 self._tick()
                 self._at_its_time(sequence, due)

@@ -245,6 +245,8 @@ class OneWayLoop:
     def _burst(self, stream: _Stream) -> None:
         """Packets of the only stream that runs, while they follow one another too closely for a sleep."""
         session, plan, start, stamps = stream.session, stream.session.plan, stream.start, stream.stamps
+        # After a sleep what comes next is no longer in the caches: it is done once for nothing.
+        session.pack(now_ntp(), self._clock.error_estimate)
         prepare, send, offset_ns = session.prepare, self._send, plan.schedule.offset_ns
         now_ns, timeout_ns, due = time.monotonic_ns, plan.timeout_ns, stream.due
         while True:

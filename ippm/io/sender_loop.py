@@ -151,7 +151,7 @@ class SenderLoop:
                 due = start + offset_ns(sequence)
                 if due - time.monotonic_ns() > SPIN_NS:
                     self.session.prepare(sequence)
-                    if not self._wait_until(due):
+                    if not self._wait_until(due, sequence):
                         break
                     self._at_its_time(sequence, due)
                     sequence += 1
@@ -236,7 +236,7 @@ class SenderLoop:
         if not is_transient(error):
             raise error
 
-    def _wait_until(self, due: int) -> bool:
+    def _wait_until(self, due: int, sequence: int) -> bool:
         """Takes replies until a packet is due; False when we are to stop."""
         if self._stop is not None and self._stop():
             return False
@@ -252,6 +252,8 @@ class SenderLoop:
                     self._take(due)
             left = due - time.monotonic_ns()
         self._between(due, left)
+        # After a sleep what comes next is no longer in the caches: it is done once for nothing.
+        self.session.rehearse(sequence, now_ntp(), self._clock.error_estimate)
         spin_until(due)
         return True
 
