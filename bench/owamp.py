@@ -1,6 +1,6 @@
 """Costs of OWAMP-Test: whole one-way sessions, each packet paced and stamped on its own, against a bare pair.
 
-    python bench/owamp.py [--seconds 1] [--rounds 3] [--rates 1000 20000 50000 100000] [--json]
+    python bench/owamp.py [--seconds 1] [--rounds 3] [--rates 1000 20000 50000 100000] [--modes open ...] [--json]
 
 Sender and receiver are processes of their own; the receiver keeps the records in memory, as a client does. CPU is user
 and system time of all threads for each packet that was sent or received. Rounds of ours and of the bare pair (it
@@ -157,10 +157,10 @@ def _row(name: str, rate: int, own: Any, ours: Peer, used: float, bare_us: float
     return row, own.sent - ours.count + skipped
 
 
-def sessions(seconds: float, rates: list[int], rounds: int) -> list[Row]:
+def sessions(seconds: float, rates: list[int], rounds: int, modes: list[str]) -> list[Row]:
     """Of the rounds the one with the fewest packets missing, and what each round missed."""
     out = []
-    for name in MODES:
+    for name in modes:
         for rate in rates:
             made = sorted((session(name, rate, seconds) for _ in range(rounds)), key=lambda pair: pair[1])
             out.append({**made[0][0], "missing_by_round": [missing for _, missing in made]})
@@ -210,12 +210,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rates", type=int, nargs="+", default=[1_000, 20_000, 50_000, 100_000])
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     results = {
         "machine": machine(),
-        "sessions": sessions(options.seconds, options.rates, options.rounds),
+        "sessions": sessions(options.seconds, options.rates, options.rounds, options.modes),
         "owping": asyncio.run(owping(options.seconds)),
     }
     if options.json:
