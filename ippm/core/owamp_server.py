@@ -84,6 +84,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
         self._source: Iterator[bytes] | None = None
         self._stored: StoredSession | None = None
         self._delivering: bytes | None = None
+        self._delivered = False
         self._parked: FetchSession | None = None
         self._now = now
         super().__init__(config, provider, hooks, entropy, local=local, remote=remote, now=now)
@@ -104,6 +105,19 @@ class OwampServer(ServerConnection[OwampServerEvent]):
                 return chunk
             self._end_source()
             super().receive_data(b"", self._now)  # a command that has waited, maybe a Fetch-Session again
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` is to be called, or None; at once when records have gone out, however long that took."""
+        return self._now if self._delivered and not self.closed else super().next_timer()
+
+    def handle_timer(self, now: float) -> None:
+        """SERVWAIT begins anew when records have gone out, and does not run while they do. RFC 4656 section 3.1."""
+        if self._delivered:
+            self._delivered = False
+            if self._deadline is not None:
+                self._deadline = now + self.config.servwait_s
+        elif self._source is None:
+            super().handle_timer(now)
 
     @property
     def owner(self) -> Owner:
@@ -313,6 +327,7 @@ class OwampServer(ServerConnection[OwampServerEvent]):
 
     def _end_source(self) -> None:
         self._source = None
+        self._delivered = True
         if self._stored is not None:
             self._stored.close()
             self._stored = None

@@ -546,6 +546,26 @@ class TestFetch:
         assert len(numbers) == count
         assert all(begin <= number <= end for number in numbers)
 
+    @pytest.mark.req("rfc4656-s3-02")
+    def test_servwait_begins_when_the_last_record_has_gone_out(self) -> None:
+        pair = OwampPair().set_up()
+        sid = self.ended(pair)
+        pair.client.fetch_session(sid, pair.now)
+        pair.server.receive_data(pair.client.data_to_send(), pair.now)
+        parts = 0
+        while pair.server.data_to_send():
+            parts += 1
+            pair.now += 1000.0  # each part takes longer to send than SERVWAIT
+            pair.server.handle_timer(pair.now)
+            assert not pair.server.closed
+        assert parts > 4
+        timer = pair.server.next_timer()
+        assert timer is not None
+        pair.server.handle_timer(max(timer, pair.now))
+        assert pair.server.next_timer() == pair.now + 900
+        pair.server.handle_timer(pair.now + 900)
+        assert pair.server.closed
+
     @pytest.mark.parametrize("mode", [Mode.OPEN, Mode.ENCRYPTED], ids=repr)
     def test_several_that_do_not_wait_for_one_another(self, mode: Mode) -> None:
         pair = OwampPair(mode).set_up()
