@@ -172,12 +172,16 @@ def fetch(
         octets = b""
     if len(octets) != 16:
         raise ConfigurationError(f"{sid!r} is no SID: 32 hexadecimal digits")
+    if last is not None and begin > last:
+        raise ConfigurationError(f"--begin {begin} --end {last}: the first is behind the last")
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise ConfigurationError(f"-o {output}: there is no such directory")
     options = owping_options(host, keys=keys, **letters)
     provider = keys.provider(options.security.keyed)
-    session = asyncio.run(
+    session, security = asyncio.run(
         fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
     )
-    result = _result(session, options.security.strictest.word)
+    result = _result(session, security.word)
     if output is not None:
         _save(Path(output), result.saved())
     if not quiet:
@@ -194,7 +198,10 @@ def stats(file: Path, form: Form) -> None:
     from ippm.errors import ConfigurationError, InvalidMessage
     from ippm.report.one_way import UNKNOWN_MODE
 
-    octets = file.read_bytes()
+    try:
+        octets = file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from None
     try:
         session, mode = FetchedSession.decode(octets), saved_mode(octets)
     except InvalidMessage as error:

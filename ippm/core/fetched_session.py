@@ -79,6 +79,7 @@ class FetchedSession:
         skips = reader.take(ranges + -ranges % 16)
         octets = ack.number_of_records * RECORD_OCTETS
         records = reader.take(octets + -octets % 16)[:octets]
+        reader.end()
         return cls.of_parts(request, ack, skips, records)
 
     @classmethod
@@ -119,3 +120,8 @@ class _Parts:
             raise InvalidMessage("the saved session ends before its time")
         part, self._at = self._data[self._at : end], end + len(_HMAC)
         return part
+
+    def end(self) -> None:
+        """Raises InvalidMessage when there is more."""
+        if self._at != len(self._data):
+            raise InvalidMessage(f"{len(self._data) - self._at} octets follow the end of the saved session")

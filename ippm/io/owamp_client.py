@@ -28,8 +28,8 @@ from ippm.core.owamp_events import (
 from ippm.core.session_receiver import ReceiverPlan, ReceiverResult, SessionEnd
 from ippm.core.session_schedule import SessionSchedule, mean_interval
 from ippm.crypto import Entropy, KeyProvider, NoProvider
-from ippm.errors import ConnectionFailed, IppmError, LocalProtocolError, ServerRefused
-from ippm.iana import Accept
+from ippm.errors import ConnectionFailed, IntegrityError, IppmError, LocalProtocolError, ServerRefused
+from ippm.iana import Accept, Mode
 from ippm.io.clock import now_ntp
 from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_any
 from ippm.io.control_tcp import endpoint_of, own_ipv4
@@ -49,6 +49,13 @@ from ippm.wire.schedule_slot import Slot, SlotType
 from ippm.wire.stop_descriptions import SessionDescription
 
 P = ParamSpec("P")
+
+_FETCH_HINTS = {
+    Accept.FAILURE: "a session is there for the user who made it, in the mode in which it was made, when it has ended "
+    "normally, and in open mode as long as its Control connection",
+    Accept.NOT_SUPPORTED: "is this an OWAMP server?",
+}
+"""What may be behind a refused Fetch-Session; the protocol carries no more than the value. RFC 4656 section 3.9."""
 
 _INVALID = ReceiverResult(SessionEnd.INVALID, 0, (), 0, "the server stopped the sessions as a failure")
 
@@ -438,7 +445,16 @@ async def fetch(
     *,
     begin: int = 0,
     end: int = LAST_SEQNO,
-) -> FetchedSession:
-    """The data of a session of ours from a server. Raises IppmError. RFC 4656 section 3.9."""
+) -> tuple[FetchedSession, Mode]:
+    """The data of a session of ours from a server, and the security mode. Raises IppmError. RFC 4656 section 3.9."""
     async with await OwampTcpClient.connect(options, provider) as client:
-        return await client.fetch(sid, begin, end)
+        try:
+            return await client.fetch(sid, begin, end), client.role.mode.security
+        except ServerRefused as error:
+            raise ServerRefused(
+                error.accept, error.reason, error.message, _FETCH_HINTS.get(Accept(error.accept), "")
+            ) from None
+        except IntegrityError:
+            raise ConnectionFailed(
+                "the answer to Fetch-Session does not verify: is this an OWAMP server?"
+            ) from None

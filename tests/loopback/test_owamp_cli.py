@@ -128,6 +128,82 @@ def test_a_session_is_saved_fetched_and_read_back(port: str, key_file: Path, tmp
     assert ippm("stats", str(saved)).returncode == 2
 
 
+@pytest.mark.parametrize("mode", ["A", "E"])
+def test_records_of_every_keyed_mode_are_fetched_whole_and_in_part(
+    port: str, key_file: Path, tmp_path: Path, mode: str
+) -> None:
+    keys = ("-k", str(key_file), "-u", "alice", "-A", mode)
+    done = owping(*keys, "-t", "--json", "-d", str(tmp_path), f"127.0.0.1:{port}")
+    sid = json.loads(done.stdout)["results"][0]["sid"]
+    part = ippm("fetch", *keys, "--begin", "1", "--end", "3", "-R", f"127.0.0.1:{port}", sid.upper())
+    assert [line.split()[0] for line in part.stdout.splitlines()] == ["1", "2", "3"]
+    whole = ippm("fetch", *keys, "-R", f"127.0.0.1:{port}", sid)
+    assert whole.stdout == ippm("stats", "-R", str(tmp_path / f"{sid}.owp")).stdout
+    # Of several modes the one that was taken is told, and kept in the file.
+    several = ("-k", str(key_file), "-u", "alice", "-A", f"O{mode}")
+    done = ippm("fetch", *several, "--json", "-o", str(tmp_path / "kept"), f"127.0.0.1:{port}", sid)
+    word = {"A": "authenticated", "E": "encrypted"}[mode]
+    assert json.loads(done.stdout)["mode"] == word
+    assert json.loads(ippm("stats", "--json", str(tmp_path / "kept")).stdout)["mode"] == word
+    for others in (("-A", "AE".replace(mode, ""), *keys[:4]), ("-A", "O")):
+        refused = ippm("fetch", *others, f"127.0.0.1:{port}", sid)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+        assert "for the user who made it, in the mode in which it was made" in refused.stderr
+
+
+def test_in_open_mode_the_records_go_with_their_connection_and_that_is_said(port: str) -> None:
+    sid = json.loads(owping("-t", "--json", f"127.0.0.1:{port}").stdout)["results"][0]["sid"]
+    refused = ippm("fetch", f"127.0.0.1:{port}", sid)
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "in open mode as long as its Control connection" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--begin", "3", "--end", "1"], "--begin 3 --end 1: the first is behind the last"),
+        (["-o", "/nowhere/at/all"], "-o /nowhere/at/all: there is no such directory"),
+        (["-A", "M"], "OWAMP has no mixed mode"),
+    ],
+)
+def test_a_fetch_that_cannot_be_is_told_before_anybody_is_asked(words: list[str], what: str) -> None:
+    done = ippm("fetch", *words, "127.0.0.1:1", "00" * 16)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert what in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["O", "E"])
+def test_a_twamp_server_has_nothing_to_fetch(mode: str, key_file: Path) -> None:
+    command = [*COMMAND, "serve", "--listen", "127.0.0.1:0", "-P", "29300-29399", "-k", str(key_file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        assert server.stdout is not None
+        where = f"127.0.0.1:{server.stdout.readline().split()[-1]}"
+        done = ippm("fetch", "-A", mode, "-k", str(key_file), "-u", "alice", where, "00" * 16)
+        server.send_signal(signal.SIGTERM)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "is this an OWAMP server?" in done.stderr
+
+
+def test_files_that_are_no_saved_sessions(port: str, tmp_path: Path) -> None:
+    done = owping("-t", "-d", str(tmp_path), f"127.0.0.1:{port}")
+    assert done.returncode == 0
+    (saved,) = tmp_path.iterdir()
+    good = saved.read_bytes()
+    for octets, what in (
+        (None, "No such file or directory"),
+        (b"", "this is no saved OWAMP session"),
+        (b"hello", "this is no saved OWAMP session"),
+        (good[:-1], "the saved session ends before its time"),
+        (good + b"x", "1 octets follow the end of the saved session"),
+    ):
+        saved.unlink(missing_ok=True)
+        if octets is not None:
+            saved.write_bytes(octets)
+        done = ippm("stats", str(saved))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert what in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [("-A", "M"), ("-4", "-6"), ("-i", "x")])
 def test_usage_is_exit_status_2(arguments: tuple[str, ...]) -> None:
     done = owping(*arguments, "127.0.0.1:1")

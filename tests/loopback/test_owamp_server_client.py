@@ -171,9 +171,10 @@ class TestStored:
                 ran = await run_owping(options, users)
                 assert ran.to_server is not None
                 sid = ran.to_server.sid
-                again = await fetch(options, sid, users)
+                again, mode = await fetch(options, sid, users)
+                assert mode.word == options.mode
                 assert again == ran.to_server
-                part = await fetch(options, sid, users, begin=3, end=5)
+                part, _ = await fetch(options, sid, users, begin=3, end=5)
                 assert [packet.sequence_number for packet in part.packets] == [3, 4, 5]
                 bob = PassphraseProvider({"alice": "correct horse", "bob": "battery"}, "bob")
                 for other, provider in ((options, bob), (replace(options, mode="authenticated"), users)):
@@ -202,7 +203,7 @@ class TestStored:
                 ran = await run_owping(ping, passphrases())
             assert ran.to_server is not None
             async with serving(options, passphrases()) as server:
-                again = await fetch(replace(ping, port=server.port), ran.to_server.sid, passphrases())
+                again, _ = await fetch(replace(ping, port=server.port), ran.to_server.sid, passphrases())
             assert again == ran.to_server
 
         run(test)
@@ -390,7 +391,7 @@ class TestEndings:
                 await until(lambda: server.sessions == 0)
                 with pytest.raises(ServerRefused):
                     await fetch(options, sid, passphrases())
-                data = await fetch(options, sid, passphrases(), begin=0, end=999)
+                data, _ = await fetch(options, sid, passphrases(), begin=0, end=999)
                 numbers = [packet.sequence_number for packet in data.packets if not packet.lost]
                 assert data.finished == 2
                 assert data.next_seqno == max(numbers) + 1
