@@ -286,7 +286,8 @@ def judge(
     """The statistics of a one-way delay against the router's record of the same packets.
 
     Each packet's stamps lie around its time in the router, within what the report claims for its stamps. So each
-    delay is the router's and an excess, and so is each statistic of them; the excess is at most the largest.
+    delay is the router's and an excess, and so is each statistic of them; the excess is at most the largest. And the
+    statistics are those of the stamps, to the rounding of each.
     """
     assert set(stamps) <= set(held)
     for number, (sent, received) in stamps.items():
@@ -296,6 +297,13 @@ def judge(
     excess = max(received - sent - truth[number] for number, (sent, received) in stamps.items())
     for name, value in statistics(list(truth.values())).items():
         assert value - 2 * claimed_ns <= report[name] <= value + excess + 1, name
+    of_stamps([received - sent for sent, received in stamps.values()], report)
+
+
+def of_stamps(delays: Sequence[int], report: dict[str, int]) -> None:
+    """The report has the statistics of these delays; the two stamps of each were rounded to nanoseconds."""
+    for name, value in statistics(delays).items():
+        assert abs(report[name] - value) <= 4, name
 
 
 def judge_variation(
@@ -338,6 +346,7 @@ def test_two_way_delays_are_those_of_the_record() -> None:
     excess = max(t4 - t1 - (t3 - t2) - round_trips[n] for n, t1, t2, t3, t4 in packets)
     for name, value in statistics(list(round_trips.values())).items():
         assert value - 4 * claimed_ns <= report["delay"][name] <= value + excess + 1, name
+    of_stamps([t4 - t1 - (t3 - t2) for _, t1, t2, t3, t4 in packets], report["delay"])
     # Both hosts have one clock: what is off is within the error that their clocks claim.
     assert excess <= report["clock"]["error_ns"]
     # The two ways were told apart.
