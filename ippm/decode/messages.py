@@ -181,6 +181,8 @@ def examine(
 
 def differences(octets: bytes, again: bytes, at: int = 0) -> list[str]:
     """Where octets are not what they would be if written by us, in runs."""
+    if octets == again:
+        return []
     found = []
     start: int | None = None
     for index in range(len(octets) + 1):

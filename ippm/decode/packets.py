@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 from ippm.core.control_events import Endpoint
 from ippm.io.keylog import canonical
 
 TCP, UDP = 6, 17
+_address = lru_cache(4096)(canonical)
+"""A capture has the same few addresses again and again."""
+
 _FRAGMENT = 44
 _EXTENSION_HEADERS = frozenset((0, 43, 60, 135))
 _SYN, _FIN, _RST, _ACK = 0x02, 0x01, 0x04, 0x10
@@ -123,6 +127,16 @@ class _Pieces:
         )
 
 
+@lru_cache(4096)
+def _ipv4_text(octets: bytes) -> str:
+    return str(IPv4Address(octets))
+
+
+@lru_cache(4096)
+def _ipv6_text(octets: bytes) -> str:
+    return str(IPv6Address(octets))
+
+
 def _ipv4(packet: bytes) -> _IpPacket | None:
     if len(packet) < 20:
         return None
@@ -132,7 +146,7 @@ def _ipv4(packet: bytes) -> _IpPacket | None:
         total = len(packet)
     if not 20 <= header_octets <= total:
         return None
-    source, destination = str(IPv4Address(packet[12:16])), str(IPv4Address(packet[16:20]))
+    source, destination = _ipv4_text(packet[12:16]), _ipv4_text(packet[16:20])
     at, more = (fragment & 0x1FFF) * 8, bool(fragment & 0x2000)
     named = (source, destination, identification, packet[9]) if at or more else None
     data = packet[header_octets:total]
@@ -146,7 +160,7 @@ def _ipv6(packet: bytes) -> _IpPacket | None:
         return None
     first, length, header, hop_limit = struct.unpack_from("!IHBB", packet)
     end = 40 + length if length else len(packet)
-    source, destination = str(IPv6Address(packet[8:24])), str(IPv6Address(packet[24:40]))
+    source, destination = _ipv6_text(packet[8:24]), _ipv6_text(packet[24:40])
     offset, at, more, named = 40, 0, False, None
     while header in _EXTENSION_HEADERS or header == _FRAGMENT:
         if offset + 8 > min(end, len(packet)):
@@ -175,7 +189,7 @@ def _tcp(packet: _IpPacket) -> TcpSegment | None:
     octets = (offset >> 4) * 4
     if not 20 <= octets <= len(data):
         return None
-    ends = Endpoint(canonical(packet.source), source), Endpoint(canonical(packet.destination), destination)
+    ends = Endpoint(_address(packet.source), source), Endpoint(_address(packet.destination), destination)
     return TcpSegment(*ends, sequence, flags, data[octets:])
 
 
@@ -188,5 +202,5 @@ def _udp(packet: _IpPacket) -> UdpDatagram | None:
         length = packet.octets
     if not 8 <= length <= packet.octets:
         return None
-    ends = Endpoint(canonical(packet.source), source), Endpoint(canonical(packet.destination), destination)
+    ends = Endpoint(_address(packet.source), source), Endpoint(_address(packet.destination), destination)
     return UdpDatagram(*ends, length - 8, data[8:length], packet.ttl, packet.dscp_ecn)

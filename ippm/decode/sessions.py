@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal
 
 from ippm.core.control_events import Endpoint
@@ -44,6 +45,11 @@ SENDER_NAME = "Session-Sender packet"
 REFLECTOR_NAME = "Session-Reflector packet"
 
 
+@lru_cache(256)
+def _layout(mode: int, reflected_octets: int) -> PacketLayout:
+    return PacketLayout.of(mode, reflected_octets)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """What is known of a Test session. `mode` has the bits of TWAMP; `padding_octets` None: not known."""
@@ -69,7 +75,7 @@ class Session:
     @property
     def layout(self) -> PacketLayout:
         """Where the parts of its packets lie."""
-        return PacketLayout.of(int(self.mode), self.reflected_octets)
+        return _layout(int(self.mode), self.reflected_octets)
 
 
 class Sessions:

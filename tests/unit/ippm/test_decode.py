@@ -12,7 +12,18 @@ from typing import Any
 
 import pytest
 from ippm_captures import Capture, Tap, control_capture, tapped
-from ippm_control_peers import CLIENT, SERVER, WISH, pair_in_mode
+from ippm_control_peers import (
+    CLIENT,
+    SERVER,
+    SPI_I,
+    SPI_R,
+    WISH,
+    DerivedProvider,
+    DerivedSecret,
+    Pair,
+    SessionAccepted,
+    pair_in_mode,
+)
 from owamp_control_peers import CLIENT as OWAMP_CLIENT
 from owamp_control_peers import FROM_SERVER, TO_SERVER, OwampPair
 from owamp_control_peers import SERVER as OWAMP_SERVER
@@ -20,9 +31,11 @@ from scapy.layers.inet import IP, UDP, fragment
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.utils import wrpcap, wrpcapng
 
+from ippm.core.control_client import ControlClientConfig
 from ippm.core.control_events import Endpoint
 from ippm.core.key_log import ControlKeys
 from ippm.crypto import CbcSender, SessionKeys
+from ippm.crypto_packet import seal_sender
 from ippm.decode.capture import DamagedCapture, Frame, read_capture
 from ippm.decode.decoder import Decoder, decode_capture, is_greeting
 from ippm.decode.messages import Decoded, differences, mode_words
@@ -31,6 +44,7 @@ from ippm.iana import Accept, Mode
 from ippm.io.keylog import KeyLogWriter, LoggedKeys
 from ippm.wire.server_greeting import ServerGreeting
 from ippm.wire.set_up_response import SetUpResponse
+from ippm.wire.test_packet import SenderPacket
 
 NAMES = [
     "Server Greeting",
@@ -537,3 +551,40 @@ def test_the_key_log_of_a_connection_is_found_by_its_ivs() -> None:
     other = replace(log.connections[client_iv, server_iv], server_iv=bytes(16))
     found = list(Decoder(LoggedKeys({(client_iv, bytes(16)): other})).decode(frames))
     assert found[2].decrypted is False
+
+
+class OwnTestKeys(DerivedSecret):
+    """A secret whose Test keys are its own, as the draft derivations of RFC 7717 make them."""
+
+    def test_keys(self, protocol: str, sid: bytes, control_keys: SessionKeys) -> SessionKeys | None:
+        return SessionKeys(sid, sid * 2)
+
+
+class OwnTestKeysProvider(DerivedProvider):
+    def for_client(self, server_address: str, protocol: str, *, ikev2_offered: bool = True) -> DerivedSecret:
+        spis, secret = next(iter(self.secrets.items()))
+        return OwnTestKeys(secret, spis + bytes(64))
+
+    def for_server(self, key_id: bytes, ikev2_derived: bool, client_address: str, protocol: str) -> DerivedSecret:
+        return OwnTestKeys(self.secrets[key_id[:16]], key_id)
+
+
+def test_test_packets_are_read_with_the_keys_in_use_however_they_came(tmp_path: Path) -> None:
+    provider = OwnTestKeysProvider({SPI_I + SPI_R: b"a secret of an IKE SA"})
+    writer = KeyLogWriter(tmp_path / "keys")
+    pair = Pair(ControlClientConfig(Mode.ENCRYPTED, key_log=writer), None, provider, provider)
+    tap = tapped(pair)
+    tap.run()
+    pair.client.request_session(WISH, pair.now)
+    tap.run()
+    writer.close()
+    (session,) = [event.session for event in pair.client_events() if isinstance(event, SessionAccepted)]
+    assert session.keys == SessionKeys(session.sid, session.sid * 2)
+    octets = seal_sender(SenderPacket(3, 1 << 63, 0x8A01, bytes(27)), int(session.mode), session.keys)
+    whole = control_capture(CLIENT, SERVER, tap.said)
+    alone = Capture(CLIENT, SERVER)
+    for capture in (whole, alone):  # with its Control connection, and without it
+        capture.udp(session.sender, session.reflector, octets)
+        found = decoded(capture, tmp_path, tmp_path / "keys")[-1]
+        assert (found.hmac, found.fields["sequence_number"], found.problems) == ("verified", 3, [])
+        assert found.fields["sid"] == session.sid.hex()
