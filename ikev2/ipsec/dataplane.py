@@ -231,8 +231,7 @@ class DataPlane:
 
     def _from_raw(self) -> None:
         batch, unprotect, write, fd = self._received, self._engine.unprotect, os.write, self._tun_fd
-        for at in range(batch.receive(self._raw.fileno())):
-            outer = batch.datagram(at)
+        for outer in batch.datagrams(batch.receive(self._raw.fileno())):
             start = (outer[0] & 0x0F) * 4
             packet = unprotect(outer[start:], outer[1], outer[8], outer[:start])
             if self._trace is not None:
@@ -246,10 +245,9 @@ class DataPlane:
     def _from_raw6(self, raw: socket.socket) -> None:
         batch, unprotect, write, fd = self._received, self._engine.unprotect, os.write, self._tun_fd
         known = self._arrivals.setdefault("", {})
-        for at in range(batch.receive(raw.fileno())):
-            meta = batch.meta(at)
+        count = batch.receive(raw.fileno())
+        for data, meta in zip(batch.datagrams(count), batch.metas(count), strict=True):
             came = known.get(meta) or self._arrival("", meta)
-            data = batch.datagram(at)
             packet = unprotect(data, came.tos, came.ttl)
             if self._trace is not None:
                 remote = Address(came.remote.host, 0)
@@ -265,9 +263,10 @@ class DataPlane:
         came_from, known = self._came_from, self._arrivals.setdefault(encap.host, {})
         if len(came_from) > _KNOWN_SOURCES:
             came_from.clear()
-        for at in range(batch.receive(encap.sock.fileno())):
-            data, meta = batch.datagram(at), batch.meta(at)
+        count = batch.receive(encap.sock.fileno())
+        for data, meta in zip(batch.datagrams(count), batch.metas(count), strict=True):
             came = known.get(meta) or self._arrival(encap.host, meta)
+            remote, _, tos, ttl = came
             spi = data[:4]
             # Four zero octets, which are no SPI, announce IKE: RFC 3948 section 2.2.
             if spi == NON_ESP_MARKER:
@@ -278,17 +277,17 @@ class DataPlane:
                     self._engine.drops[DropReason.MALFORMED] += 1
                 continue
             # rfc7296-s2.23-06, rfc7296-s2.23-14: the SPI alone says whose packet it is, however it came.
-            packet = unprotect(data, came.tos, came.ttl)
+            packet = unprotect(data, tos, ttl)
             if self._trace is not None:
-                outer = arrived(data, came.remote, Address(came.local_host, encap.port), came.tos, came.ttl)
+                outer = arrived(data, remote, Address(came.local_host, encap.port), tos, ttl)
                 self._trace.came(outer, data, packet)
             if packet is not None:
-                if came_from.get(spi) != came.remote:
-                    self._engine.came_from(spi, *came.remote)
-                    came_from[spi] = came.remote
+                if came_from.get(spi) != remote:
+                    self._engine.came_from(spi, *remote)
+                    came_from[spi] = remote
                 write(fd, packet)
             elif self._engine.stray_spi:
-                self._engine.tell_stray(Address(came.local_host, encap.port), came.remote)
+                self._engine.tell_stray(Address(came.local_host, encap.port), remote)
 
     def _arrival(self, host: str, meta: bytes) -> _Arrival:
         """What the octets beside a datagram say, at a socket bound to `host`; they are remembered for the next one."""

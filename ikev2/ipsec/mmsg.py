@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import socket
 import struct
@@ -45,8 +46,9 @@ class ReceiveBatch:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._data = bytearray(count * _LONGEST)
-        self._meta = bytearray(count * _META_OCTETS)
+        # Slices of an mmap are bytes, with nothing in between.
+        self._data = mmap.mmap(-1, count * _LONGEST)
+        self._meta = mmap.mmap(-1, count * _META_OCTETS)
         self._vectors = bytearray(count * _IOVEC.size)
         data, meta, vectors = _address(self._data), _address(self._meta), _address(self._vectors)
         self._fresh = bytearray()
@@ -58,7 +60,8 @@ class ReceiveBatch:
         self._headers_address = _address(self._headers)
         self._lengths = _fields(self._headers, "I", _LEN_AT)
         self._control_lengths = _fields(self._headers, "P", _CONTROLLEN_AT)
-        self._view = memoryview(self._data)
+        self._starts = range(0, count * _LONGEST, _LONGEST)
+        self._meta_starts = range(0, count * _META_OCTETS, _META_OCTETS)
 
     def receive(self, fd: int) -> int:
         """How many datagrams have been taken; 0 when none waits. Raises OSError for what else stands in the way."""
@@ -71,15 +74,18 @@ class ReceiveBatch:
             return 0
         raise OSError(number, os.strerror(number))
 
-    def datagram(self, at: int) -> bytes:
-        """The octets of one datagram."""
-        start = at * _LONGEST
-        return bytes(self._view[start : start + self._lengths[at]])
+    def datagrams(self, came: int) -> list[bytes]:
+        """The octets of the first `came` datagrams."""
+        data, lengths = self._data, self._lengths[:came].tolist()
+        return [data[start : start + octets] for start, octets in zip(self._starts, lengths, strict=False)]
 
-    def meta(self, at: int) -> bytes:
-        """Whence and how one datagram came, as octets to compare; `sender` and `ancillary` read them."""
-        start = at * _META_OCTETS
-        return bytes(self._meta[start : start + _NAME_OCTETS + self._control_lengths[at]])
+    def metas(self, came: int) -> list[bytes]:
+        """Whence and how each of them came, as octets to compare; `sender` and `ancillary` read them."""
+        meta, lengths = self._meta, self._control_lengths[:came].tolist()
+        return [
+            meta[start : start + _NAME_OCTETS + octets]
+            for start, octets in zip(self._meta_starts, lengths, strict=False)
+        ]
 
 
 def sender(meta: bytes) -> tuple[str, int]:
@@ -199,6 +205,6 @@ def _fields(headers: bytearray, kind: Literal["I", "P"], at: int) -> memoryview[
     return memoryview(headers).cast(kind)[at // octets :: _MMSGHDR.size // octets]
 
 
-def _address(buffer: bytearray) -> int:
+def _address(buffer: bytearray | mmap.mmap) -> int:
     """Where a buffer lies; it must not be resized as long as the kernel may look there."""
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))

@@ -56,9 +56,8 @@ def test_a_batch_receives_what_recvmsg_does(pair: tuple[socket.socket, socket.so
     expected = [receiver.recvmsg(65536, 256) for _ in datagrams]
     batch = mmsg.ReceiveBatch(8)
     assert batch.receive(receiver.fileno()) == len(datagrams)
-    for at, (data, ancillary, _, name) in enumerate(expected):
-        meta = batch.meta(at)
-        assert batch.datagram(at) == data
+    assert batch.datagrams(len(datagrams)) == [data for data, _, _, _ in expected]
+    for meta, (_, ancillary, _, name) in zip(batch.metas(len(datagrams)), expected, strict=True):
         assert mmsg.sender(meta) == name[:2]
         assert mmsg.ancillary(meta) == ancillary
         assert tos_and_ttl(mmsg.ancillary(meta)) == (0xB8, 64)
@@ -71,8 +70,8 @@ def test_no_more_than_a_batch_holds_is_taken_at_once(pair: tuple[socket.socket, 
     for number in range(5):
         sender.sendto(bytes([number]), receiver.getsockname())
     batch = mmsg.ReceiveBatch(3)
-    assert [batch.receive(receiver.fileno()), batch.datagram(2)] == [3, b"\x02"]
-    assert [batch.receive(receiver.fileno()), batch.datagram(0), batch.datagram(1)] == [2, b"\x03", b"\x04"]
+    assert batch.datagrams(batch.receive(receiver.fileno())) == [b"\x00", b"\x01", b"\x02"]
+    assert batch.datagrams(batch.receive(receiver.fileno())) == [b"\x03", b"\x04"]
 
 
 def test_a_shorter_datagram_shows_nothing_of_the_one_before(pair: tuple[socket.socket, socket.socket]) -> None:
@@ -80,14 +79,14 @@ def test_a_shorter_datagram_shows_nothing_of_the_one_before(pair: tuple[socket.s
     batch = mmsg.ReceiveBatch(1)
     sender.sendto(b"long and secret", receiver.getsockname())
     batch.receive(receiver.fileno())
-    before = batch.meta(0)
+    before = batch.metas(1)[0]
     for level, option in OPTIONS[socket.AddressFamily(receiver.family)]:
         receiver.setsockopt(level, option, 0)
     sender.sendto(b"short", receiver.getsockname())
     batch.receive(receiver.fileno())
-    assert batch.datagram(0) == b"short"
+    assert batch.datagrams(1) == [b"short"]
     assert mmsg.ancillary(before)
-    assert mmsg.ancillary(batch.meta(0)) == []
+    assert mmsg.ancillary(batch.metas(1)[0]) == []
 
 
 def test_what_the_kernel_reports_is_raised() -> None:
