@@ -19,6 +19,7 @@ from ikev2.cli.words import (
     PoolRanges,
     Port,
     RemoteAddresses,
+    ReplayWindow,
     Seconds,
     Selectors,
     SocketPath,
@@ -69,7 +70,7 @@ class ChildSection(_Section):
     remote_ts: Selectors = ["dynamic"]
     esp_proposals: EspProposals = list(DEFAULT_ESP_PROPOSALS)
     start_action: Literal["none", "start", "trap", "trap|start"] = "none"
-    replay_window: Annotated[int, Field(ge=0, le=4096)] = 64
+    replay_window: ReplayWindow = 64
     rekey_time: Seconds = 3600.0
     life_time: Seconds | None = None
     rand_time: Seconds | None = None

@@ -18,6 +18,7 @@ from ikev2.crypto.suites import parse_esp_proposal, parse_ike_proposal
 from ikev2.errors import ConfigurationError, IkeError
 
 _LONGEST_PACKET = 65535
+_WIDEST_WINDOW = 4096
 
 
 def _checked(parse: Callable[[str], object]) -> AfterValidator:
@@ -51,6 +52,15 @@ def _padding(value: object) -> int:
         return PAD_TO_MTU
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LONGEST_PACKET:
         raise ValueError(f'{value!r} is not a length of packets, 0 to {_LONGEST_PACKET} octets, or "mtu"')
+    return value
+
+
+def _replay_window(value: object) -> int:
+    """Packets: RFC 4303 section 3.4.3 has 32 as the least, or no window."""
+    if not isinstance(value, int) or isinstance(value, bool) or (value and not 32 <= value <= _WIDEST_WINDOW):
+        raise ValueError(
+            f"{value!r} is not a number of packets, 32 to {_WIDEST_WINDOW}, or 0 for no replay protection"
+        )
     return value
 
 
@@ -111,6 +121,7 @@ def own_identity(text: str) -> Identity | None:
     return None if text == "%any" else Identity.parse(text)
 
 
+ReplayWindow = Annotated[int, BeforeValidator(_replay_window)]
 TfcPadding = Annotated[int, BeforeValidator(_padding)]
 Seconds = Annotated[float, BeforeValidator(_duration)]
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable
 
-from ikev2.ipsec.routing import Route, Rule, Wanted
+from ikev2.ipsec.rules import Route, Rule, Wanted
 
 
 class Claims:

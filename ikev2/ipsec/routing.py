@@ -1,30 +1,32 @@
-"""What makes the host route packets into a TUN device: rules and routes, as data, and their way into the kernel.
+"""What makes the host route packets into a TUN device: the way of rules and routes into the kernel.
 
 `HostRouting.change` adds and takes away what a Child SA changes (`ikev2.ipsec.claims` knows what that is), and
 remembers what is in force: `close` takes all of it away. Everything is marked with a route protocol number of ours
 and lies in tables and priorities of ours; what a crashed run left is found by those marks, because its TUN device is
 gone. What the kernel said about ways and addresses is kept until it announces a change of them.
 
-pyroute2 (0.9) cannot be used on a thread that runs an asyncio loop, so that all of it runs on one worker thread.
+What a Child SA asks for goes over a socket of our own (`ikev2.ipsec.rtnetlink`), many changes at once; pyroute2 does
+what is rare. As it (0.9) cannot be used on a thread that runs an asyncio loop, all of it runs on one worker thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ikev2.errors import BackendError
 from ikev2.ipsec.notices import HostNotices
+from ikev2.ipsec.rtnetlink import RouteSocket
+from ikev2.ipsec.rules import AF_INET, AF_INET6, OUR_PROTOCOL, Route, Rule, Wanted
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
-
-OUR_PROTOCOL = 0x49
-"""The `proto` that `ip rule` and `ip route` show for what is ours (73)."""
 
 INSTANCES = 10
 """So many userspace backends can be open in one network namespace."""
@@ -38,96 +40,13 @@ PRIORITY_OUTSIDE = 18710
 PRIORITY_PROTECT = 18720
 MAIN_TABLE = 254
 
-_LAST_METRIC = 0xFFFFFFFF
-_UNREACHABLE = 7  # RTN_UNREACHABLE
-_DEVICE_METRIC = 100
 _TX_QUEUE = 2000
 _REMEMBERED_LINKS = 4096
 
-AF_INET, AF_INET6 = 2, 10
 _LINK_SCOPE = 253
 _NO_DUPLICATE_ADDRESS_DETECTION = 0x02  # IFA_F_NODAD
 
-IpNetwork = IPv4Network | IPv6Network
-Ports = tuple[int, int]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One `ip rule`; None in a field: any. Ports are first and last. `from_here`: only what this host sends itself."""
-
-    priority: int
-    table: int
-    source: IpNetwork | None = None
-    destination: IpNetwork | None = None
-    ip_protocol: int | None = None
-    source_ports: Ports | None = None
-    destination_ports: Ports | None = None
-    mark: int | None = None
-    from_here: bool = False
-
-    def attributes(self) -> dict[str, Any]:
-        """As pyroute2 takes it."""
-        found: dict[str, Any] = {"priority": self.priority, "table": self.table, "protocol": OUR_PROTOCOL}
-        found["family"] = _family(self.source or self.destination)
-        if self.source is not None:
-            found |= {"src": str(self.source.network_address), "src_len": self.source.prefixlen}
-        if self.destination is not None and self.destination.prefixlen:
-            found |= {"dst": str(self.destination.network_address), "dst_len": self.destination.prefixlen}
-        if self.ip_protocol is not None:
-            found["ip_proto"] = self.ip_protocol
-        if self.source_ports is not None:
-            found["sport_range"] = f"{self.source_ports[0]}:{self.source_ports[1]}"
-        if self.destination_ports is not None:
-            found["dport_range"] = f"{self.destination_ports[0]}:{self.destination_ports[1]}"
-        if self.from_here:
-            found["iifname"] = "lo"
-        if self.mark is not None:
-            found |= {"fwmark": self.mark, "fwmask": 0xFFFFFFFF}
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One `ip route` in a table of ours: through the device (and a gateway), or unreachable when there is none.
-
-    Every route through the device has an unreachable one behind it: when a crash takes the device away, what was to
-    be protected is not sent in clear. RFC 4301 section 5.1.
-    """
-
-    destination: IpNetwork
-    table: int
-    device_index: int | None
-    preferred_source: str | None = None
-    gateway: str | None = None
-
-    @property
-    def place(self) -> tuple[IpNetwork, int, bool]:
-        """What tells it from other routes in the kernel: another with the same place takes its place."""
-        return self.destination, self.table, self.device_index is None
-
-    def attributes(self) -> dict[str, Any]:
-        """As pyroute2 takes it."""
-        found: dict[str, Any] = {"dst": str(self.destination), "table": self.table, "proto": OUR_PROTOCOL}
-        found["family"] = _family(self.destination)
-        if self.device_index is None:
-            return found | {"type": _UNREACHABLE, "priority": _LAST_METRIC}
-        found |= {"oif": self.device_index, "priority": _DEVICE_METRIC}
-        if self.gateway is not None:
-            found["gateway"] = self.gateway
-        elif self.destination.version == 4:
-            found["scope"] = 253
-        if self.preferred_source is not None:
-            found["prefsrc"] = self.preferred_source
-        return found
-
-
-Wanted = Rule | Route
-
-
-def _family(network: IpNetwork | None) -> int:
-    return AF_INET6 if network is not None and network.version == 6 else AF_INET
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +74,7 @@ class HostRouting:
         """How often the kernel was asked or told anything."""
         self._in_force: dict[Wanted, None] = {}
         self._link: IPRoute | None = None
+        self._sock: RouteSocket | None = None
         self._notices: HostNotices | None = None
         self._outer_links: dict[str, OuterLink] = {}
         self._own_addresses: list[str] | None = None
@@ -162,14 +82,21 @@ class HostRouting:
     def open(self) -> None:
         """Open the netlink sockets."""
         self._link = self._call("a netlink socket cannot be opened", _open_link)
+        try:
+            self._sock = RouteSocket()
+        except OSError as error:
+            raise BackendError(f"a netlink socket cannot be opened: {error.strerror}") from error
         self._notices = HostNotices(OUR_PROTOCOL)
 
     def close(self) -> None:
         """Take everything away that was applied, and close the socket; a second call does nothing."""
         try:
-            if self._link is not None:
+            if self._sock is not None:
                 self.change((), tuple(self._in_force))
         finally:
+            if self._sock is not None:
+                self._sock.close()
+                self._sock = None
             if self._notices is not None:
                 self._notices.close()
                 self._notices = None
@@ -210,26 +137,27 @@ class HostRouting:
         return found
 
     def _ask_outer_link(self, remote: str) -> OuterLink:
-        def ask(link: IPRoute) -> OuterLink:
-            host, _, zone = remote.partition("%")
-            family = AF_INET6 if ":" in host else AF_INET
-            through = {"oif": link.link_lookup(ifname=zone)[0]} if zone else {}
-            route = link.route("get", dst=host, family=family, mark=SOCKET_MARK, **through)[0]
-            found = link.get_links(route.get_attr("RTA_OIF"))[0]
-            metrics = route.get_attr("RTA_METRICS")
-            mtu = metrics.get_attr("RTAX_MTU") if metrics else None
-            return OuterLink(str(found.get_attr("IFLA_IFNAME")), int(mtu or found.get_attr("IFLA_MTU")))
-
-        return self._with_link(f"there is no route to {remote}", ask)
+        failure = f"there is no route to {remote}"
+        sock = self._opened(failure)
+        self.requests += 1
+        host, _, zone = remote.partition("%")
+        try:
+            route = sock.route_to(host, SOCKET_MARK, socket.if_nametoindex(zone) if zone else 0)
+            name, mtu = sock.link(route.interface_index)
+        except OSError as error:
+            raise BackendError(f"{failure}: {error.strerror}") from error
+        return OuterLink(name, route.mtu or mtu)
 
     def way_to(self, remote: str) -> Way:
         """The way that packets to `remote` take by the main table and whatever stands before our rules."""
-
-        def ask(link: IPRoute) -> Way:
-            route = link.route("get", dst=remote, family=AF_INET6 if ":" in remote else AF_INET)[0]
-            return Way(int(route.get_attr("RTA_OIF")), route.get_attr("RTA_GATEWAY"))
-
-        return self._with_link(f"there is no route to {remote}", ask)
+        failure = f"there is no route to {remote}"
+        sock = self._opened(failure)
+        self.requests += 1
+        try:
+            route = sock.route_to(remote)
+        except OSError as error:
+            raise BackendError(f"{failure}: {error.strerror}") from error
+        return Way(route.interface_index, route.gateway)
 
     def add_address(self, index: int, address: str) -> None:
         """Give a link one more address, which stands for itself alone."""
@@ -303,30 +231,27 @@ class HostRouting:
         places = {item.place for item in add if isinstance(item, Route)}
         replaced = {item for item in remove if isinstance(item, Route) and item.place in places}
 
-        def carry_out(link: IPRoute) -> None:
-            done: list[Wanted] = []
-            try:
-                for item in _routes_first(add):
-                    _command(link, "add", item)
-                    done.append(item)
-            except Exception:
-                for item in reversed(done):
-                    with contextlib.suppress(Exception):
-                        _command(link, "del", item)
-                for item in replaced:
-                    with contextlib.suppress(Exception):
-                        _command(link, "add", item)
-                raise
-            # A removal says less than the route: it would hit the one that has taken the place.
-            for item in reversed([item for item in _routes_first(remove) if item not in replaced]):
-                # Gone already is as good: with its device, or by another's hand.
-                with contextlib.suppress(Exception):
-                    _command(link, "del", item)
-
-        self._with_link("the rules and routes of a Child SA cannot be set", carry_out)
+        sock = self._opened("the rules and routes of a Child SA cannot be set")
+        self.requests += 1
+        ordered = list(_routes_first(add))
+        answers = sock.add(ordered)
+        if any(answers):
+            done = [item for item, answer in zip(ordered, answers, strict=True) if not answer]
+            sock.delete(done[::-1])
+            sock.add(list(replaced))
+            why = os.strerror(next(answer for answer in answers if answer))
+            raise BackendError(f"the rules and routes of a Child SA cannot be set: {why}")
+        # A removal says less than the route: it would hit the one that has taken the place. Gone already, with its
+        # device or by another's hand, is as good.
+        sock.delete([item for item in _routes_first(remove) if item not in replaced][::-1])
         for item in remove:
             self._in_force.pop(item, None)
         self._in_force |= dict.fromkeys(add)
+
+    def _opened(self, failure: str) -> RouteSocket:
+        if self._sock is None:
+            raise BackendError(f"{failure}: the backend is not open")
+        return self._sock
 
     def _with_link(self, failure: str, function: Callable[[IPRoute], T]) -> T:
         link = self._link
@@ -359,14 +284,6 @@ def _routes_first(items: Iterable[Wanted]) -> Iterator[Wanted]:
     ordered = list(items)
     yield from (item for item in ordered if isinstance(item, Route))
     yield from sorted((item for item in ordered if isinstance(item, Rule)), key=lambda rule: rule.priority)
-
-
-def _command(link: IPRoute, command: str, item: Wanted) -> None:
-    if isinstance(item, Rule):
-        link.rule(command, **item.attributes())
-    else:
-        # A route whose preferred source changes takes the place of the old one.
-        link.route("replace" if command == "add" else command, **item.attributes())
 
 
 def _rules(link: IPRoute, family: int) -> list[Any]:

@@ -50,12 +50,8 @@ from ikev2.ipsec.routing import (
     SOCKET_MARK,
     TABLE,
     HostRouting,
-    IpNetwork,
-    Ports,
-    Route,
-    Rule,
-    Wanted,
 )
+from ikev2.ipsec.rules import IpNetwork, Ports, Route, Rule, Wanted
 from ikev2.ipsec.sad import Engine
 from ikev2.ipsec.spd import Policy, Selector, selectors_of
 from ikev2.ipsec.trace import EspTrace, PacketSink

@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ikev2.errors import BackendError
-from ikev2.ipsec.routing import INSTANCES, MAIN_TABLE, HostRouting, IpNetwork, Route, Rule, Wanted
+from ikev2.ipsec.routing import INSTANCES, MAIN_TABLE, HostRouting
+from ikev2.ipsec.rules import IpNetwork, Route, Rule, Wanted
 from ikev2.ipsec.tun import TunDevice
 
 if TYPE_CHECKING:

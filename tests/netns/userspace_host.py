@@ -237,10 +237,6 @@ class Host:
         """How often the backend has asked the kernel about, or for, links, addresses, rules and routes."""
         return self.backend.kernel_requests
 
-    def cpu(self) -> float:
-        """The seconds that this process has run."""
-        return time.process_time()
-
     def bypass(self, ip_protocol: int, first: int, last: int, local: str, remote: str, add: bool = True) -> None:
         bypass = Bypass(ip_protocol, (first, last), local, remote)
         (self.backend.add_bypass if add else self.backend.remove_bypass)(bypass)

@@ -29,6 +29,8 @@ ORACLE = {
     "aes128gcm16": ("AES-GCM", None),
     "aes256gcm16": ("AES-GCM", None),
     "aes128ccm16": ("AES-CCM", None),
+    "aes192ccm12": ("AES-CCM", None),
+    "aes256ccm8": ("AES-CCM", None),
     "chacha20poly1305": ("CHACHA20-POLY1305", None),
     "aes128-sha256": ("AES-CBC", "SHA2-256-128"),
     "aes256-sha384": ("AES-CBC", "SHA2-384-192"),
@@ -41,6 +43,10 @@ ORACLE = {
     "aes192gmac": ("AES-NULL-GMAC", None),
     "aes256gmac": ("AES-NULL-GMAC", None),
 }
+# scapy knows their ICV of 16 octets only.
+SHORT_GCM = {"aes192gcm12": 12, "aes128gcm8": 8}
+ICV_OCTETS = {"aes192ccm12": 12, "aes256ccm8": 8}
+"""Where it is not what scapy takes by itself."""
 SIZES = (0, 1, 2, 3, 13, 16, 100, 1200)
 
 every_case = pytest.mark.parametrize(
@@ -56,7 +62,7 @@ every_case = pytest.mark.parametrize(
 
 def scapy_sa(child: ChildSaParameters, name: str) -> ipsec.SecurityAssociation:
     """What `child` sends, as scapy knows it."""
-    crypt, auth = ORACLE[name]
+    crypt, auth = ORACLE.get(name, ("AES-GCM", None))
     tunnel = IP(src=child.local, dst=child.remote) if child.mode is Mode.TUNNEL else None
     nat = UDP(sport=child.encap.local_port, dport=child.encap.remote_port) if child.encap else None
     return ipsec.SecurityAssociation(
@@ -64,6 +70,7 @@ def scapy_sa(child: ChildSaParameters, name: str) -> ipsec.SecurityAssociation:
         spi=child.spi_out,
         crypt_algo=crypt,
         crypt_key=child.encr_key_out.octets,
+        crypt_icv_size=ICV_OCTETS.get(name),
         auth_algo=auth,
         auth_key=child.integ_key_out.octets if child.integ_key_out else None,
         tunnel_header=tunnel,
@@ -107,6 +114,27 @@ def test_we_open_what_scapy_seals(name: str, mode: Mode, esn: bool, encap: bool)
         assert engine.unprotect(esp, sealed[1], sealed[8], header) == packet
     assert engine.counters(of_b).packets_in == len(SIZES)
     assert engine.counters(of_b).errors == {}
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("name", SHORT_GCM)
+def test_a_short_icv_of_gcm_is_the_beginning_of_the_one_that_scapy_makes(name: str, mode: Mode) -> None:
+    """RFC 4106 section 6, SP 800-38D section 7.1: with the same IV, octet for octet, but for the end of the tag."""
+    of_a, of_b = child_pair(name, mode=mode)
+    a, b = Engine(), Engine()
+    a.install(of_a)
+    b.install(of_b)
+    oracle = scapy_sa(of_a, name)
+    for number, octets in enumerate(SIZES, 1):
+        packet = udp_packet(data=bytes(octets), ttl=63)
+        sealed = bytes(oracle.encrypt(IP(packet), seq_num=number, iv=number.to_bytes(8, "big")))
+        found = esp_of(sealed)
+        assert found is not None
+        esp, header = found
+        ours = a.protect(packet)
+        assert ours is not None
+        assert ours[1] == esp[: len(esp) - 16 + SHORT_GCM[name]]
+        assert b.unprotect(ours[1], sealed[1], sealed[8], header) == packet
 
 
 @pytest.mark.parametrize("inner", [4, 6])
@@ -178,7 +206,7 @@ def test_scapy_sees_a_dummy_packet_by_its_next_header_and_ours_are_dropped_in_si
     pair, esp = a.dummy(of_a, octets)
     outer = outer_packet(pair, esp, udp_packet())
     signed = ipsec.ESP(esp[: -oracle.auth_algo.icv_size] if oracle.auth_key else esp)
-    plain = oracle.crypt_algo.decrypt(oracle, signed, oracle.crypt_key)
+    plain = oracle.crypt_algo.decrypt(oracle, signed, oracle.crypt_key, oracle.crypt_icv_size)
     assert (plain.nh, len(plain.data)) == (59, octets)
     assert IP(outer).proto == 50
     assert b.unprotect(esp) is None

@@ -19,6 +19,7 @@ SUITES: dict[str, tuple[EncrId, int | None, IntegId | None]] = {
     "aes128gcm16": (EncrId.AES_GCM_16, 128, None),
     "aes256gcm16": (EncrId.AES_GCM_16, 256, None),
     "aes128ccm16": (EncrId.AES_CCM_16, 128, None),
+    "aes192ccm12": (EncrId.AES_CCM_12, 192, None),
     "aes256ccm8": (EncrId.AES_CCM_8, 256, None),
     "chacha20poly1305": (EncrId.CHACHA20_POLY1305, None, None),
     "aes128-sha256": (EncrId.AES_CBC, 128, IntegId.HMAC_SHA2_256_128),

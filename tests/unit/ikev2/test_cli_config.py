@@ -87,6 +87,13 @@ def test_tfc_padding_is_a_length_or_that_of_the_path(directory: Path, word: str,
     assert configuration.endpoint.connections[0].children[0].tfc_padding == octets
 
 
+@pytest.mark.parametrize("packets", [0, 32, 4096])
+def test_a_replay_window_is_none_or_of_32_packets_at_least(directory: Path, packets: int) -> None:
+    child = f"[connections.lab.children.net]\nreplay_window = {packets}\n"
+    configuration = load(written(directory, f"{LAB}{child}{SECRETS}"))
+    assert configuration.endpoint.connections[0].children[0].replay_window == packets
+
+
 def test_what_only_the_kernel_is_told_reaches_the_child(directory: Path) -> None:
     words = "if_id_in = 42\nif_id_out = 43\nhw_offload = 'yes'\nsa_direction = true\n"
     configuration = load(written(directory, f"{LAB}[connections.lab.children.net]\n{words}{SECRETS}"))
@@ -138,6 +145,21 @@ FAULTS = [
             '"mtu"',
         )
         for value, said in (("-1", "-1"), ("70000", "70000"), ("'most'", "'most'"), ("true", "True"))
+    ),
+    *(
+        (
+            LAB + f"[connections.lab.children.net]\nreplay_window = {value}\n",
+            f"connections.lab.children.net.replay_window: {said} is not a number of packets, 32 to 4096, or 0 for no "
+            "replay protection",
+        )
+        for value, said in (
+            ("1", "1"),
+            ("31", "31"),
+            ("4097", "4097"),
+            ("-1", "-1"),
+            ("true", "True"),
+            ("'64'", "'64'"),
+        )
     ),
     (
         LAB + "[connections.lab.children.net]\ntfc_padding = 100\nmode = 'transport'\n",

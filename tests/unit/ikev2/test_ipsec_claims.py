@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ikev2.ipsec.claims import Claims
-from ikev2.ipsec.routing import Route, Rule, Wanted
+from ikev2.ipsec.rules import Route, Rule, Wanted
 
 NET, OTHER = IPv4Network("10.0.0.0/8"), IPv4Network("172.16.0.0/12")
 RULE, SECOND_RULE = Rule(18710, 254, destination=NET), Rule(18720, 18700, destination=NET)
