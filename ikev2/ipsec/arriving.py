@@ -38,22 +38,25 @@ def from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
         inner = inner[: total_length(inner)]  # RFC 4303 section 2.7: what follows is TFC padding
         plain = is_plain(inner)
     key = inner[9:10] + inner[12:24]
-    if not plain or key not in pair.accepted:
+    # Taken before the policy: if the pair moves meanwhile, the key goes into a cache that is gone.
+    accepted = pair.accepted
+    if not plain or key not in accepted:
         if not pair.policy.accepts(flow_of(inner)):
             raise EspDrop(DropReason.SELECTOR_MISMATCH)
         if plain:
-            _remember(pair.accepted, key)
+            _remember(accepted, key)
     return _marked(inner, tos) if tos & _ECN_MASK else inner
 
 
 def _ipv6_from_tunnel(pair: Pair, inner: bytes) -> bytes:
     inner = ipv6.checked(inner)  # RFC 4303 section 2.7: what follows is traffic flow confidentiality padding
     key = b"" if ipv6.has_extensions(inner) or len(inner) < 44 else inner[6:7] + inner[8:44]
-    if not key or key not in pair.accepted:
+    accepted = pair.accepted
+    if not key or key not in accepted:
         if not pair.policy.accepts(ipv6.flow_of(inner)):
             raise EspDrop(DropReason.SELECTOR_MISMATCH)
         if key:
-            _remember(pair.accepted, key)
+            _remember(accepted, key)
     return inner
 
 

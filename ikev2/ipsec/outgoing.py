@@ -255,18 +255,20 @@ def _head(pair: Pair, esp_octets: int, inner: bytes) -> bytes:
         shape = esp_octets << 9 | inner[1] << 1 | inner[6] >> 6 & 1
     else:
         shape = esp_octets << 9 | ip.tos(inner) << 1
-    return pair.heads.get(shape) or _remember_head(pair, shape)
+    # Taken before the addresses: if the pair moves meanwhile, the head goes into a cache that is gone.
+    heads = pair.heads
+    return heads.get(shape) or _remember_head(heads, pair, shape)
 
 
-def _remember_head(pair: Pair, shape: int) -> bytes:
+def _remember_head(heads: dict[int, bytes], pair: Pair, shape: int) -> bytes:
     """The header for packets of this length, TOS and DF: most packets are like one that was sent before."""
     esp_octets, tos, flags = shape >> 9, shape >> 1 & 0xFF, FLAG_DF if shape & 1 else 0
     udp = _udp_header(pair, esp_octets)
     octets = HEADER_OCTETS + len(udp) + esp_octets
     head = _pack_head(0x45, tos, octets, 0, flags, TTL, _protocol(pair), 0)
-    if len(pair.heads) >= _KNOWN_HEADS:
-        pair.heads.clear()
-    head = pair.heads[shape] = head + pair.local + pair.remote + udp
+    if len(heads) >= _KNOWN_HEADS:
+        heads.clear()
+    head = heads[shape] = head + pair.local + pair.remote + udp
     return head
 
 
