@@ -418,6 +418,8 @@ def main() -> None:
     parser.add_argument("--nice", type=int, default=0, help="of all that is measured; below 0 beside other work")
     arguments = parser.parse_args()
     os.setpriority(os.PRIO_PROCESS, 0, arguments.nice)
+    with contextlib.suppress(OSError):  # sched(7): where sessions share the cores, this is their nice value
+        Path("/proc/self/autogroup").write_text(str(arguments.nice))
     reason = why_not_here()
     if reason is not None and not arguments.without_charon:
         raise SystemExit(f"charon cannot run here: {reason}")
