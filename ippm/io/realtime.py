@@ -30,9 +30,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def check_realtime(interval_ns: float) -> None:
     """Raises ConfigurationError when it is not permitted, or when packets, in the mean, are too close for a sleep."""
-    if interval_ns < LEAST_INTERVAL_NS:
+    if round(interval_ns) < LEAST_INTERVAL_NS:  # 100 us are a little less in 32.32 fixed point
         raise ConfigurationError(
-            f"--realtime: packets {interval_ns / 1e3:g} us apart: at least {LEAST_INTERVAL_NS / 1e3:g} us are "
+            f"--realtime: packets {interval_ns / 1e3:.4g} us apart: at least {LEAST_INTERVAL_NS / 1e3:g} us are "
             f"needed, since {SPIN_NS / 1e3:g} us before each packet are spun away"
         )
     with realtime():

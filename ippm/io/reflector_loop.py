@@ -156,8 +156,8 @@ class Reflector(ChannelLoop[_Channel]):
         handle, send, prepare, counters = session.handle, sock.sendto, session.prepare, session.counters
         monitored, read = session.monitored, receiver.item
         stamps = channel.stamps
-        if stamps is not None and stamps.waiting:
-            stamps.drain(_BATCH)
+        if stamps is not None:
+            stamps.drain(_BATCH)  # also those that nobody waits for: they would wake us up again and again
         taken = 0
         while taken < _BATCH:
             try:

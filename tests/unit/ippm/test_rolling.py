@@ -15,7 +15,7 @@ from ippm.crypto_packet import seal_reflector
 from ippm.errors import LocalProtocolError
 from ippm.metrics import two_way_metrics
 from ippm.report.rolling import COUNTS, RollingReport, SessionWords
-from ippm.timestamps import ntp_add_ns
+from ippm.timestamps import ErrorEstimate, ntp_add_ns
 from ippm.wire.test_packet import ReflectorPacket
 
 KEYS = SessionKeys(bytes(range(16)), bytes(range(50, 82)))
@@ -217,6 +217,32 @@ def test_a_report_of_nothing() -> None:
     line = RollingReport("host").line((WORDS, period))
     assert (line["sent"], line["delay"], line["first_sequence"], line["clock"]["local"]) == (0, None, None, None)
     assert line["total"]["delay"] is None
+
+
+def test_the_worst_state_of_the_clocks_stands_beside_all_delays_since_the_start() -> None:
+    report = RollingReport("host")
+    bad = ErrorEstimate.from_ns(3 * S, synchronized=False).to_int()
+    lines = []
+    for number in range(3):
+        records = SenderRecords(1)
+        records.t1[0], records.t4[0] = T0, ntp_add_ns(T0, 5 * MS)
+        records.t2[0], records.t3[0] = ntp_add_ns(T0, 2 * MS), ntp_add_ns(T0, 3 * MS)
+        records.sender_error[0] = 0x8A01
+        records.reflector_error[0] = bad if number == 1 else 0x8A01
+        records.departure[0] = ntp_add_ns(T0, 1_000)
+        records.send_error_ns[0] = 7
+        records.arrivals.append(0)
+        records.arrival_reflector_sequence.append(number)
+        lines.append(report.line((WORDS, Period(number, number * S, (number + 1) * S, number, records))))
+    assert [line["clock"]["both_synchronized"] for line in lines] == [True, False, True]
+    assert [line["total"]["clock"]["both_synchronized"] for line in lines] == [True, False, False]
+    assert lines[2]["total"]["clock"]["peer"] == {"synchronized": False, "error_ns": 3 * S, "source": "packet"}
+    assert lines[2]["total"]["clock"]["local"]["synchronized"] is True
+    assert report.end()["total"] == lines[2]["total"]
+    assert lines[0]["stamps"]["local_transmit"] == "kernel"
+    assert lines[0]["stamps"]["packet_age"]["median_ns"] == 1_000
+    assert lines[0]["send_error"]["maximum_ns"] == 7
+    assert lines[0]["forward"]["median_ns"] == 2 * MS - 1_000
 
 
 def test_sessions_are_told_apart() -> None:
