@@ -221,13 +221,13 @@ class HealthyTwamp:
 class OwampSession:
     """A session of a fake client that sends to our server.
 
-    No test has to wait for its end: it began 13 s ago, packets 0 to `packets` - 1 were due at once, all are stamped
-    9.9 s after the start, and Timeout is 10 s. So for 6.9 s they are neither too old nor off the schedule, and all of
+    No test has to wait for its end: it began 33 s ago, packets 0 to `packets` - 1 were due at once, all are stamped
+    29.9 s after the start, and Timeout is 30 s. So for 26.9 s they are neither too old nor off the schedule, and all of
     them were due more than Timeout ago. One more packet, which is skipped, is due after 4 s: the session is not over.
     RFC 4656 sections 3.8 and 4.2.
     """
 
-    TIMEOUT = 10 * SECOND
+    TIMEOUT = 30 * SECOND
 
     def __init__(
         self, client: FakeClient, packets: int = 10, *, slots: list[bytes] | None = None, **request: Any
@@ -236,7 +236,7 @@ class OwampSession:
         self.packets = packets
         self.sock = udp()
         self.local = self.sock.getsockname()
-        self.start_time = now_ntp() - 13 * SECOND
+        self.start_time = now_ntp() - self.TIMEOUT - 3 * SECOND
         made = [slot(SECOND // 1000)] * packets + [slot(4 * SECOND)] if slots is None else slots
         fields = {
             "slots": len(made), "port": self.local[1], "packets": packets + 1, "start_time": self.start_time,
