@@ -104,12 +104,12 @@ class SessionReceiver:
         offset = self.plan.schedule.offset_within(sequence, since_start + timeout)
         if offset is None or since_start - offset > timeout:  # rfc4656-s4.2-07b
             return self._discard("off_schedule")
-        # Duplicates, and packets from the future, are recorded like any other.  rfc4656-s4.2-05, rfc4656-s4.2-06
         if sequence < len(self._seen) and self._seen[sequence]:
             if not self._copies_left:
                 # One packet that is played again and again neither fills the disk nor ends the session.
                 return self._discard("copies_beyond_room")
             self._copies_left -= 1
+        # Duplicates, and packets from the future, are recorded like any other.  rfc4656-s4.2-05, rfc4656-s4.2-06
         self._records += RECORD.pack(
             sequence,
             send_error,
