@@ -81,6 +81,11 @@ def sa_lines(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"    out {child['spi_out']}" + _counted(child, "out")
             yield f"    local  {' '.join(child['ts_local'])}"
             yield f"    remote {' '.join(child['ts_remote'])}"
+    for trap in result["traps"]:
+        ends = f"{trap['local']} to {trap['remote']}"
+        yield f"{trap['name']} of {trap['connection']}: TRAP, {trap['mode'].upper()}, {ends}"
+        yield f"    local  {' '.join(trap['ts_local'])}"
+        yield f"    remote {' '.join(trap['ts_remote'])}"
     for name, pool in result["pools"].items():
         yield f"pool {name}: {pool['size']} addresses, {pool['online']} in use"
         for lease in pool["leases"]:

@@ -160,6 +160,18 @@ class Daemon:
             "connections": [connection.name for connection in endpoint.config.connections],
             "ike_sas": [self._listed(sa) for sa in endpoint.manager.sas],
             "pools": self._pools(),
+            "traps": [
+                {
+                    "name": trap.name,
+                    "connection": connection,
+                    "mode": str(trap.mode),
+                    "local": trap.local,
+                    "remote": trap.remote,
+                    "ts_local": [str(ts) for ts in trap.ts_local],
+                    "ts_remote": [str(ts) for ts in trap.ts_remote],
+                }
+                for connection, trap in endpoint.traps()
+            ],
         }
 
     def stats(self) -> JsonObject:

@@ -35,7 +35,7 @@ from ikev2.io.mapping_keeper import MappingKeeper
 from ikev2.io.sockets import SocketSet
 from ikev2.io.udp import IkeSocket
 from ikev2.io.wish import Wish
-from ikev2.ipsec.backend import NON_ESP_MARKER, Backend
+from ikev2.ipsec.backend import NON_ESP_MARKER, Backend, Trap
 from ikev2.ipsec.memory import MemoryBackend
 from ikev2.ipsec.probe import installable
 
@@ -338,6 +338,10 @@ class Endpoint:
     def sa_infos(self) -> list[IkeSaInfo]:
         """Snapshots of all IKE SAs that are not closed."""
         return [sa.info() for sa in self.manager.sas if sa.state is not State.CLOSED]
+
+    def traps(self) -> list[tuple[str, Trap]]:
+        """What waits for traffic, each with the name of its connection."""
+        return self._installer.traps.laid()
 
     def child_counters(self, child: ChildSaParameters | int) -> ChildCounters:
         """What the backend counted for a Child SA, given as parameters or as its inbound SPI."""

@@ -69,6 +69,10 @@ class Traps:
             with contextlib.suppress(BackendError):  # the backend is closed next
                 self._take_up(key)
 
+    def laid(self) -> list[tuple[str, Trap]]:
+        """Each trap with the name of its connection."""
+        return [(connection, laid.trap) for (connection, _), laid in self._set.items()]
+
     async def _lay(self, connection: ConnectionConfig, child: ChildConfig) -> _Set:
         local, remote = await first_addresses(connection)
         here, there = (one.host.partition("%")[0] for one in (local, remote))

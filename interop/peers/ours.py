@@ -134,6 +134,11 @@ class Ours(Started):
         result: list[dict[str, Any]] = call(self._control, "list", timeout_s=WAIT_S)["ike_sas"]
         return result
 
+    def traps(self) -> list[dict[str, Any]]:
+        """What waits for traffic, as `ikev2 list --json` has it."""
+        result: list[dict[str, Any]] = call(self._control, "list", timeout_s=WAIT_S)["traps"]
+        return result
+
     def stats(self) -> dict[str, Any]:
         """What `ikev2 stats --json` prints."""
         result: dict[str, Any] = call(self._control, "stats", timeout_s=WAIT_S)

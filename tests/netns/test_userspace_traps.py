@@ -60,6 +60,8 @@ def test_a_packet_begins_the_child_sa_and_again_when_that_is_gone(tmp_path: Path
             sock.bind((address, 0))
             sock.settimeout(WAIT_S)
             socks.append(sock)
+        (trap,) = alice.traps()
+        assert (trap["name"], trap["connection"], trap["ts_remote"]) == ("net", "lab", [f"{SERVER}/32"])
         for _ in range(2):
             socks[0].sendto(b"knock", socks[1].getsockname())
             wait_until(alice.sas, lambda sas: bool(sas and sas[0]["children"]), WAIT_S, "a Child SA by traffic")

@@ -36,25 +36,32 @@ class KernelProbe:
     def __init__(self, kernel: XfrmSocket) -> None:
         self._kernel = kernel
         self._found: dict[str, bool] = {}
+        self._has_esp = False
 
     def esp(self) -> None:
         """Install an SA and take it out; XfrmError says what is missing."""
+        aead, crypt = _aead(EncrId.AES_GCM_16, 128), _crypt(EncrId.AES_CBC, 128)
         try:
-            self._install(aead=_aead(EncrId.AES_GCM_16, 128))
+            self._install(aead=aead)
+            self._found[aead.name] = True
         except XfrmError:
             # A kernel may lack GCM only; and without ESP this is the clearer refusal.
-            self._install(crypt=_crypt(EncrId.AES_CBC, 128), auth=_auth(IntegId.HMAC_SHA2_256_128))
+            self._install(crypt=crypt, auth=_auth(IntegId.HMAC_SHA2_256_128))
+            self._found[aead.name] = False
+        self._has_esp = True
 
     def has(self, transform: Transform) -> bool:
         """Whether a Child SA can have this cipher or integrity algorithm; transforms of other types are not its own.
 
         Raises XfrmError when the kernel has no ESP, or does not let us.
         """
+        if transform.type not in (TransformType.ENCR, TransformType.INTEG):
+            return True
+        if not self._has_esp:
+            self.esp()  # without ESP an algorithm may seem to be what is missing
         if transform.type == TransformType.ENCR:
             return self._has_cipher(EncrId(transform.id), transform.key_bits)
-        if transform.type == TransformType.INTEG and transform.id != IntegId.NONE:
-            return self._has_integrity(IntegId(transform.id))
-        return True
+        return transform.id == IntegId.NONE or self._has_integrity(IntegId(transform.id))
 
     def _has_cipher(self, encr_id: EncrId, key_bits: int | None) -> bool:
         name = AEAD_NAMES.get(encr_id) or CRYPT_NAMES.get(encr_id)

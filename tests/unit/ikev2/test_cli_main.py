@@ -195,7 +195,7 @@ def test_run_serves_until_it_is_told_to_stop(config: Path) -> None:
             assert manager.recv(100) == b"READY=1"
             control = directory / "control"
             listed = json.loads(invoke("list", "--json", "--socket", control).output)
-            assert listed == {"backend": "memory", "connections": ["lab"], "ike_sas": [], "pools": {}}
+            assert listed == {"backend": "memory", "connections": ["lab"], "ike_sas": [], "pools": {}, "traps": []}
             assert invoke("list", "--socket", control).output == "no IKE SA; connections: lab\n"
             assert "backend: memory" in invoke("stats", "--socket", control).output
             assert "backend memory, as configured: " in invoke("log", "--socket", control).output
@@ -233,7 +233,7 @@ def listed(sa: IkeSa, now: float) -> dict[str, object]:
 
 
 def reply(*sas: dict[str, object], **more: object) -> dict[str, object]:
-    return {"connections": ["lab"], "ike_sas": list(sas), "pools": {}, **more}
+    return {"connections": ["lab"], "ike_sas": list(sas), "pools": {}, "traps": [], **more}
 
 
 def peers(**words: object) -> tuple[Peer, Peer]:
@@ -293,6 +293,18 @@ def test_list_tells_what_is_going_on_and_what_waits() -> None:
     a.manager.delete(a.sa, a.now)
     assert listed(a.sa, a.now)["active_tasks"] == ["INFORMATIONAL 5: delete the IKE SA (deleted here)"]
     assert list(sa_lines(reply())) == ["no IKE SA; connections: lab"]
+
+
+def test_list_shows_what_waits_for_traffic() -> None:
+    ends = {
+        "local": "192.0.2.1",
+        "remote": "192.0.2.2",
+        "ts_local": ["192.0.2.1/32"],
+        "ts_remote": ["10.0.0.0/8[udp]"],
+    }
+    text = "\n".join(sa_lines(reply(traps=[{"name": "net", "connection": "lab", "mode": "tunnel", **ends}])))
+    assert "net of lab: TRAP, TUNNEL, 192.0.2.1 to 192.0.2.2\n    local  192.0.2.1/32\n" in text
+    assert text.endswith("    remote 10.0.0.0/8[udp]")
 
 
 def test_list_shows_virtual_addresses_and_pools() -> None:
