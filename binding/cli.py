@@ -144,7 +144,9 @@ CONFIG = click.option(
     "-c", "config_file", required=True, type=click.Path(path_type=Path, dir_okay=False), help="The host's TOML."
 )
 KEYLOG = click.option(
-    "--keylog", type=click.Path(path_type=Path, file_okay=False), help="Write keys for Wireshark here."
+    "--keylog",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the keys of IKE and ESP here, for Wireshark, and those of O/TWAMP, for `ippm decode`.",
 )
 VERBOSE = click.option("-v", "verbose", is_flag=True, help="Say on stderr what is going on.")
 

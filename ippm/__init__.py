@@ -20,7 +20,6 @@ from ippm.iana import Accept, Mode
 if TYPE_CHECKING:
     from ippm.core.control_events import ClientSetUp
     from ippm.core.control_events import Endpoint as PacketEndpoint
-    from ippm.core.key_preference import PreferringProvider
     from ippm.core.limits import Limits, LimitUsage
     from ippm.crypto import (
         ControlSecret,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         test_session_keys,
     )
     from ippm.io.key_agent import KeyAgentProvider
+    from ippm.io.key_preference import PreferringProvider
     from ippm.io.keyfile import read_key_file
     from ippm.io.keylog import KeyLogWriter
     from ippm.io.limit_tables import parse_limits
@@ -111,7 +111,7 @@ _LATER = {
     "test_session_keys": "ippm.crypto",
     "LimitUsage": "ippm.core.limits",
     "Limits": "ippm.core.limits",
-    "PreferringProvider": "ippm.core.key_preference",
+    "PreferringProvider": "ippm.io.key_preference",
     "KeyAgentProvider": "ippm.io.key_agent",
     "read_key_file": "ippm.io.keyfile",
     "KeyLogWriter": "ippm.io.keylog",

@@ -141,7 +141,7 @@ def provider_of(
     passphrases = _passphrases(key_file, user)
     if agent is None or passphrases is None:
         return agent or passphrases
-    from ippm.core.key_preference import PreferringProvider
+    from ippm.io.key_preference import PreferringProvider
 
     return PreferringProvider(agent, passphrases, prefer)
 

@@ -14,10 +14,8 @@ which they are given. RFC 4656 sections 3 and 4, RFC 5357 sections 3 and 4.
 from __future__ import annotations
 
 import difflib
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ippm.crypto import SessionKeys
 from ippm.crypto_packet import REFLECTOR_COVERED, SENDER_COVERED, decrypt_unverified, seal_clear
@@ -253,10 +251,6 @@ def _multiplier(data: bytes, context: PacketContext, _: object) -> list[Delivery
     return [Delivery(_in_clear(data, context, lambda clear: _put(clear, at, b"\0")))]
 
 
-Act = Callable[[Draft, object], None]
-PacketAct = Callable[[bytes, PacketContext, object], list[Delivery]]
-Reads = tuple[Callable[[str], object] | None, str | None]
-
 CONTROL_ACTIONS: dict[str, tuple[Callable[[str], object] | None, str | None, Callable[..., None]]] = {
     "hmac": (None, None, _hmac),
     "iv": (None, None, _iv),
@@ -376,27 +370,20 @@ def _argument(
         raise ConfigurationError(f"{what}: {wanted!r} is not what {action} takes, such as {default}") from None
 
 
-class Outlet(Protocol):
-    """How a datagram goes out."""
-
-    def __call__(self, data: bytes, /) -> object:
-        """Send it."""
-        ...
-
-
 class Impairments:
-    """The knobs of one process; its connections and sessions, and their threads, share them."""
+    """The knobs of one process, which its connections and sessions share.
+
+    Control messages are made in one thread; who calls `packet` in several lets one in at a time.
+    """
 
     def __init__(self, knobs: Iterable[Knob]) -> None:
         self.knobs = tuple(knobs)
-        self._lock = threading.Lock()
 
     def control(self, name: str, body: bytes, protect: Protect) -> bytes:
         """What goes out for a Control message."""
         draft = Draft(name, body)
-        with self._lock:
-            for knob in self.knobs:
-                knob.control(draft)
+        for knob in self.knobs:
+            knob.control(draft)
         sent = b""
         for _ in range(draft.copies):
             octets = protect(draft.body, draft.wrong_hmac)
@@ -408,16 +395,15 @@ class Impairments:
     def packet(self, data: bytes, context: PacketContext) -> list[Delivery]:
         """What goes out for a test packet."""
         deliveries = [Delivery(data)]
-        with self._lock:
-            for knob in self.knobs:
-                made = []
-                for delivery in deliveries:
-                    wanted = knob.packet(delivery.data, context)
-                    if wanted is None:
-                        made.append(delivery)
-                    else:
-                        made += [Delivery(one.data, one.delay_s + delivery.delay_s) for one in wanted]
-                deliveries = made
+        for knob in self.knobs:
+            made = []
+            for delivery in deliveries:
+                wanted = knob.packet(delivery.data, context)
+                if wanted is None:
+                    made.append(delivery)
+                else:
+                    made += [Delivery(one.data, one.delay_s + delivery.delay_s) for one in wanted]
+            deliveries = made
         return deliveries
 
     @property

@@ -10,6 +10,8 @@ from typing import Any
 
 from ippm.core.impair import Delivery, Impairments, PacketContext
 
+_one_at_a_time = threading.Lock()
+
 
 class ImpairedSocket(socket.socket):
     """Takes over a socket; `send` and `sendto` do what the knobs say. It says that all was sent."""
@@ -24,7 +26,7 @@ class ImpairedSocket(socket.socket):
         """To the peer of the socket."""
         octets = bytes(data)
         outlet: Callable[[bytes], object] = super().send
-        for delivery in self._impairments.packet(octets, self._context):
+        for delivery in self._deliveries(octets):
             _deliver(delivery, outlet)
         return len(octets)
 
@@ -32,9 +34,13 @@ class ImpairedSocket(socket.socket):
         """To an address."""
         octets = bytes(data)
         send = super().sendto
-        for delivery in self._impairments.packet(octets, self._context):
+        for delivery in self._deliveries(octets):
             _deliver(delivery, lambda one: send(one, address))
         return len(octets)
+
+    def _deliveries(self, octets: bytes) -> list[Delivery]:
+        with _one_at_a_time:
+            return self._impairments.packet(octets, self._context)
 
 
 def _deliver(delivery: Delivery, send: Callable[[bytes], object]) -> None:

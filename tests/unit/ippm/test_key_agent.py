@@ -27,13 +27,13 @@ from ippm_control_peers import (
 
 from ippm.core.control_client import ControlClientConfig
 from ippm.core.control_events import ClientRefused
-from ippm.core.key_preference import PreferringProvider
 from ippm.core.server_policy import ControlServerConfig
 from ippm.crypto import KeyProvider
 from ippm.errors import ConfigurationError, NoSecret, ServerRefused
 from ippm.iana import Accept, Mode
 from ippm.io import key_agent
 from ippm.io.key_agent import AgentError, KeyAgentProvider, parse_ike_sa
+from ippm.io.key_preference import PreferringProvider
 
 SECRET = bytes(range(32))
 OPENED = {
