@@ -7,6 +7,7 @@ RFC 4656 section 4.1.2; the PTP format is RFC 8186 section 2.3.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -50,6 +51,21 @@ def ntp_difference_ns(later: int, earlier: int) -> int:
     if difference >= _HALF_64:
         difference -= 1 << 64
     return _ns_of_fixed_point(difference)
+
+
+def first_and_last(stamps: Iterable[int]) -> tuple[int, int]:
+    """The earliest and the latest of NTP stamps that lie less than 68 years apart; twice 0 of none.
+
+    Not the least and the greatest: the stamps of 2036 go on from 0. RFC 4656 section 4.1.2.
+    """
+    found = iter(stamps)
+    first = last = next(found, 0)
+    for stamp in found:
+        if (stamp - first) & MASK_64 >= _HALF_64:
+            first = stamp
+        elif (stamp - last) & MASK_64 < _HALF_64:
+            last = stamp
+    return first, last
 
 
 def ntp_add_ns(timestamp: int, nanoseconds: int) -> int:

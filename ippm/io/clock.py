@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import time
 
-from ippm.timestamps import DEFAULT_UTC_OFFSET_S, NS_PER_S, NTP_UNIX_OFFSET_S, ClockState, ErrorEstimate
+from ippm.timestamps import DEFAULT_UTC_OFFSET_S, NS_PER_S, ClockState, ErrorEstimate, ntp_from_unix_ns
 
 STA_UNSYNC = 0x0040
 TIME_ERROR = 5
@@ -87,10 +87,8 @@ def state_of_timex(result: int, status: int, maxerror_us: int) -> ClockState:
 
 
 def now_ntp() -> int:
-    """The time as an NTP stamp."""
-    unix_ns = time.time_ns()
-    seconds = unix_ns // NS_PER_S
-    return ((seconds + NTP_UNIX_OFFSET_S) << 32) + ((unix_ns - seconds * NS_PER_S) << 32) // NS_PER_S
+    """The time as an NTP stamp, of the era that it lies in."""
+    return ntp_from_unix_ns(time.time_ns())
 
 
 class SystemClock:

@@ -26,7 +26,7 @@ from ippm.io.pacing import StopSignal
 from ippm.io.realtime import check_realtime
 from ippm.io.reporter import Reporter
 from ippm.report.rolling_one_way import OneWayPeriod, RollingOneWayReport
-from ippm.timestamps import ntp_add_ns, ntp_difference_ns
+from ippm.timestamps import first_and_last, ntp_add_ns, ntp_difference_ns
 
 LEAD_S = 1.0
 """How long before its Start Time a session is asked for; half a period where that is shorter."""
@@ -138,9 +138,10 @@ class _Chain:
                 await client.close()
                 raise
             starts = {server_sends: pair.last_due(server_sends=server_sends) for server_sends in starts}
-            self._start(number, client, pair, max(starts.values()))
+            soonest, latest = first_and_last(starts.values())
+            self._start(number, client, pair, latest)
             number += 1
-            await self._until(min(starts.values()), lead_s, stop)
+            await self._until(soonest, lead_s, stop)
 
     def _ways(self) -> list[bool]:
         """Whether the server sends, for each way that is asked for."""

@@ -35,7 +35,10 @@ class LossPattern:
 
 
 def loss_pattern(lost: Iterable[int]) -> LossPattern:
-    """The pattern of lost packets, given by their sequence numbers in ascending order. RFC 3357."""
+    """The pattern of lost packets, given by their places among the packets sent, in ascending order.
+
+    These are the sequence numbers of section 5.4.1, which go up by one from a packet to the next. RFC 3357.
+    """
     lengths: list[int] = []
     distances: list[int] = []
     between: list[int] = []

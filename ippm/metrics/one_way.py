@@ -18,7 +18,7 @@ from ippm.metrics.loss_pattern import LossPattern, loss_pattern
 from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import DelayStatistics
 from ippm.metrics.two_way import worst_clock
-from ippm.timestamps import ClockState, ntp_difference_ns, unix_ns_from_ntp
+from ippm.timestamps import ClockState, first_and_last, ntp_difference_ns, unix_ns_from_ntp
 from ippm.wire.packet_record import RECORD
 
 
@@ -27,7 +27,8 @@ class OneWayMetrics:
     """Counts are packets; delays are DelayStatistics in nanoseconds, None when no packet arrived.
 
     `sent` counts packets that came or were lost; those that were sent so late that neither is known do not count.
-    The clock states are the worst that each end claimed in the session.
+    The clock states are the worst that each end claimed in the session. The first and the last packet sent may be lost
+    ones: these count with their presumed send times (RFC 4656 section 3.9).
     """
 
     sent: int
@@ -57,12 +58,12 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
     """The metrics of a session."""
     arrivals: list[int] = []
     first: dict[int, tuple[int, int, int]] = {}
-    lost: set[int] = set()
+    lost: dict[int, int] = {}
     send_errors: set[int] = set()
     receive_errors: set[int] = set()
     for sequence, send_error, receive_error, sent, received, ttl in RECORD.iter_unpack(session.records):
         if not received:
-            lost.add(sequence)
+            lost[sequence] = sent
             continue
         arrivals.append(sequence)
         send_errors.add(send_error)
@@ -71,9 +72,10 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
             first[sequence] = sent, received, ttl
     delays = [ntp_difference_ns(received, sent) for sent, received, _ in first.values()]
     ttls = {ttl for _, _, ttl in first.values()}
-    stamps = sorted(sent for sent, _, _ in first.values())
-    really_lost = sorted(lost - first.keys())
+    really_lost = sorted(lost.keys() - first.keys())
     in_order = sorted(first.keys() | set(really_lost))
+    departures = first_and_last(first[number][0] if number in first else lost[number] for number in in_order)
+    first_sent, last_sent = map(unix_ns_from_ntp, departures) if in_order else (0, 0)
     delay_of = dict(zip(first, delays, strict=True))
     return OneWayMetrics(
         sent=len(first) + len(really_lost),
@@ -86,11 +88,12 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
         hops=(255 - max(ttls), 255 - min(ttls)) if ttls else None,
         sender_clock=_worst(send_errors),
         receiver_clock=_worst(receive_errors),
-        first_sent_unix_ns=unix_ns_from_ntp(stamps[0]) if stamps else 0,
-        last_sent_unix_ns=unix_ns_from_ntp(stamps[-1]) if stamps else 0,
+        first_sent_unix_ns=first_sent,
+        last_sent_unix_ns=last_sent,
         ipdv=DelayStatistics.of(inter_packet_delay_variation(delay_of.get(number) for number in in_order)),
         reordering=reordering.reordering(arrivals),
-        loss_pattern=loss_pattern(really_lost),
+        # Sequence numbers of packets that were never sent are no gap between losses.
+        loss_pattern=loss_pattern(place for place, number in enumerate(in_order) if number not in first),
         ttl_changes=sum(
             before != after for before, after in pairwise(first[number][2] for number in sorted(first))
         ),

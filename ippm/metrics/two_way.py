@@ -69,7 +69,9 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
     distinct = set(numbers)
     highest = max(distinct, default=-1)
     pairs = zip(numbers, records.arrivals, strict=True)
-    lost = (number for number, t1 in enumerate(records.t1) if t1 and not records.t4[number])
+    answers = (t4 for t1, t4 in zip(records.t1, records.t4, strict=True) if t1)
+    # Sequence numbers of packets that were never sent are no gap between losses.
+    lost = (place for place, t4 in enumerate(answers) if not t4)
     return TwoWayMetrics(
         sent=sent,
         received=received,

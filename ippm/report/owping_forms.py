@@ -24,7 +24,7 @@ from ippm.report.packets import (
 )
 from ippm.report.result import RunResult
 from ippm.report.text import UNITS, endpoint_words
-from ippm.timestamps import ErrorEstimate, fixed_point_from_ns
+from ippm.timestamps import ErrorEstimate, first_and_last, fixed_point_from_ns
 from ippm.wire.packet_record import PacketRecord
 
 VERSION = "3.00"
@@ -167,7 +167,8 @@ def _head(
     lines = [f"SUMMARY\t{VERSION}", f"SID\t{sid.hex()}"]
     for name, (host, port) in (("FROM", sender), ("TO", receiver)):
         lines += [f"{name}_HOST\t{host}", f"{name}_ADDR\t{host}", f"{name}_PORT\t{port}"]
-    lines += [f"START_TIME\t{min(stamps, default=0):020d}", f"END_TIME\t{max(stamps, default=0):020d}"]
+    first, last = first_and_last(stamps)
+    lines += [f"START_TIME\t{first:020d}", f"END_TIME\t{last:020d}"]
     return lines if dscp is None else [*lines, f"DSCP\t0x{dscp:02x}"]
 
 

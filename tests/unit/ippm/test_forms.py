@@ -170,6 +170,17 @@ class TestMachine:
         assert (values["MINTTL"], values["MAXTTL"]) == ("250", "251")
         assert tables["NREORDERING"] == [["1", "1"]]
 
+    def test_the_times_of_a_session_across_the_change_of_era_are_in_order(self) -> None:
+        before, after = 0xFFFFFFFF_F0000000, 0x00000000_10000000
+        session = one_way().session
+        octets = b"".join(
+            PacketRecord(number, FREE, FREE, sent, ntp_add_ns(sent, MS), 250).encode()
+            for number, sent in enumerate((before, after))
+        )
+        result = OneWayResult.of(replace(session, records=octets), "to", "open")
+        values, _ = summary(machine_one_way(result, MS))
+        assert (values["START_TIME"], values["END_TIME"]) == (f"{before:020d}", f"{after:020d}")
+
     def test_of_nothing(self) -> None:
         values, tables = summary(machine_one_way(one_way(empty=True), MS))
         assert values["SENT"] == "0"

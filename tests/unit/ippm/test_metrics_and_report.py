@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import statistics as python_statistics
+from collections.abc import Collection, Container
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ippm.core.fetched_session import FetchedSession
 from ippm.core.schedule import FixedSchedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.metrics import DelayStatistics, two_way_metrics
 from ippm.metrics.delay_variation import packet_delay_variation
+from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
 from ippm.metrics.registry import StreamParameters, one_way_registry_names, registry_names
 from ippm.metrics.reordering import duplicates, reordered
 from ippm.metrics.statistics import median, percentile
 from ippm.report import RunResult, format_result
 from ippm.report.text import milliseconds
-from ippm.timestamps import ClockState, ErrorEstimate, ntp_add_ns
+from ippm.timestamps import ClockState, ErrorEstimate, ntp_add_ns, unix_ns_from_ntp
+from ippm.wire.packet_record import PacketRecord
+from ippm.wire.request_session import RequestSession
+from ippm.wire.schedule_slot import Slot, SlotType
+from ippm.wire.skip_ranges import SkipRange
 
 T0 = 0xE0000000_00000000
 OFFSET_NS = 7_000_000_000  # of the reflector's clock
@@ -149,6 +156,55 @@ def test_ipdv_and_ttl_changes_of_a_session() -> None:
     assert metrics.forward_ipdv is not None
     assert (metrics.forward_ipdv.count, metrics.forward_ipdv.maximum) == (4, 2_000)
     assert metrics.loss_pattern.period_lengths == (1, 2)
+
+
+def test_a_packet_that_was_never_sent_does_not_cut_a_loss_period_in_two() -> None:
+    """Of 0 to 9, 4 to 6 did not come back and 5 was not sent: f(P(i-1)) of RFC 3357 section 4 is that of packet 4."""
+    made = records(answered=[0, 1, 2, 3, 7, 8, 9])
+    made.t1[5] = 0
+    pattern = two_way_metrics(made).loss_pattern
+    assert (pattern.lost, pattern.period_lengths, pattern.distances) == (2, (2,), (0, 1))
+
+
+def one_way(lost: Container[int], *, skipped: Collection[int] = (), start: int = T0) -> OneWayMetrics:
+    """Packets 0 to 9, 10 ms apart and 2 ms under way."""
+    error = ErrorEstimate.from_ns(5_000, synchronized=True).to_int()
+    octets = bytearray()
+    for number in range(10):
+        sent = ntp_add_ns(start, number * 10_000_000)
+        if number in lost:
+            octets += PacketRecord.of_lost(number, sent, error).encode()
+        elif number not in skipped:
+            octets += PacketRecord(number, error, error, sent, ntp_add_ns(sent, 2_000_000), 250).encode()
+    request = RequestSession(False, True, 10, (Slot(SlotType.FIXED, 1 << 25),), sid=bytes(range(16)))
+    skips = tuple(SkipRange(number, number) for number in sorted(skipped))
+    return one_way_metrics(FetchedSession(request, 1, 10, skips, bytes(octets)))
+
+
+def test_one_way_losses_around_a_packet_that_was_never_sent_are_one_period() -> None:
+    metrics = one_way({4, 6}, skipped={5})
+    assert (metrics.sent, metrics.lost, metrics.skipped) == (9, 2, 1)
+    assert (metrics.loss_pattern.period_lengths, metrics.loss_pattern.distances) == ((2,), (0, 1))
+
+
+def test_the_first_and_the_last_packet_sent_may_be_lost_ones() -> None:
+    first = unix_ns_from_ntp(T0)
+    for lost in (set(), {0, 9}, set(range(10))):
+        metrics = one_way(lost)
+        assert metrics.first_sent_unix_ns == first
+        assert abs(metrics.last_sent_unix_ns - first - 90_000_000) <= 1
+    nothing = one_way(set(), skipped=set(range(10)))
+    assert (nothing.first_sent_unix_ns, nothing.last_sent_unix_ns) == (0, 0)
+
+
+def test_a_one_way_session_across_the_change_of_era_ends_after_it_begins() -> None:
+    """From 45 ms before 7 February 2036, 06:28:16 UTC."""
+    era_1_s = (1 << 32) - 2_208_988_800
+    metrics = one_way(set(), start=ntp_add_ns(0, -45_000_000))
+    assert abs(metrics.first_sent_unix_ns - (era_1_s * 10**9 - 45_000_000)) <= 1
+    assert abs(metrics.last_sent_unix_ns - (era_1_s * 10**9 + 45_000_000)) <= 1
+    assert metrics.delay is not None
+    assert abs(metrics.delay.maximum - 2_000_000) <= 1
 
 
 # RFC 4737 section 3.3; the third to fifth are the examples of its sections 5.4, 7.1 and 7.2.

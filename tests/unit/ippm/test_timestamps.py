@@ -10,6 +10,7 @@ from ippm.io.clock import TIME_ERROR, UNKNOWN_ERROR_NS, SystemClock, clock_state
 from ippm.timestamps import (
     ClockState,
     ErrorEstimate,
+    first_and_last,
     fixed_point_from_ns,
     ns_from_fixed_point,
     ntp_add_ns,
@@ -37,6 +38,21 @@ def test_era_1_begins_on_7_february_2036() -> None:
     assert ntp_from_unix_ns(last + 10**9) == 0
     assert unix_ns_from_ntp(0) == last + 10**9
     assert ntp_difference_ns(ntp_from_unix_ns(last + 10**9), ntp_from_unix_ns(last)) == 10**9
+
+
+def test_the_clock_goes_on_in_era_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time_ns", lambda: 2_085_978_496 * 10**9 + 500_000_000)
+    assert now_ntp() == 0x80000000
+    monkeypatch.setattr("time.time_ns", lambda: 2_085_978_495 * 10**9)
+    assert now_ntp() == 0xFFFFFFFF_00000000
+
+
+def test_the_first_and_the_last_of_stamps_on_both_sides_of_the_change_of_era() -> None:
+    before, after = 0xFFFFFFFF_80000000, 0x00000000_80000000
+    assert first_and_last([before, after]) == first_and_last([after, before]) == (before, after)
+    assert first_and_last([after, before - 1, after + 1, before]) == (before - 1, after + 1)
+    assert first_and_last([5]) == (5, 5)
+    assert first_and_last([]) == (0, 0)
 
 
 @given(st.integers(BEGIN_1968, END_2100))
