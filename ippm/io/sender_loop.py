@@ -43,8 +43,11 @@ READ_COST_NS = 8_000
 MOST_WITHOUT_TAKING = 8
 """After so many packets replies are taken even though no time is left for it."""
 
-MOST_UNREAD = 1 << 20
-"""With more replies than this taken and not looked at, they are looked at whatever is late for it."""
+MOST_UNREAD_OCTETS = 192 << 20
+"""With more octets than this in replies that were taken and not looked at, these are looked at whatever is late."""
+
+UNREAD_OCTETS = 256
+"""What such a reply takes beside its own octets, at most."""
 
 STOP_CHECK_NS = 100_000_000
 """How often a stop that cannot wake us up is asked for."""
@@ -133,10 +136,12 @@ class SenderLoop:
         sock.setblocking(True)
         self._stamps = OwnStamps(sock, stamps, clock, session.note_departure)
         session.records.transmit_refused = self._stamps.refused
+        longest = layout.reflector_octets + layout.reflected_octets
+        self._most_unread = MOST_UNREAD_OCTETS // (longest + UNREAD_OCTETS)
         self._replies = make_replies(
             sock,
             io,
-            layout.reflector_octets + layout.reflected_octets,
+            longest,
             CONTROL_MOST_OCTETS if layout.monitored or self._stamps.doubled else CONTROL_LEAST_OCTETS,
         )
         self._since_taken = 0
@@ -262,7 +267,7 @@ class SenderLoop:
         since = self._since_taken
         if since >= MOST_WITHOUT_TAKING or (since and left > TAKE_COST_NS):
             self._take(due, at_least=2 * since)
-        if left > READ_COST_NS or self._replies.waiting > MOST_UNREAD:
+        if left > READ_COST_NS or self._replies.waiting > self._most_unread:
             self._work(due)
         elif self._stamps.pressing:
             self._stamps.drain(1)
@@ -271,7 +276,7 @@ class SenderLoop:
         """Looks at replies and at stamps as far as there is time; False when there was nothing to do."""
         worked = False
         replies = self._replies
-        while replies.waiting and (due - time.monotonic_ns() > READ_COST_NS or replies.waiting > MOST_UNREAD):
+        while replies.waiting and (due - time.monotonic_ns() > READ_COST_NS or replies.waiting > self._most_unread):
             replies.read(self._handle, 1)
             worked = True
         if self._stamps.waiting and due - time.monotonic_ns() > READ_COST_NS:
@@ -307,7 +312,7 @@ class SenderLoop:
     def _finish(self) -> None:
         # What has come by now is not called lost.
         with contextlib.suppress(OSError):
-            while self._replies.take(_BATCH) and self._replies.waiting < MOST_UNREAD:
+            while self._replies.take(_BATCH) and self._replies.waiting < self._most_unread:
                 pass
         self._read_all()
         end = time.monotonic_ns() + _STAMPS_WAIT_NS

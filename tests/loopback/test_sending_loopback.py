@@ -22,7 +22,7 @@ from ippm.core.session_reflector import ReflectorPlan
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.errors import ConfigurationError
 from ippm.io import realtime as realtime_module
-from ippm.io import transmit_stamps
+from ippm.io import sender_loop, transmit_stamps
 from ippm.io.batch import LinuxReceiver
 from ippm.io.clock import clock_state, now_ntp
 from ippm.io.options import ServerOptions, TwpingOptions
@@ -309,6 +309,34 @@ def test_a_way_that_is_not_known_is_named_where_it_is_given() -> None:
     ):
         with pytest.raises(ConfigurationError, match="auto, portable, linux"):
             options()
+
+
+@pytest.mark.parametrize("octets", [0, 3_000, 1 << 30])
+def test_replies_that_wait_to_be_looked_at_are_bounded(monkeypatch: pytest.MonkeyPatch, octets: int) -> None:
+    """Packets without a pause: there is no time to look at a reply before the last one is sent."""
+    waiting: list[int] = []
+
+    class Watched(LinuxReplies if LinuxReceiver.is_known_here() else PortableReplies):  # type: ignore[misc]
+        def take(self, limit: int = 32) -> int:
+            waiting.append(self.waiting)
+            return int(super().take(limit))
+
+    monkeypatch.setattr(sender_loop, "MOST_UNREAD_OCTETS", octets)
+    monkeypatch.setattr(sender_loop, "make_replies", lambda sock, _io, longest, _control: Watched(sock, longest))
+    reflector = Reflector()
+    there = open_test_socket("127.0.0.1")
+    with open_test_socket("127.0.0.1") as sock:
+        local, remote = sock.getsockname(), there.getsockname()
+        reflector.add_session(ReflectorPlan(SID, 1, None, remote, local), there)
+        reflector.start(SID)
+        start = ntp_add_ns(now_ntp(), -1_000_000)
+        plan = SenderPlan(SID, 1, None, local, remote, 2_000, FixedSchedule(0), start, timeout_ns=20 * 10**9)
+        records = run_sender(plan, sock)
+    reflector.close()
+    assert records.received == records.sent == 2_000
+    most = octets // (41 + sender_loop.UNREAD_OCTETS)
+    # While packets are sent at most one call more than the bound waits.
+    assert max(waiting) <= most + 32
 
 
 # Pacing.
