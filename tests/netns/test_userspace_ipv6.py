@@ -193,6 +193,35 @@ def test_both_families_in_one_child_sa(hosts: Hosts) -> None:
     assert a.query()["packets_out"] == 2
 
 
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+def test_packets_that_wait_together_go_each_its_own_way(udp: bool) -> None:
+    """What the loop finds at once, more than it takes at once: Child SAs over both families, packets short and long."""
+    six = {"key": "six", "spis": [0x3001, 0x3002], "seed": 2, **OUTER6}
+    with two_hosts(mtu=40_000) as both:
+        a, b = both
+        for host, address, address6 in ((a, A, A6), (b, B, B6)):
+            host.open()
+            if udp:
+                host.attach(host=address)
+                host.attach(host=address6)
+        install(both, udp=udp)
+        install(both, udp=udp, **six)
+        a.hold()
+        for number in range(40):
+            for to in (B, B6):
+                assert a.udp_send(to=to, port=9, octets=30_000 if number % 8 == 7 else 100 + number) == ""
+        a.capture_start(interface="v0", ipv6=True)
+        a.release()
+        deadline = time.monotonic() + 10
+        while any(b.query(key=key)["packets_in"] < 40 for key in ("one", "six")):
+            assert time.monotonic() < deadline, [b.query(key=key) for key in ("one", "six")]
+        assert max(len(packet) for packet in between_hosts(a.capture_stop())) > 30_000
+        for host in both:
+            for key in ("one", "six"):
+                assert host.query(key=key)["errors"] == host.query(key=key)["drops"] == {}
+        assert a.query()["packets_out"] == a.query(key="six")["packets_out"] == 40
+
+
 def test_ports_of_later_fragments_are_known(hosts: Hosts) -> None:
     a, b = hosts
     install(hosts, ts_a=[[f"{A6}/128", UDP_PROTOCOL]], ts_b=[[f"{B6}/128", UDP_PROTOCOL, 7, 7]], **OUTER6)

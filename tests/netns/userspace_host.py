@@ -269,8 +269,9 @@ class Host:
 
     def udp_send(self, to: str, port: int, octets: int, local_port: int = 0) -> str:
         """Send one datagram and wait for nothing; the error, if there was one at once."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.bind(("0.0.0.0", local_port))
+        family = socket.AF_INET6 if ":" in to else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", local_port))
             try:
                 sock.sendto(bytes(octets), (to, port))
             except OSError as error:
