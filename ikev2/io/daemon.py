@@ -290,6 +290,7 @@ class Daemon:
 
         if not issubclass(kind, UserspaceBackend):
             raise ConfigurationError(f"--pcap-esp needs ESP in userspace (--backend userspace), not {kind.name}")
+        self._warn(f"WARNING: {esp_trace.path} gets in clear what ESP protects")
         return kind(trace=esp_trace)
 
     def _warn(self, text: str) -> None:

@@ -54,8 +54,12 @@ class Ours(Started):
         *,
         impairments: Sequence[str] = (),
         capture: Capture | None = None,
+        options: Sequence[str] = (),
     ) -> None:
-        """`document` is the configuration without secrets and sockets; `psk` is hexadecimal after 0x."""
+        """`document` is the configuration without secrets and sockets; `psk` is hexadecimal after 0x.
+
+        `options` are further words for `ikev2 run`.
+        """
         self.namespace = namespace
         self.directory = directory
         self.log_path = directory / "ours.log"
@@ -65,6 +69,7 @@ class Ours(Started):
         self._psk = psk
         self._impairments = tuple(impairments)
         self._capture = capture
+        self._options = tuple(options)
         self._control = directory / "control"
         self._agent = directory / "agent"
         self._process: subprocess.Popen[Any] | None = None
@@ -99,6 +104,7 @@ class Ours(Started):
             argv += ["--pcap", str(self._capture.path), "--pcap-interface", self._capture.interface]
         for knob in self._impairments:
             argv += ["--impair", knob]
+        argv += self._options
         with self.log_path.open("ab") as log:
             self._process = start_and_wait(self.namespace, argv, self.directory, self.log, os.environ, log)
 

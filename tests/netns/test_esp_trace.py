@@ -6,9 +6,12 @@ what is outside: it must be what is inside.
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +26,9 @@ from esp_support import child_pair
 from userspace_hosts import A6, B6, A, B, two_hosts, why_not
 
 from ikev2.core.types import Mode
+from ikev2.io.netns import TwoHosts
 from ikev2.io.pcap import read_capture
+from interop.peers.ours import Ours
 
 _reason = why_not() or ("" if shutil.which("tshark") else "tshark is not installed")
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(_reason), reason=_reason)]
@@ -118,6 +123,49 @@ def test_what_is_outside_is_on_the_link_and_opens_to_what_is_inside(
     for outside, inside, from_a in ((seen[1], seen[0], True), (seen[2], seen[3], False)):
         found = opened(outside.data, mode, from_a=from_a, addresses=addresses)
         assert comparable(found) == comparable(inside.data)
+
+
+@pytest.mark.skipif(shutil.which("ping") is None, reason="ping is not installed")
+def test_the_command_traces_what_wireshark_decrypts_with_the_key_log(tmp_path: Path) -> None:
+    """`ikev2 run --pcap-esp --keylog` at both ends: IKE, and ESP whose inside tshark finds in the outside."""
+    path = tmp_path / "trace.pcapng"
+    psk = "0x" + secrets.token_hex(16)
+    with TwoHosts() as hosts, ExitStack() as stack:
+        ends = {}
+        for here, there in (("b", "a"), ("a", "b")):
+            addresses = {"a": hosts.address_a, "b": hosts.address_b}
+            connection = {
+                "local_addrs": [addresses[here]],
+                "remote_addrs": [addresses[there]],
+                "local": {"id": f"{here}.example"},
+                "remote": {"id": f"{there}.example"},
+                "children": {"net": {"esp_proposals": ["aes128gcm16"]}},
+            }
+            document = {"connections": {"lab": connection}, "endpoint": {"backend": "userspace"}}
+            options = ("--pcap", str(path), "--pcap-esp") if here == "a" else ()
+            ends[here] = stack.enter_context(
+                Ours(hosts.host(here), tmp_path / here, document, psk, options=options)
+            )
+        ends["a"].up("lab")
+        done = hosts.run("a", ["ping", "-c", "2", "-i", "0.2", hosts.address_b], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"WARNING: {path} gets in clear what ESP protects" in ends["a"].log_path.read_text()
+    argv = ["tshark", "-r", str(path), "-T", "fields", "-E", "separator=|"]
+    for field in ("frame.interface_name", "esp.sequence", "icmp.type", "icmp.seq"):
+        argv += ["-e", field]
+    keys = os.environ | {"WIRESHARK_CONFIG_DIR": str(tmp_path / "a" / "keys")}
+    rows = subprocess.run(argv, env=keys, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert rows[0].startswith("ike|")
+    assert [row for row in rows if row.startswith("esp-")] == [
+        row
+        for number in (1, 2)
+        for row in (
+            f"esp-inside||8|{number}",
+            f"esp-outside|{number}|8|{number}",
+            f"esp-outside|{number}|0|{number}",
+            f"esp-inside||0|{number}",
+        )
+    ]
 
 
 def test_what_was_dropped_has_its_reason(tmp_path: Path) -> None:
