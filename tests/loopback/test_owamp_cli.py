@@ -212,12 +212,23 @@ def test_usage_is_exit_status_2(arguments: tuple[str, ...]) -> None:
     assert ippm("fetch", "127.0.0.1", "abc").returncode == 2
 
 
-def test_ctrl_c_ends_a_run_with_what_there_is(port: str) -> None:
-    command = [*COMMAND, "owping", "-c", "100000", "-i", "0.001", "-L", "0.1", "--json", f"127.0.0.1:{port}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
-        time.sleep(2)
-        client.send_signal(signal.SIGINT)
-        text, log = client.communicate(timeout=20)
+def test_ctrl_c_ends_a_run_with_what_there_is(tmp_path: Path) -> None:
+    """When records are in the server's files, packets go both ways: the sessions start at one time."""
+    serve = [*COMMAND, "serve", "--listen", "127.0.0.1:0", "--owamp-port", "0", "-P", "29400-29409"]
+    with subprocess.Popen([*serve, "--data", str(tmp_path)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().split()[-1]
+        command = [*COMMAND, "owping", "-c", "100000", "-i", "0.001", "-L", "0.1", "--json", f"127.0.0.1:{port}"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+            deadline = time.monotonic() + 60
+            while not any(path.stat().st_size > 10_000 for path in tmp_path.rglob("*") if path.is_file()):
+                assert time.monotonic() < deadline
+                assert client.poll() is None
+                time.sleep(0.02)
+            client.send_signal(signal.SIGINT)
+            text, log = client.communicate(timeout=20)
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=20)
     assert client.returncode == 0, log
     results = json.loads(text)["results"]
     assert len(results) == 2
