@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ippm.cli.common import bind_to_device
+from ippm.cli.common import FiniteRange, bind_to_device
 
 if TYPE_CHECKING:
     from ippm.cli.keys import Keys
@@ -32,7 +32,7 @@ def packet_options(command: Command) -> Command:
         click.option(
             "-L",
             "timeout_s",
-            type=click.FloatRange(0),
+            type=FiniteRange(0),
             default=2.0,
             show_default=True,
             help="Seconds until a packet counts as lost.",
@@ -55,7 +55,7 @@ def continuous_options(command: Command) -> Command:
         click.option(
             "--period",
             "period_s",
-            type=click.FloatRange(0.1, 86400),
+            type=FiniteRange(0.1, 86400),
             default=10.0,
             show_default=True,
             metavar="SECONDS",

@@ -5,6 +5,7 @@ Exit status: 0 done, 1 the operation failed or the peer refused, 2 usage or conf
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -18,6 +19,17 @@ T = TypeVar("T")
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_THRESHOLD = 3
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without `nan`, which click takes for one in every range, and without `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or click's error."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def end(message: str, status: int) -> NoReturn:

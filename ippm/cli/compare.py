@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
+from ippm.cli.common import EXIT_THRESHOLD, FiniteRange, end, one_line_errors
 
 LEVELS = {"25": 250_000, "10": 100_000, "5": 50_000, "2.5": 25_000, "1": 10_000}
 """Percent as they are written, and millionths."""
@@ -40,7 +40,7 @@ LEVELS = {"25": 250_000, "10": 100_000, "5": 50_000, "2.5": 25_000, "1": 10_000}
 @click.option(
     "--resolution",
     "resolution_s",
-    type=click.FloatRange(1e-9, 1),
+    type=FiniteRange(1e-9, 1),
     default=1e-9,
     metavar="SECONDS",
     help="Round to this first: what the stamps cannot tell is no difference. 1e-9 by default.",

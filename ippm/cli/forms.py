@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ippm.cli.common import FiniteRange
+
 if TYPE_CHECKING:
     from ippm.core.session_sender import SenderPlan, SenderRecords
     from ippm.report.forms import Form
@@ -77,7 +79,7 @@ def form_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "-b",
             "bucket_width",
-            type=click.FloatRange(1e-9, 1),
+            type=FiniteRange(1e-9, 1),
             metavar="SECONDS",
             help="Width of histogram buckets: 0.0001 in -M, 0.001 in pscheduler.",
         ),

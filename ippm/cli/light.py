@@ -18,7 +18,7 @@ from ippm.cli.client import (
     sending_options,
     stamps_of,
 )
-from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
+from ippm.cli.common import EXIT_THRESHOLD, FiniteRange, end, one_line_errors
 
 if TYPE_CHECKING:
     from ippm.io.light import LightAgreement
@@ -190,7 +190,7 @@ def _network(text: str) -> Any:
 @click.option(
     "--numbered", is_flag=True, help="The reflector numbers its replies itself: tell losses of the two ways apart."
 )
-@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@click.option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.argument("host", metavar="HOST[:PORT]")

@@ -22,7 +22,7 @@ from ippm.cli.client import (
     sending_options,
     stamps_of,
 )
-from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
+from ippm.cli.common import EXIT_THRESHOLD, FiniteRange, end, one_line_errors
 from ippm.cli.compare import compare
 from ippm.cli.decode import decode
 from ippm.cli.forms import FORM_PARAMETERS, form_options, print_two_way
@@ -78,9 +78,7 @@ NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_lo
     metavar="N",
     help="So many octets of padding are to come back unchanged (implies the feature reflect-octets).",
 )
-@click.option(
-    "-z", "start_delay_s", type=click.FloatRange(0), default=0.0, help="Seconds to wait before the start."
-)
+@click.option("-z", "start_delay_s", type=FiniteRange(0), default=0.0, help="Seconds to wait before the start.")
 @click.option(
     "-A",
     "mode",
@@ -100,10 +98,10 @@ NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_lo
     show_default=True,
     help="Largest PBKDF2 Count to take from a server.",
 )
-@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@click.option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
 @click.option(
     "--max-delay",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     metavar="MS",
     help="Exit with 3 when the median round-trip time is longer.",
 )

@@ -24,6 +24,7 @@ from ippm.cli.client import (
 from ippm.cli.common import (
     EXIT_FAILED,
     EXIT_THRESHOLD,
+    FiniteRange,
     end,
     one_line_errors,
 )
@@ -78,7 +79,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "-z",
     "start_delay_s",
-    type=click.FloatRange(0),
+    type=FiniteRange(0),
     default=0.25,
     show_default=True,
     help="Seconds from the request to the first packet.",
@@ -86,7 +87,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports of test packets.")
 @sending_options
 @click.option("-d", "save", metavar="DIR", help="Save the data of each session here, in a file SID.owp.")
-@click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@click.option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
 @continuous_options
 @connection_options
 @click.argument("host", metavar="HOST[:PORT]")

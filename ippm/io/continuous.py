@@ -27,6 +27,7 @@ from ippm.io.reporter import Reporter
 from ippm.io.sender_loop import STOP_CHECK_NS, SenderLoop, padding_of
 from ippm.io.twamp_client import TwampClient, open_session, sender_plan, while_watched
 from ippm.report.rolling import RollingReport, SessionWords
+from ippm.timestamps import unix_ns_from_ntp
 
 MOST_PACKETS = 1 << 32
 """As many as there are sequence numbers. RFC 4656 section 4.1.2."""
@@ -87,7 +88,8 @@ async def _one_session(
         if options.exponential:
             plan = replace(plan, schedule=poisson_stream(int(options.interval_s * 1e9), session.sid))
         await client.start_sessions()
-        words = SessionWords(plan.sid, session.mode.word, plan.local, plan.remote, time.time_ns())
+        start_unix_ns = unix_ns_from_ntp(plan.start_time) if plan.start_time else time.time_ns()
+        words = SessionWords(plan.sid, session.mode.word, plan.local, plan.remote, start_unix_ns)
         await while_watched(
             client,
             lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take((words, period)), options),

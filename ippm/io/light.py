@@ -21,6 +21,7 @@ from ippm.crypto import SessionKeys
 from ippm.errors import ConfigurationError, ConnectionFailed, IppmError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_BITS, SECURITY_BITS, TWAMP_PORT, Mode
 from ippm.io.clock import SystemClock, clock_state, utc_offset_s
+from ippm.io.options import check_stream
 from ippm.io.pacing import StopSignal, frozen_heap
 from ippm.io.realtime import check_realtime
 from ippm.io.reflector_loop import Reflector
@@ -135,6 +136,9 @@ class LightSender:
     io: str = "auto"
     stamps: StampOptions = DEFAULT_STAMPS
     realtime: bool = False
+
+    def __post_init__(self) -> None:
+        check_stream(self)
 
     def plan(self, local: tuple[str, int], remote: tuple[str, int]) -> SenderPlan:
         """What the Session-Sender does."""

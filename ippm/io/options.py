@@ -6,9 +6,9 @@ RFC 5357 section 3, RFC 4656 section 6.5.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ippm.errors import ConfigurationError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_WORDS, SECURITY_BITS, TWAMP_PORT, Mode, features_of
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MarkCallback = Callable[[socket.socket], None]
 """Called with each socket before it is bound: SO_MARK, SO_BINDTODEVICE, a socket policy."""
+
+LONGEST_STREAM_S = 5 * 366 * 86_400
+"""Times in schedules have 32 bits of seconds, and an exponential interval may be 23 times its mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,22 +185,63 @@ def check_tw_auth_pad(octets: int) -> None:
         raise ConfigurationError(f"tw_auth_pad = {octets}: 64 or 56")
 
 
-def check_run(options: TwpingOptions | OwpingOptions) -> None:
-    """Raises ConfigurationError when a field of the options is out of range."""
+def check_run(options: TwpingOptions | OwpingOptions, intervals_s: Sequence[float] = ()) -> None:
+    """Raises ConfigurationError when a field of the options is out of range; `intervals_s` as in `check_stream`."""
     is_linux(options.io)
     for name in ("local_port_range", "test_port_range"):
         ports = getattr(options, name)
         if ports is not None:
             check_port_range(name, ports)
-    if not 0 < options.count < 1 << 32:
-        raise ConfigurationError(f"count = {options.count}: at least one packet")
-    for name in ("interval_s", "timeout_s", "start_delay_s"):  # rfc4656-s4.1.1-05
-        if not 0 <= getattr(options, name) < 1 << 31:
-            raise ConfigurationError(f"{name} = {getattr(options, name)}: seconds, not negative")
-    if not 0 <= options.padding <= 65000:
-        raise ConfigurationError(f"padding = {options.padding}: 0 to 65000 octets")
-    if not 0 <= options.dscp < 64:
-        raise ConfigurationError(f"dscp = {options.dscp}: 0 to 63")
+    _check_seconds("start_delay_s", options.start_delay_s)
+    check_stream(options, intervals_s)
+
+
+class Stream(Protocol):
+    """What every sender is told of its packets."""
+
+    @property
+    def count(self) -> int:
+        """Packets."""
+
+    @property
+    def interval_s(self) -> float:
+        """From one to the next, on average."""
+
+    @property
+    def timeout_s(self) -> float:
+        """Until a packet counts as lost."""
+
+    @property
+    def padding(self) -> int:
+        """Octets."""
+
+    @property
+    def dscp(self) -> int:
+        """Six bits."""
+
+
+def check_stream(stream: Stream, intervals_s: Sequence[float] = ()) -> None:
+    """Raises ConfigurationError when what is to be sent is out of range; `intervals_s` stand for `interval_s`."""
+    if not 0 < stream.count < 1 << 32:
+        raise ConfigurationError(f"count = {stream.count}: at least one packet")
+    intervals_s = intervals_s or (stream.interval_s,)
+    for interval_s in intervals_s:
+        _check_seconds("interval_s", interval_s)
+    _check_seconds("timeout_s", stream.timeout_s)  # rfc4656-s4.1.1-05
+    mean_s = sum(intervals_s) / len(intervals_s)
+    if mean_s * (stream.count - 1) > LONGEST_STREAM_S:
+        raise ConfigurationError(
+            f"interval_s = {mean_s:g}: {stream.count} packets take longer than {LONGEST_STREAM_S} seconds (five years)"
+        )
+    if not 0 <= stream.padding <= 65000:
+        raise ConfigurationError(f"padding = {stream.padding}: 0 to 65000 octets")
+    if not 0 <= stream.dscp < 64:
+        raise ConfigurationError(f"dscp = {stream.dscp}: 0 to 63")
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if not 0 <= seconds <= LONGEST_STREAM_S:
+        raise ConfigurationError(f"{name} = {seconds:g}: 0 to {LONGEST_STREAM_S} seconds")
 
 
 def check_port(name: str, port: int) -> None:

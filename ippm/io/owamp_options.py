@@ -131,7 +131,7 @@ class OwpingOptions:
         check_port("port", self.port)
         if not (self.to_server or self.from_server):
             raise ConfigurationError("to_server or from_server, or both")
-        check_run(self)
+        check_run(self, [seconds for _, seconds in self.schedule])
 
     @property
     def security(self) -> Mode:

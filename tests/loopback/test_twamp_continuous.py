@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -77,6 +78,13 @@ def test_periods_of_one_session(mode: str, exponential: bool) -> None:
     assert end["total"]["sent"] == sum(line["sent"] for line in periods) > 0
     assert end["total"]["lost"] == 0
     assert end["total"]["delay"]["count"] == end["total"]["received"]
+
+
+def test_periods_begin_with_the_session_when_that_was_to_begin_later() -> None:
+    before = time.time_ns()
+    *periods, _ = measured(replace(PING, start_delay_s=0.3))
+    assert periods[0]["start_unix_ns"] >= before + 300_000_000 - 1_000
+    assert periods[1]["start_unix_ns"] == periods[0]["end_unix_ns"]
 
 
 def test_one_session_after_the_other_on_one_connection() -> None:

@@ -53,3 +53,36 @@ def test_what_a_command_does_not_need_is_not_imported(arguments: list[str], neve
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(
+    "words",
+    [["twping", "-L"], ["twping", "-b"], ["twping", "--max-delay"], ["twping", "--max-loss"], ["owping", "-z"],
+     ["owping", "--period"], ["light", "send", "-L"], ["compare", "--resolution"]],
+)  # fmt: skip
+def test_what_is_no_number_is_a_usage_error(words: list[str], value: str) -> None:
+    shown = CliRunner().invoke(cli, [*words, value, "127.0.0.1:1", "127.0.0.1:1"])
+    assert shown.exit_code == 2
+    assert f"Invalid value for '{words[-1]}'" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["twping", "-i", "2000000000e", "-c", "10"], "interval_s = 2e+09: 0 to 158112000 seconds"),
+        (
+            ["twping", "-i", "100000000e", "-c", "10"],
+            "interval_s = 1e+08: 10 packets take longer than 158112000 seconds",
+        ),
+        (["owping", "-i", "0.1,99999999999f"], "interval_s = 1e+11: 0 to"),
+        (["light", "send", "-i", "2000000000e"], "interval_s = 2e+09: 0 to"),
+        (["light", "send", "-L", "1e300"], "timeout_s = 1e+300: 0 to"),
+        (["twping", "-z", "1e12"], "start_delay_s = 1e+12: 0 to"),
+    ],
+)
+def test_what_no_schedule_can_hold_is_one_line(words: list[str], told: str) -> None:
+    shown = CliRunner().invoke(cli, [*words, "127.0.0.1:1"])
+    assert shown.exit_code == 2
+    assert shown.output.startswith(f"ippm: {told}")
+    assert shown.output.count("\n") == 1
