@@ -281,9 +281,13 @@ class SessionSender:
         return self._view
 
     def repack(self, sequence: int, timestamp: int, error_estimate: int) -> memoryview:
-        """`pack` once more with a new stamp, when the system did not take the packet the first time."""
+        """`pack` once more with a new stamp, when the system did not take the packet the first time.
+
+        How late it is stays what the first time said: the second follows at once.
+        """
         self._sent -= 1
-        return self.pack(sequence, timestamp, error_estimate)
+        records, index = self._new_element(sequence)
+        return self.pack(sequence, timestamp, error_estimate, records.send_error_ns[index])
 
     def unsent(self, sequence: int) -> None:
         """Takes back `pack`: the system did not take the packet."""

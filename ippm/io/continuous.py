@@ -61,8 +61,8 @@ async def run_continuous(
         with frozen_heap():
             async with await TwampClient.connect(options, provider, entropy) as client:
                 while True:
-                    await _one_session(client, options, session_packets, int(period_s * 1e9), reporter, stop)
-                    if stop is not None and stop():
+                    await _one_session(client, options, session_packets, int(period_s * 1e9), reporter)
+                    if reporter.stop():
                         break
     except IppmError as raised:
         error = str(raised)
@@ -80,7 +80,6 @@ async def _one_session(
     packets: int,
     period_ns: int,
     reporter: _PeriodReporter,
-    stop: StopSignal | None,
 ) -> None:
     with ExitStack() as stack:
         sock, session = await open_session(client, options, stack)
@@ -93,7 +92,7 @@ async def _one_session(
         await while_watched(
             client,
             lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take((words, period)), options),
-            stop,
+            reporter.stop,
         )
         await client.stop_sessions()
 

@@ -63,7 +63,7 @@ async def run_continuous_owping(
     error: str | None = None
     chain = _Chain(options, provider, entropy or SystemEntropy(), reporter)
     try:
-        await chain.run(min(LEAD_S, period_s / 2), stop)
+        await chain.run(min(LEAD_S, period_s / 2), reporter.stop)
     except IppmError as raised:
         error = str(raised)
         raise

@@ -28,14 +28,18 @@ class Lines(Protocol[Item]):
 
 
 class Reporter(Generic[Item]):
-    """Calls `report` with each line; what it raises ends the measurement by way of `stop`, and is raised by `close`."""
+    """Calls `report` with each line; what it raises ends the measurement by way of `stop`, and is raised by `close`.
+
+    `stop` is the one that was given, or one of its own, which lasts until `close`.
+    """
 
     def __init__(
         self, lines: Lines[Item], report: Callable[[dict[str, Any]], None], stop: StopSignal | None
     ) -> None:
         self._lines = lines
         self._report = report
-        self._stop = stop
+        self._own_stop = stop is None
+        self.stop = StopSignal() if stop is None else stop
         self._waiting: queue.Queue[Item | None] = queue.Queue(MOST_WAITING)
         self._raised: BaseException | None = None
         self._dropped = 0
@@ -53,6 +57,8 @@ class Reporter(Generic[Item]):
         """Report what waits, and the end. Raises what `report` raised."""
         self._waiting.put(None)
         self._thread.join()
+        if self._own_stop:
+            self.stop.close()
         if self._raised is None:
             self._report(self._lines.end(error, self._dropped))
         else:
@@ -66,5 +72,4 @@ class Reporter(Generic[Item]):
                 self._report(self._lines.line(item))
             except Exception as error:
                 self._raised = error
-                if self._stop is not None:
-                    self._stop.set()
+                self.stop.set()

@@ -234,8 +234,11 @@ class SenderLoop:
         self._stamps.failed()
         if isinstance(error, ConnectionRefusedError):
             # An ICMP error that an earlier packet caused; this one has not been sent yet.
-            with contextlib.suppress(ConnectionRefusedError):
+            try:
                 self._sock.send(session.repack(sequence, now_ntp(), self._clock.error_estimate))
+            except OSError as again:
+                error = again
+            else:
                 return
         session.unsent(sequence)
         if not is_transient(error):

@@ -137,6 +137,25 @@ def test_a_server_that_goes_is_an_error_with_a_last_line() -> None:
     assert lines[-1]["total"]["to"]["sent"] > 0
 
 
+def test_what_the_reader_of_the_lines_raises_ends_it() -> None:
+    async def run() -> None:
+        server = OwampServer(OPTIONS)
+        await server.start()
+
+        def report(line: dict[str, Any]) -> None:
+            raise BrokenPipeError
+
+        try:
+            async with asyncio.timeout(60) as limit:
+                await run_continuous_owping(replace(PING, port=server.port), report=report, period_s=1.0)
+        finally:
+            await server.stop()
+            assert not limit.expired()
+
+    with pytest.raises(BrokenPipeError):
+        asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     ("change", "period_s", "words"),
     [

@@ -7,6 +7,7 @@ Session-Sender                    Session-Reflector
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -193,16 +194,29 @@ def test_a_packet_that_is_handed_over_twice_carries_the_later_time() -> None:
         assert loop.session.records.sent == 1
 
 
-class RefusesOnce:
-    """A socket that takes a packet only when it is sent again."""
+def test_a_packet_that_is_not_taken_the_second_time_does_not_end_the_run() -> None:
+    """First an ICMP error of before, then a queue that is full for the moment."""
+    with open_test_socket("127.0.0.1") as sock:
+        plan = SenderPlan(SID, 1, None, sock.getsockname(), ("127.0.0.1", 9), 1, timeout_ns=1)
+        loop = SenderLoop(SessionSender(plan), sock, None, SystemClock(), "auto")
+        loop._sock = RefusesOnce(OSError(errno.ENOBUFS, "no room"))  # type: ignore[assignment]
+        loop._send(0, time.monotonic_ns(), 0)
+        assert (loop.session.records.sent, loop.session.records.send_failed) == (0, 1)
 
-    def __init__(self) -> None:
+
+class RefusesOnce:
+    """A socket that takes a packet only when it is sent again; `then` is raised when it is."""
+
+    def __init__(self, then: OSError | None = None) -> None:
         self.packets: list[bytes] = []
+        self._then = then
 
     def send(self, packet: memoryview) -> int:
         self.packets.append(bytes(packet))
         if len(self.packets) == 1:
             raise ConnectionRefusedError
+        if self._then is not None:
+            raise self._then
         return len(packet)
 
 

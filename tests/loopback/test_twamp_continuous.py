@@ -152,21 +152,24 @@ def test_a_measurement_that_is_cancelled_has_a_last_line() -> None:
     assert (lines[-1]["kind"], lines[-1]["ok"], lines[-1]["error"]) == ("end", False, "interrupted")
 
 
-def test_what_the_reader_of_the_lines_raises_ends_it() -> None:
+@pytest.mark.parametrize("given", [True, False])
+def test_what_the_reader_of_the_lines_raises_ends_it(given: bool) -> None:
     async def run() -> None:
         server = TwampServer(OPTIONS)
         await server.start()
-        stop = StopSignal()
+        stop = StopSignal() if given else None
 
         def report(line: dict[str, Any]) -> None:
             raise BrokenPipeError
 
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(60) as limit:
                 await run_continuous(replace(PING, port=server.port), report=report, period_s=0.1, stop=stop)
         finally:
-            stop.close()
+            if stop is not None:
+                stop.close()
             await server.stop()
+            assert not limit.expired()
 
     with pytest.raises(BrokenPipeError):
         asyncio.run(run())

@@ -146,9 +146,11 @@ def test_a_packet_that_the_system_did_not_take_was_not_sent() -> None:
     session = sender(count=2)
     session.unsent(1)
     assert (session.records.sent, session.records.send_failed, session.outstanding) == (1, 1, 1)
-    session.repack(0, T0 + 5, 0x8A01)
-    assert session.records.t1[0] == T0 + 5
-    assert session.outstanding == 1
+    session.pack(1, T0 + 4, 0x8A01, late_ns=7_000)
+    session.repack(1, T0 + 5, 0x8A01)
+    assert session.records.t1[1] == T0 + 5
+    assert session.records.send_error_ns[1] == 7_000  # as late as it was
+    assert session.outstanding == 2
 
 
 @pytest.mark.req("rfc4656-s4.1.2-09", "rfc5357-s4.2.1-07")
