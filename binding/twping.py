@@ -148,6 +148,8 @@ def measure_requests(
                 local_port_range=measurement.bypass_ports if way == "bypass" else None,
                 require_ikev2=measurement.require_ikev2 and mode != "open",
                 path=way,
+                io=options.get("io", "auto"),
+                realtime=options.get("realtime", False),
             ),
             measurement,
             way,

@@ -280,6 +280,9 @@ def test_path_both_is_two_requests_the_bypass_with_its_ports(tmp_path: Path) -> 
             True,
         )
         assert (options.tw_auth_pad, options.equal_size) == (56, True)
+        assert (options.io, options.realtime) == ("auto", False)
+    bypass, _ = measure_requests(config, "192.0.2.2", {**OPTIONS, "io": "portable", "realtime": True})
+    assert (bypass.destination.io, bypass.destination.realtime) == ("portable", True)
 
 
 def test_open_mode_needs_no_keys_from_ikev2(tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ def test_path_both_is_two_requests_each_with_both_directions(tmp_path: Path) -> 
         assert (options.to_server, options.from_server, options.path) == (True, True, request.path)
         assert options.schedule == ((True, 0.1), (False, 0.02))
         assert (options.padding, options.dscp, options.count) == (3, 46, 10)
+    (bypass, _) = one_way_requests(config, "192.0.2.2", {**OPTIONS, "io": "linux", "realtime": True})
+    assert (bypass.destination.io, bypass.destination.realtime) == ("linux", True)
 
 
 def test_directions_ports_and_modes(tmp_path: Path) -> None:
