@@ -10,9 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from ippm.core.owamp_events import OwampSession, Owner
 from ippm.core.session_receiver import ReceiverResult, SessionEnd, maximum_records
 from ippm.errors import InvalidMessage, LocalProtocolError, RefuseSession
 from ippm.iana import Accept, Mode
+from ippm.io.own_directory import OwnDirectory
 from ippm.wire.packet_record import RECORD_OCTETS
 from ippm.wire.request_session import RequestSession
 from ippm.wire.skip_ranges import SkipRange
@@ -98,14 +97,17 @@ class SessionStore:
         self, directory: Path | None, *, octets: int, open_octets: int, usage: LimitUsage | None = None
     ) -> None:
         self._usage = usage
-        self._temporary = directory is None
-        self.directory = Path(tempfile.mkdtemp(prefix="owamp-")) if directory is None else directory
-        self.made = self._temporary or not self.directory.exists()
+        self._own: OwnDirectory | None = None
+        if directory is None:
+            self._own = OwnDirectory("owamp-")
+            directory = self._own.path
+        self.directory = directory
+        self.made = self._own is not None or not self.directory.exists()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._limits = {True: octets, False: open_octets}
         self._lock = threading.Lock()
         self._sessions: dict[bytes, _Entry] = {}
-        if not self._temporary:
+        if self._own is None:
             self._load()
 
     def create(self, session: OwampSession, owner: Owner) -> SessionFile:
@@ -176,8 +178,8 @@ class SessionStore:
 
     def close(self) -> None:
         """Remove what is temporary."""
-        if self._temporary:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        if self._own is not None:
+            self._own.remove()
 
     def records_path(self, sid: bytes) -> Path:
         """The file of the records."""
