@@ -61,7 +61,7 @@ async def run_continuous(
         with frozen_heap():
             async with await TwampClient.connect(options, provider, entropy) as client:
                 while True:
-                    await _one_session(client, options, session_packets, int(period_s * 1e9), reporter)
+                    await _one_session(client, options, session_packets, round(period_s * 1e9), reporter)
                     if reporter.stop():
                         break
     except IppmError as raised:
@@ -85,7 +85,7 @@ async def _one_session(
         sock, session = await open_session(client, options, stack)
         plan = replace(sender_plan(replace(options, count=1), session), count=packets)
         if options.exponential:
-            plan = replace(plan, schedule=poisson_stream(int(options.interval_s * 1e9), session.sid))
+            plan = replace(plan, schedule=poisson_stream(round(options.interval_s * 1e9), session.sid))
         await client.start_sessions()
         start_unix_ns = unix_ns_from_ntp(plan.start_time) if plan.start_time else time.time_ns()
         words = SessionWords(plan.sid, session.mode.word, plan.local, plan.remote, start_unix_ns)

@@ -126,7 +126,7 @@ class _Chain:
             await client.close()
 
     async def _periods(self, lead_s: float, stop: StopSignal | None) -> None:
-        starts = dict.fromkeys(self._ways(), ntp_add_ns(now_ntp(), int(self._options.start_delay_s * 1e9)))
+        starts = dict.fromkeys(self._ways(), ntp_add_ns(now_ntp(), round(self._options.start_delay_s * 1e9)))
         number = 0
         while stop is None or not stop():
             client = await self._client()

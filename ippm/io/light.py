@@ -142,7 +142,7 @@ class LightSender:
 
     def plan(self, local: tuple[str, int], remote: tuple[str, int]) -> SenderPlan:
         """What the Session-Sender does."""
-        agreement, interval_ns = self.agreement, int(self.interval_s * 1e9)
+        agreement, interval_ns = self.agreement, round(self.interval_s * 1e9)
         schedule: Schedule = FixedSchedule(interval_ns)
         if self.exponential:
             schedule = poisson_schedule(interval_ns, _NO_SID, self.count)
@@ -155,7 +155,7 @@ class LightSender:
             count=self.count,
             schedule=schedule,
             padding_octets=self.padding,
-            timeout_ns=int(self.timeout_s * 1e9),
+            timeout_ns=round(self.timeout_s * 1e9),
             dscp=self.dscp,
             zero_padding=self.zero_padding,
             reflected_octets=agreement.reflected_octets,

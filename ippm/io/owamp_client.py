@@ -242,7 +242,7 @@ class SessionPair:
                     start_time=start_time,
                     sid=new_sid(self._entropy) if server_sends else bytes(16),
                     padding_octets=options.padding,
-                    timeout_ns=int(options.timeout_s * 1e9),
+                    timeout_ns=round(options.timeout_s * 1e9),
                     dscp=options.dscp,
                 )
             )
@@ -390,7 +390,7 @@ def slots_of(options: OwpingOptions) -> tuple[Slot, ...]:
     """The schedule slots that the options ask for."""
     wanted = options.schedule or ((options.exponential, options.interval_s),)
     return tuple(
-        Slot(SlotType.EXPONENTIAL if exponential else SlotType.FIXED, fixed_point_from_ns(int(seconds * 1e9)))
+        Slot(SlotType.EXPONENTIAL if exponential else SlotType.FIXED, fixed_point_from_ns(round(seconds * 1e9)))
         for exponential, seconds in wanted
     )
 
@@ -417,7 +417,7 @@ async def run_owping(
         async with await OwampTcpClient.connect(options, provider, entropy) as client:
             pair = SessionPair(client, options, entropy or SystemEntropy())
             try:
-                start_time = ntp_add_ns(now_ntp(), int(options.start_delay_s * 1e9))
+                start_time = ntp_add_ns(now_ntp(), round(options.start_delay_s * 1e9))
                 await pair.begin(start_time, start_time)
                 return await pair.finish(stop)
             finally:

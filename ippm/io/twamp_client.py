@@ -196,8 +196,8 @@ def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = N
         sender=sender,
         reflector_port=options.reflector_port,
         padding_octets=padding,
-        start_time=ntp_add_ns(now_ntp(), int(options.start_delay_s * 1e9)),
-        timeout_ns=int(options.timeout_s * 1e9),
+        start_time=ntp_add_ns(now_ntp(), round(options.start_delay_s * 1e9)),
+        timeout_ns=round(options.timeout_s * 1e9),
         dscp=options.dscp,
         zero_addresses=options.zero_addresses,
         reflected_octets=options.reflected_octets,
@@ -206,7 +206,7 @@ def session_wish(options: TwpingOptions, sender: Endpoint, mode: Mode | None = N
 
 def sender_plan(options: TwpingOptions, session: TestSession) -> SenderPlan:
     """What the Session-Sender does for an accepted session."""
-    interval_ns = int(options.interval_s * 1e9)
+    interval_ns = round(options.interval_s * 1e9)
     schedule: Schedule = FixedSchedule(interval_ns)
     if options.exponential:
         schedule = poisson_schedule(interval_ns, session.sid, options.count)

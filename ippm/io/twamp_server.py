@@ -154,7 +154,7 @@ class TwampServer(ControlTcpServer):
             local=(session.reflector.host, port),
             remote=session.sender,
             timeout_ns=session.timeout_ns,
-            refwait_ns=int(self.options.refwait_s * 1e9),
+            refwait_ns=round(self.options.refwait_s * 1e9),
             dscp=session.dscp,
             check_peer=self.options.check_peer,
             hmac_counter=self.options.hmac_counter,

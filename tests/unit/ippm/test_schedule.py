@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ippm.core.control_events import Endpoint, TestSession
 from ippm.core.schedule import (
     FixedSchedule,
     Slot,
@@ -18,6 +19,13 @@ from ippm.core.schedule import (
     slot_offsets,
 )
 from ippm.errors import LocalProtocolError
+from ippm.iana import Mode
+from ippm.io.light import LightSender
+from ippm.io.options import TwpingOptions
+from ippm.io.owamp_client import slots_of
+from ippm.io.owamp_options import OwpingOptions
+from ippm.io.twamp_client import sender_plan
+from ippm.timestamps import ns_from_fixed_point
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "rfc4656-appB-exponential.json").read_text())[
     "vectors"
@@ -62,3 +70,17 @@ def test_a_periodic_stream() -> None:
         FixedSchedule(-1)
     with pytest.raises(LocalProtocolError):
         next(slot_offsets([], bytes(16)))
+
+
+# As floats these times a thousand million are below the whole number: 129999.99999999999, 1000999999.9999999.
+@pytest.mark.parametrize(("seconds", "ns"), [(0.00013, 130_000), (1.001, 1_001_000_000), (0.00399, 3_990_000)])
+def test_seconds_are_the_nearest_nanosecond(seconds: float, ns: int) -> None:
+    (slot,) = slots_of(OwpingOptions("192.0.2.1", schedule=((False, seconds),)))
+    assert ns_from_fixed_point(slot.parameter) == ns
+    light = LightSender("192.0.2.1", interval_s=seconds, timeout_s=seconds).plan(
+        ("192.0.2.2", 1), ("192.0.2.1", 862)
+    )
+    assert (light.schedule, light.timeout_ns) == (FixedSchedule(ns), ns)
+    ends = Endpoint("192.0.2.2", 1), Endpoint("192.0.2.1", 862)
+    session = TestSession(bytes(16), Mode.OPEN, None, *ends, 0, 0, ns, 0)
+    assert sender_plan(TwpingOptions("192.0.2.1", interval_s=seconds), session).schedule == FixedSchedule(ns)
