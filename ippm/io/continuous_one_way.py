@@ -2,17 +2,17 @@
 
 OWAMP fixes the number of packets and their schedule before a session starts (RFC 4656 section 3.5), and its records are
 fetched when it has ended (section 3.9). So each period is a session each way, with its Start Time at the last packet of
-the one before: the stream goes on with the same mean interval. A Control connection ends all of its sessions at once
-(section 3.8). So while one period runs, and the one before waits for Timeout and is fetched, the next is asked for on
-another connection; a few take turns.
+the one before: the stream goes on with the same mean interval, and `packets_of_period` keeps both ways together. A
+Control connection ends all of its sessions at once (section 3.8). So while one period runs, and the one before waits
+for Timeout and is fetched, the next is asked for on another connection; a few take turns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ippm.core.session_schedule import mean_interval
@@ -48,7 +48,7 @@ async def run_continuous_owping(
 ) -> None:
     """Measure until `stop`, and call `report`, in another thread, with each period and at last with the end.
 
-    `options.count` says nothing here: a session has as many packets as `period_s` seconds take by the mean interval.
+    `options.count` says nothing here: `packets_of_period` says how many packets a session has.
     Raises IppmError, after the last report, and what `report` raises.
     """
     if not SHORTEST_PERIOD_S <= period_s <= 86400:
@@ -58,10 +58,9 @@ async def run_continuous_owping(
         raise ConfigurationError("an interval of 0 has no period")
     if options.realtime and options.to_server:
         check_realtime(mean_s * 1e9)
-    options = replace(options, count=max(1, round(period_s / mean_s)))
     reporter = Reporter(RollingOneWayReport(options.host, options.path), report, stop)
     error: str | None = None
-    chain = _Chain(options, provider, entropy or SystemEntropy(), reporter)
+    chain = _Chain(options, provider, entropy or SystemEntropy(), reporter, period_s, mean_s)
     try:
         await chain.run(min(LEAD_S, period_s / 2), reporter.stop)
     except IppmError as raised:
@@ -73,6 +72,17 @@ async def run_continuous_owping(
     finally:
         await chain.close()
         await asyncio.to_thread(reporter.close, error)
+
+
+def packets_of_period(starts: Mapping[bool, int], end: int, mean_ns: float) -> dict[bool, int]:
+    """How many packets the session of each way has that starts then (NTP): as many as take it to `end` on average.
+
+    With exponential intervals the two ways part, as any two Poisson streams do: what one was ahead or behind is made
+    up for in its next session, so that they end together and not ever more sessions overlap. How many packets are still
+    to be sent depends on nothing but the past: each stream stays a Poisson stream.
+    """
+    _, latest = first_and_last((*starts.values(), end))
+    return {way: max(1, round(ntp_difference_ns(latest, start) / mean_ns)) for way, start in starts.items()}
 
 
 @dataclass(slots=True)
@@ -92,8 +102,12 @@ class _Chain:
         provider: KeyProvider | None,
         entropy: Entropy,
         reporter: Reporter[OneWayPeriod],
+        period_s: float,
+        mean_s: float,
     ) -> None:
         self._options = options
+        self._period_ns = round(period_s * 1e9)
+        self._mean_ns = mean_s * 1e9
         self._provider = provider
         self._entropy = entropy
         self._reporter = reporter
@@ -126,28 +140,27 @@ class _Chain:
             await client.close()
 
     async def _periods(self, lead_s: float, stop: StopSignal | None) -> None:
-        starts = dict.fromkeys(self._ways(), ntp_add_ns(now_ntp(), round(self._options.start_delay_s * 1e9)))
+        beginning = ntp_add_ns(now_ntp(), round(self._options.start_delay_s * 1e9))
+        starts, before = (dict.fromkeys(self._options.ways, value) for value in (beginning, 0))
         number = 0
         while stop is None or not stop():
             client = await self._client()
             pair = SessionPair(client, self._options, self._entropy)
             try:
-                await pair.begin(starts.get(False, 0), starts.get(True, 0))
+                counts = packets_of_period(
+                    starts, ntp_add_ns(beginning, (number + 1) * self._period_ns), self._mean_ns
+                )
+                await pair.begin(starts, counts)
             except BaseException:
                 await pair.close()
                 await client.close()
                 raise
             starts = {server_sends: pair.last_due(server_sends=server_sends) for server_sends in starts}
             soonest, latest = first_and_last(starts.values())
-            self._start(number, client, pair, latest)
+            self._start(number, client, pair, latest, before)
+            before = {way: before[way] + counts[way] for way in before}
             number += 1
             await self._until(soonest, lead_s, stop)
-
-    def _ways(self) -> list[bool]:
-        """Whether the server sends, for each way that is asked for."""
-        return [
-            way for way, wanted in ((False, self._options.to_server), (True, self._options.from_server)) if wanted
-        ]
 
     async def _client(self) -> OwampTcpClient:
         while self._idle:
@@ -157,9 +170,11 @@ class _Chain:
             await client.close()
         return await OwampTcpClient.connect(self._options, self._provider, self._entropy)
 
-    def _start(self, number: int, client: OwampTcpClient, pair: SessionPair, last_due: int) -> None:
+    def _start(
+        self, number: int, client: OwampTcpClient, pair: SessionPair, last_due: int, packets_before: dict[bool, int]
+    ) -> None:
         signal, before = StopSignal(), list(self._running)
-        task = asyncio.ensure_future(self._period(number, client, pair, signal, before))
+        task = asyncio.ensure_future(self._period(number, client, pair, signal, before, packets_before))
         self._running[task] = _Running(signal, last_due)
         task.add_done_callback(lambda _: self._changed.set())
 
@@ -170,6 +185,7 @@ class _Chain:
         pair: SessionPair,
         signal: StopSignal,
         before: list[asyncio.Task[None]],
+        packets_before: dict[bool, int],
     ) -> None:
         try:
             run = await pair.finish(signal)
@@ -183,7 +199,8 @@ class _Chain:
         if before:  # lines keep the order of the periods
             await asyncio.wait(before)
         if results or run.errors:
-            self._reporter.take(OneWayPeriod(number, results, run.errors, number * self._options.count))
+            first = {"from" if server_sends else "to": packets for server_sends, packets in packets_before.items()}
+            self._reporter.take(OneWayPeriod(number, results, run.errors, first))
 
     async def _until(self, start: int, lead_s: float, stop: StopSignal | None) -> None:
         """Until the next sessions are to be asked for, or `stop`. Raises what ended a period."""

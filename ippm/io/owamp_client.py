@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, Self
@@ -199,12 +199,13 @@ class SessionPair:
         self._changed = asyncio.Event()
         self._stopped = False
 
-    async def begin(self, to_server: int, from_server: int) -> None:
-        """Request the sessions, with these Start Times (NTP timestamps), and start them. Raises IppmError."""
-        if self._options.to_server:
-            await self._request(to_server, server_sends=False)
-        if self._options.from_server:
-            await self._request(from_server, server_sends=True)
+    async def begin(self, starts: Mapping[bool, int], counts: Mapping[bool, int]) -> None:
+        """Request the sessions and start them. Raises IppmError.
+
+        `starts` has the Start Time (NTP) of each way asked for, by whether the server sends; `counts` its packets.
+        """
+        for server_sends, start_time in sorted(starts.items()):
+            await self._request(start_time, counts[server_sends], server_sends=server_sends)
         await self._client.start_sessions()
         for sid, session in self._sessions.items():
             (self._receivers if session.server_sends else self._senders).start(sid)
@@ -217,6 +218,8 @@ class SessionPair:
         """End what still runs."""
         await asyncio.to_thread(self._senders.close)
         await asyncio.to_thread(self._receivers.close)
+        # They call this object, which has them: without a cycle their buffers go at once, not at the next collection.
+        del self._senders, self._receivers
 
     def last_due(self, *, server_sends: bool) -> int:
         """When the last packet of a way is due, an NTP timestamp. LocalProtocolError for a way not asked for."""
@@ -227,7 +230,7 @@ class SessionPair:
                 return (request.start_time + schedule.offset(request.number_of_packets - 1)) % (1 << 64)
         raise LocalProtocolError("there is no session of this way")
 
-    async def _request(self, start_time: int, *, server_sends: bool) -> None:
+    async def _request(self, start_time: int, count: int, *, server_sends: bool) -> None:
         options = self._options
         local = self._client.role.local.host
         ports = options.test_port_range or options.local_port_range or 0
@@ -237,7 +240,7 @@ class SessionPair:
                 OwampWish(
                     here=Endpoint(local, int(sock.getsockname()[1])),
                     server_sends=server_sends,
-                    count=options.count,
+                    count=count,
                     slots=slots_of(options),
                     start_time=start_time,
                     sid=new_sid(self._entropy) if server_sends else bytes(16),
@@ -418,7 +421,7 @@ async def run_owping(
             pair = SessionPair(client, options, entropy or SystemEntropy())
             try:
                 start_time = ntp_add_ns(now_ntp(), round(options.start_delay_s * 1e9))
-                await pair.begin(start_time, start_time)
+                await pair.begin(*(dict.fromkeys(options.ways, value) for value in (start_time, options.count)))
                 return await pair.finish(stop)
             finally:
                 await pair.close()

@@ -134,6 +134,11 @@ class OwpingOptions:
         check_run(self, [seconds for _, seconds in self.schedule])
 
     @property
+    def ways(self) -> tuple[bool, ...]:
+        """Whether the server sends, for each way that is asked for."""
+        return (False,) * self.to_server + (True,) * self.from_server
+
+    @property
     def security(self) -> Mode:
         """The security modes as bits. Raises ConfigurationError."""
         return security_of(self.mode)

@@ -7,6 +7,7 @@ loss periods and delay variation are those within a session.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +25,13 @@ COUNTS = ("sent", "received", "lost", "duplicates", "reordered", "skipped")
 class OneWayPeriod:
     """What the sessions of one period gave, a result a way, and what went wrong with a way that has none.
 
-    `number` counts periods from 0; `first_sequence` is how many packets were scheduled before it, each way.
+    `number` counts periods from 0; `first_sequence` is how many packets were scheduled before it, by direction.
     """
 
     number: int
     results: tuple[OneWayResult, ...]
     errors: tuple[str, ...]
-    first_sequence: int
+    first_sequence: Mapping[str, int]
 
 
 class RollingOneWayReport:
@@ -51,7 +52,7 @@ class RollingOneWayReport:
         for result in period.results:
             way = self._ways.setdefault(result.direction, _Way())
             way.take(result)
-            sessions.append({"first_sequence": period.first_sequence, "result": result.to_dict()})
+            sessions.append({"first_sequence": period.first_sequence[result.direction], "result": result.to_dict()})
         return {
             "kind": "one_way_period",
             "period": period.number,

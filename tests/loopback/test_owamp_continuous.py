@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import signal
@@ -10,14 +11,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ippm import ConnectionFailed, OwampServer, OwampServerOptions, OwpingOptions, PassphraseProvider, ServerRefused
+from ippm.core.schedule import Slot, SlotType, slot_offsets
 from ippm.errors import ConfigurationError
-from ippm.io.continuous_one_way import run_continuous_owping
+from ippm.io.batch import Receiver
+from ippm.io.continuous_one_way import packets_of_period, run_continuous_owping
+from ippm.io.owamp_client import run_owping
 from ippm.io.pacing import StopSignal
 
 COMMAND = [sys.executable, "-m", "ippm"]
@@ -66,13 +71,16 @@ def test_sessions_follow_each_other(mode: str, exponential: bool) -> None:
     assert len(periods) >= 3
     sids = [session["result"]["sid"] for line in periods for session in line["sessions"]]
     assert len(set(sids)) == len(sids)
+    before = {"to": 0, "from": 0}
     for line in periods[:3]:
         assert line["errors"] == []
         assert [session["result"]["direction"] for session in line["sessions"]] == ["to", "from"]
         for session in line["sessions"]:
-            assert session["first_sequence"] == 250 * line["period"]
-            assert session["result"]["mode"] == mode
-            assert session["result"]["sent"] + session["result"]["skipped"] == 250
+            result = session["result"]
+            assert session["first_sequence"] == before[result["direction"]]
+            assert result["mode"] == mode
+            before[result["direction"]] += result["sent"] + result["skipped"]
+            assert exponential or result["sent"] + result["skipped"] == 250
     assert (end["kind"], end["ok"], end["periods"], end["failed"]) == ("one_way_end", True, len(periods), 0)
     for way in ("to", "from"):
         results = [s["result"] for line in periods for s in line["sessions"] if s["result"]["direction"] == way]
@@ -80,6 +88,62 @@ def test_sessions_follow_each_other(mode: str, exponential: bool) -> None:
         assert total["sessions"] == len(results)
         assert total["sent"] == sum(result["sent"] for result in results) > 0
         assert total["delay"]["count"] == total["received"] == sum(result["received"] for result in results)
+
+
+@pytest.mark.parametrize("mean_s", [0.05, 1.0, 30.0])
+def test_the_two_ways_do_not_part(mean_s: float) -> None:
+    """A thousand periods of 10 seconds: both ways start together but for the chance of one period."""
+    second = 1 << 32
+    starts = {False: 0, True: 0}
+    sent = {False: 0, True: 0}
+    for number in range(1000):
+        counts = packets_of_period(starts, (number + 1) * 10 * second, mean_s * 1e9)
+        for way, count in counts.items():
+            sid = bytes([way]) + number.to_bytes(15, "big")
+            slots = [Slot(SlotType.EXPONENTIAL, int(mean_s * second))]
+            starts[way] += next(islice(slot_offsets(slots, sid), count - 1, None))
+            sent[way] += count
+        apart_s = abs(starts[True] - starts[False]) / second
+        # Ten standard deviations of the difference of two sessions as long as a period, or as two packets.
+        assert apart_s < 10 * (2 * max(10 * mean_s, 2 * mean_s**2)) ** 0.5
+    mean_period_s = starts[False] / second / 1000
+    if mean_s <= 10:
+        assert mean_period_s == pytest.approx(10, rel=0.01)
+    for way, count in sent.items():
+        assert starts[way] / second / count == pytest.approx(mean_s, rel=0.15)
+
+
+def test_fixed_intervals_fill_the_periods() -> None:
+    """0.3 s does not go into a second: 3 packets or 4, ten in three periods."""
+    third, start, counts = int(0.3 * (1 << 32)), 0, []
+    for number in range(6):
+        counts.append(packets_of_period({False: start}, (number + 1) << 32, 0.3e9)[False])
+        start += counts[-1] * third
+    assert counts == [3, 4, 3, 3, 4, 3]
+
+
+def test_a_run_leaves_nothing_to_be_collected() -> None:
+    """The buffers of a receiver are two megabytes: they go with the session, not when garbage is next looked for."""
+
+    async def run() -> None:
+        server = OwampServer(OPTIONS, KEYS)
+        await server.start()
+        try:
+            before = receivers()
+            await run_owping(replace(PING, port=server.port, count=2))
+            assert receivers() == before
+        finally:
+            await server.stop()
+
+    def receivers() -> int:
+        return sum(isinstance(one, Receiver) for one in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_a_session_starts_where_the_last_packet_of_the_one_before_was_due() -> None:
