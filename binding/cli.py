@@ -78,9 +78,12 @@ class HexOctets(click.ParamType[bytes]):
         if isinstance(value, bytes):
             return value
         try:
-            return bytes.fromhex(value)
+            octets = bytes.fromhex(value)
         except ValueError:
+            octets = b""
+        if not octets:  # an empty key is a key, too, and most likely a variable of a script that is not set
             self.fail(f"{value!r} is not hex octets", param, ctx)
+        return octets
 
 
 HEX = HexOctets()
@@ -315,11 +318,14 @@ def owping(
     destination: str, config_file: Path, directory: Path | None, form: Form, verbose: bool, **options: Any
 ) -> None:
     """Measure one way, to the server and from it, with keys from the IKE SA, which is brought up if there is none."""
-    from binding.owping import owping_request, save
+    from binding.owping import owping_request, prepare, save
     from binding.twping import run_ping
 
     _log_to_stderr(verbose)
-    outcome = run_ping(owping_request(destination, config_file, options))
+    request = owping_request(destination, config_file, options)
+    if directory is not None:
+        prepare(directory)
+    outcome = run_ping(request)
     if directory is not None:
         save(outcome.measurements, directory)
     _tell(outcome, form)

@@ -6,6 +6,7 @@ How it finds the IKE SA and the keys is what `twping` does. RFC 4656; RFC 7717; 
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,23 @@ def schedule(text: str) -> tuple[tuple[bool, float], ...]:
     return tuple(slots)
 
 
+def prepare(directory: Path) -> None:
+    """Make the directory for the data before anything is measured. Raises ConfigurationError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"-d {directory}: cannot make the directory: {error.strerror}") from None
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"-d {directory}: no file can be made in the directory: {error.strerror}"
+        ) from None
+
+
 def save(measurements: Sequence[Measurement | OneWayMeasurement], directory: Path) -> None:
     """Write the data of each session to DIRECTORY/SID.owp, which `ippm stats` reads. Raises OSError."""
-    directory.mkdir(parents=True, exist_ok=True)
     for measurement in measurements:
         for result in measurement.results if isinstance(measurement, OneWayMeasurement) else ():
             _save(result, directory / f"{result.session.sid.hex()}.owp")

@@ -22,6 +22,10 @@ class ConfigurationError(IkeError):
     """A configuration is wrong: one line that says what, where, and what would be right."""
 
 
+class DamagedCapture(ConfigurationError):
+    """A capture of which a part cannot be read: what is before it has been."""
+
+
 class BackendError(IkeError):
     """A Child SA backend could not do what was asked; the text is the sentence for a person."""
 

@@ -91,6 +91,13 @@ SECURITY_WORDS = {
     "encrypted": Mode.ENCRYPTED,
     "mixed": Mode.MIXED,
 }
+
+
+def mode_words(modes: Mode) -> str:
+    """The security modes of a value by their names, for a person; `none` without one."""
+    return ", ".join(word for word, bit in SECURITY_WORDS.items() if modes & bit) or "none"
+
+
 SECURITY_BITS = Mode.OPEN | Mode.AUTHENTICATED | Mode.ENCRYPTED | Mode.MIXED
 KEYED_BITS = Mode.AUTHENTICATED | Mode.ENCRYPTED | Mode.MIXED
 

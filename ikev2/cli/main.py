@@ -240,13 +240,22 @@ def decode(pcap_path: Path, keys_path: Path | None, as_json: bool) -> None:
     PCAP is a pcap or pcapng file of any program; the key log is that of `ikev2 run --keylog`, or Wireshark's own
     ikev2_decryption_table in a directory.
     """
+    from ikev2.errors import DamagedCapture
     from ikev2.io.decode import decode_packets
 
-    messages = decode_packets(pcap_path, keys_path)
+    shown: list[dict[str, object]] = []
+    try:
+        messages = decode_packets(pcap_path, keys_path)
+        if as_json:
+            shown.extend(message.to_dict() for message in messages)
+        else:
+            _print_folded(line for message in messages for line in message.lines())
+    except DamagedCapture as error:
+        if as_json:
+            _print_json(shown)
+        _end(str(error), EXIT_FAILED)
     if as_json:
-        _print_json([message.to_dict() for message in messages])
-        return
-    _print_folded(line for message in messages for line in message.lines())
+        _print_json(shown)
 
 
 def _endpoint(socket_path: Path | None, command: str, **arguments: object) -> Any:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from ikev2.core.types import Address
-from ikev2.errors import ConfigurationError
+from ikev2.errors import ConfigurationError, DamagedCapture
 from ikev2.io.frames import udp_packet
 
 LINKTYPE_ETHERNET = 1
@@ -234,7 +234,8 @@ class InterfaceCapture:
 def read_capture(path: Path) -> Iterator[CapturedPacket]:
     """The packets of a pcap or pcapng file, in the file's order.
 
-    Raises ConfigurationError for a file that is neither, or is cut off in the middle of a packet.
+    Raises ConfigurationError for a file that is neither, and DamagedCapture, after what comes before, for one that is
+    cut off.
     """
     try:
         file = path.open("rb")
@@ -262,10 +263,10 @@ def _read_pcap(path: Path, file: BinaryIO, order: str, unit_ns: int) -> Iterator
     link_type = struct.unpack(order + "16xI", _exactly(path, file, 20))[0] & 0x0FFFFFFF
     while header := file.read(16):
         if len(header) < 16:
-            raise ConfigurationError(f"{path}: cut off in the middle of a packet")
+            raise DamagedCapture(f"{path}: cut off in the middle of a packet")
         seconds, fraction, length, _original = struct.unpack(order + "IIII", header)
         if length > _MAX_BLOCK_OCTETS:
-            raise ConfigurationError(f"{path}: a packet of {length} octets: the file is damaged")
+            raise DamagedCapture(f"{path}: a packet of {length} octets: the file is damaged")
         yield CapturedPacket(seconds * 10**9 + fraction * unit_ns, link_type, _exactly(path, file, length))
 
 
@@ -275,7 +276,7 @@ def _read_pcapng(path: Path, file: BinaryIO) -> Iterator[CapturedPacket]:
     kind_octets: bytes = struct.pack("<I", _SECTION_HEADER)
     while kind_octets:
         if len(kind_octets) < 4:
-            raise ConfigurationError(f"{path}: cut off in the middle of a block")
+            raise DamagedCapture(f"{path}: cut off in the middle of a block")
         length_octets = _exactly(path, file, 4)
         head = b""
         if kind_octets == struct.pack("<I", _SECTION_HEADER):
@@ -284,14 +285,14 @@ def _read_pcapng(path: Path, file: BinaryIO) -> Iterator[CapturedPacket]:
             interfaces = []
         kind, total = struct.unpack(order + "I", kind_octets)[0], struct.unpack(order + "I", length_octets)[0]
         if not 12 + len(head) <= total <= _MAX_BLOCK_OCTETS or total % 4:
-            raise ConfigurationError(f"{path}: a block of {total} octets: the file is damaged")
+            raise DamagedCapture(f"{path}: a block of {total} octets: the file is damaged")
         body = head + _exactly(path, file, total - 8 - len(head))[:-4]
         if kind == _INTERFACE_DESCRIPTION and len(body) >= 8:
             interfaces.append(_interface(body, order))
         elif kind == _ENHANCED_PACKET and len(body) >= 20:
             number, high, low, captured = struct.unpack_from(order + "IIII", body)
             if number >= len(interfaces) or 20 + captured > len(body):
-                raise ConfigurationError(f"{path}: a damaged packet block")
+                raise DamagedCapture(f"{path}: a damaged packet block")
             link_type, units, _snap = interfaces[number]
             yield CapturedPacket(((high << 32) | low) * 10**9 // units, link_type, body[20 : 20 + captured])
         elif kind == _SIMPLE_PACKET and interfaces and len(body) >= 4:
@@ -316,7 +317,7 @@ def _interface(body: bytes, order: str) -> tuple[int, int, int]:
 def _exactly(path: Path, file: BinaryIO, octets: int) -> bytes:
     data = file.read(octets)
     if len(data) != octets:
-        raise ConfigurationError(f"{path}: cut off in the middle of a packet")
+        raise DamagedCapture(f"{path}: cut off in the middle of a packet")
     return data
 
 

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import click
@@ -72,10 +73,45 @@ def modes_of(words: str) -> Any:
         raise ConfigurationError(f"-A {words}: {error}") from None
 
 
+def octets_of(file: Path) -> bytes:
+    """What is in a file. Raises ConfigurationError."""
+    from ippm.errors import ConfigurationError
+
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: {error.strerror}") from None
+
+
+def check_directory(option: str, directory: Path, *, make: bool = False) -> None:
+    """Whether files can be made in a directory, before anything is measured; `make` it. Raises ConfigurationError."""
+    import tempfile
+
+    from ippm.errors import ConfigurationError
+
+    try:
+        if make:
+            directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{option}: cannot make the directory: {error.strerror}") from None
+    if not directory.is_dir():
+        raise ConfigurationError(f"{option}: there is no such directory")
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ConfigurationError(f"{option}: no file can be made in the directory: {error.strerror}") from None
+
+
 def bind_to_device(interface: str) -> Callable[[Any], None]:
     import socket
 
+    from ippm.errors import ConfigurationError
+
     def bind(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        except OSError as error:
+            raise ConfigurationError(f"-B {interface}: {error.strerror or error}") from None
 
     return bind

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ippm.cli.common import EXIT_THRESHOLD, FiniteRange, end, one_line_errors
+from ippm.cli.common import EXIT_THRESHOLD, FiniteRange, end, octets_of, one_line_errors
 
 LEVELS = {"25": 250_000, "10": 100_000, "5": 50_000, "2.5": 25_000, "1": 10_000}
 """Percent as they are written, and millionths."""
@@ -81,7 +81,7 @@ def compare(
 
     if len(files) < 2:
         raise ConfigurationError("two files, or more, are compared")
-    runs = [read_run(str(file), file.read_bytes(), way) for file in files]
+    runs = [read_run(str(file), octets_of(file), way) for file in files]
     outcome = run(
         runs,
         series=series,

@@ -18,6 +18,7 @@ from ippm.cli.impairments import impair_option, impairments_of
 if TYPE_CHECKING:
     from ippm.core.impair import Impairments
     from ippm.crypto import KeyProvider
+    from ippm.iana import Mode
     from ippm.io.key_agent import KeyAgentProvider
     from ippm.io.keylog import KeyLogWriter
 
@@ -56,9 +57,18 @@ class Keys:
         """True when there is no passphrase: a server that does not offer IKEv2-derived keys is left."""
         return self.agent is not None and not (self.user or self.key_file)
 
-    def provider(self, keyed: object) -> KeyProvider | None:
-        """The provider, None when no mode with keys is wanted (`keyed` is false). Raises ConfigurationError."""
-        return provider_of(self.key_file, self.user, self.agent, self.prefer) if keyed else None
+    def provider(self, security: Mode) -> KeyProvider | None:
+        """The provider, None when no mode with keys is wanted. ConfigurationError when there are no keys for one."""
+        from ippm.errors import ConfigurationError
+        from ippm.iana import Mode, mode_words
+
+        if not security.keyed:
+            return None
+        if not self.given and not security & Mode.OPEN:
+            raise ConfigurationError(
+                f"-A: {mode_words(security)} needs keys: a passphrase (-u NAME, -k FILE) or --key-agent SOCKET"
+            )
+        return provider_of(self.key_file, self.user, self.agent, self.prefer, one=self.agent is None)
 
 
 def client_keys(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -136,9 +146,11 @@ def provider_of(
     user: str | None,
     agent: KeyAgentProvider | None = None,
     prefer: Literal["ikev2", "passphrase"] = "ikev2",
+    *,
+    one: bool = False,
 ) -> KeyProvider | None:
-    """A provider of what is there: a key agent, passphrases, or both. Raises ConfigurationError."""
-    passphrases = _passphrases(key_file, user)
+    """A provider of what is there: a key agent, passphrases, or both; `one`: of one KeyID. ConfigurationError."""
+    passphrases = _passphrases(key_file, user, one)
     if agent is None or passphrases is None:
         return agent or passphrases
     from ippm.io.key_preference import PreferringProvider
@@ -146,7 +158,7 @@ def provider_of(
     return PreferringProvider(agent, passphrases, prefer)
 
 
-def _passphrases(key_file: Any, user: str | None) -> KeyProvider | None:
+def _passphrases(key_file: Any, user: str | None, one: bool) -> KeyProvider | None:
     """The passphrases of a file, or of one user, who is asked at the terminal."""
     from ippm.errors import ConfigurationError
 
@@ -165,4 +177,9 @@ def _passphrases(key_file: Any, user: str | None) -> KeyProvider | None:
     passphrases = read_key_file(key_file)
     if user is not None and user not in passphrases:
         raise ConfigurationError(f"{key_file}: no passphrase for {user}")
-    return PassphraseProvider(passphrases, user)
+    if one and user is None and len(passphrases) > 1:
+        raise ConfigurationError(f"{key_file}: {len(passphrases)} KeyIDs are in it: say which one, -u NAME")
+    try:
+        return PassphraseProvider(passphrases, user)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{key_file}: {error}") from None

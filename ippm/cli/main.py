@@ -126,7 +126,7 @@ def twping(
     from ippm.io.twamp_client import run_twping
 
     options = _twping_options(host, keys=keys, **letters)
-    provider = keys.provider(options.security.keyed)
+    provider = keys.provider(options.security)
     if continuous:
         from ippm.io.continuous import run_continuous
 

@@ -25,7 +25,9 @@ from ippm.cli.common import (
     EXIT_FAILED,
     EXIT_THRESHOLD,
     FiniteRange,
+    check_directory,
     end,
+    octets_of,
     one_line_errors,
 )
 from ippm.cli.forms import FORM_PARAMETERS, form_options, print_one_way
@@ -109,7 +111,7 @@ def owping(
     from ippm.io.owamp_client import run_owping
 
     options = owping_options(host, keys=keys, **letters)
-    provider = keys.provider(options.security.keyed)
+    provider = keys.provider(options.security)
     if continuous:
         from ippm.io.continuous_one_way import run_continuous_owping
 
@@ -120,6 +122,8 @@ def owping(
             )
         )
         return
+    if save is not None:
+        check_directory(f"-d {save}", Path(save), make=True)
     mean_s = sum(seconds for _, seconds in options.schedule) / len(options.schedule)
     run = run_client(
         lambda stop: run_owping(options, provider, stop=stop),
@@ -175,10 +179,12 @@ def fetch(
         raise ConfigurationError(f"{sid!r} is no SID: 32 hexadecimal digits")
     if last is not None and begin > last:
         raise ConfigurationError(f"--begin {begin} --end {last}: the first is behind the last")
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise ConfigurationError(f"-o {output}: there is no such directory")
+    if output is not None:
+        if Path(output).is_dir():
+            raise ConfigurationError(f"-o {output}: a directory; a file is wanted")
+        check_directory(f"-o {output}", Path(output).parent)
     options = owping_options(host, keys=keys, **letters)
-    provider = keys.provider(options.security.keyed)
+    provider = keys.provider(options.security)
     session, security = asyncio.run(
         fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
     )
@@ -199,10 +205,7 @@ def stats(file: Path, form: Form) -> None:
     from ippm.errors import ConfigurationError, InvalidMessage
     from ippm.report.one_way import UNKNOWN_MODE
 
-    try:
-        octets = file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{file}: {error.strerror}") from None
+    octets = octets_of(file)
     try:
         session, mode = FetchedSession.decode(octets), saved_mode(octets)
     except InvalidMessage as error:

@@ -77,6 +77,8 @@ def serve(
     if agent is not None:
         _check_agent(agent)
     provider = provider_of(key_file or its_key_file, None, agent)
+    if provider is None:
+        _check_open(twamp, owamp)
     key_log = open_key_log(keylog)
     spoilt = impairments_of(knobs)
     twamp = None if twamp is None else replace(twamp, key_log=key_log, impairments=spoilt)
@@ -96,6 +98,18 @@ def _check_agent(agent: KeyAgentProvider) -> None:
         agent.check()
     except AgentError as error:
         click.echo(f"ippm: warning: {error}; clients with IKEv2-derived keys are refused until it is", err=True)
+
+
+def _check_open(twamp: ServerOptions | None, owamp: OwampServerOptions | None) -> None:
+    """Without keys a server has open mode alone to offer. Raises ConfigurationError when it is not to."""
+    from ippm.errors import ConfigurationError
+    from ippm.iana import Mode, mode_words
+
+    for name, options in (("twamp", twamp), ("owamp", owamp)):
+        if options is not None and not options.modes & Mode.OPEN:
+            raise ConfigurationError(
+                f"{name}: {mode_words(options.modes)} needs keys: a key file (-k FILE, key_file) or --key-agent SOCKET"
+            )
 
 
 def _raise_descriptors(twamp: ServerOptions | None, owamp: OwampServerOptions | None) -> None:

@@ -5,10 +5,10 @@
     mbz:accept-session:*           an MBZ octet of each Accept-Session is not zero, under a right HMAC
     drop:test:3                    the third test packet that we send is lost
 
-`docs/impairments.md` has them all. Knobs on Control messages act before the protection, so that what they make is as
-well protected as any other message, unless they are about the protection. Test packets are opened, changed and
-protected anew. A message is counted from 1 over all connections and sessions of the process; knobs act in the order in
-which they are given. RFC 4656 sections 3 and 4, RFC 5357 sections 3 and 4.
+`docs/impairments-ippm.md` has them all. Knobs on Control messages act before the protection, so that what they make
+is as well protected as any other message, unless they are about the protection. Test packets are opened, changed and
+protected anew. A message is counted from 1 over all connections and sessions of the process; knobs act in the order
+in which they are given. RFC 4656 sections 3 and 4, RFC 5357 sections 3 and 4.
 """
 
 from __future__ import annotations

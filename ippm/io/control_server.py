@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, Protocol
 
 from ippm.core.control_events import ClientRefused, ClientSetUp, Endpoint, SessionDenied
 from ippm.errors import IppmError, PortRangeExhausted, RefuseSession
-from ippm.iana import Accept, Mode
+from ippm.iana import Accept, Mode, mode_words
 from ippm.io.clock import now_ntp
 from ippm.io.control_tcp import dscp_of_syn, endpoint_of, listen, set_dscp
 from ippm.io.options import MarkCallback
@@ -150,8 +150,7 @@ class ControlTcpServer(ABC):
         self._accepting = [asyncio.create_task(self._accept(sock)) for sock in self._listeners]
 
     def _log_listening(self, modes: Mode) -> None:
-        words = ", ".join(bit.word for bit in Mode if bit & modes) or "none"
-        log.info("%s server on port %d, modes: %s", self.NAME, self.port, words)
+        log.info("%s server on port %d, modes: %s", self.NAME, self.port, mode_words(modes))
 
     def _later(self, callback: Callable[P, None]) -> Callable[P, None]:
         """The callback, called in the event loop from whichever thread."""

@@ -71,7 +71,7 @@ async def connect(
             if mark_callback is not None:
                 mark_callback(sock)
             if local_address is not None or port:
-                sock.bind(_local(family, local_address, port))
+                _bind(sock, family, local_address, port)
             async with asyncio.timeout(wait_s):
                 await asyncio.get_running_loop().sock_connect(sock, address)
             return sock
@@ -174,7 +174,19 @@ def _local(family: int, host: str | None, port: int) -> tuple[object, ...]:
     return tuple(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, 0, flags)[0][4])
 
 
+def _bind(sock: socket.socket, family: int, address: str | None, port: int) -> None:
+    """Raises ConnectionFailed for an address that cannot be this host's, OSError for a port that cannot be had."""
+    try:
+        sock.bind(_local(family, address, port))
+    except OSError as error:
+        if address is None or not (isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL):
+            raise
+        raise ConnectionFailed(f"{address} is no address to send from: {_reason(error)}") from None
+
+
 def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
     return os.strerror(error.errno) if error.errno else str(error)
 
 

@@ -239,8 +239,10 @@ class _Connection:
         if not isinstance(reply, dict):
             raise AgentError(f"{self._path}: this is no key agent: its reply is not a JSON object")
         if reply.get("ok") is not True:
-            kind = NoSuchIkeSa if reply.get("kind") == "NoSuchSa" else AgentError
-            raise kind(str(reply.get("error", "the key agent refused")))
+            error = str(reply.get("error", "the key agent refused"))
+            if reply.get("kind") == "NoSuchSa":
+                raise NoSuchIkeSa(error)
+            raise AgentError(f"{self._path}, which should be a key_agent_socket, answers: {error}")
         return _Reply(self._path, reply)
 
     def _line(self) -> bytes:

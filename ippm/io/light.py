@@ -194,7 +194,7 @@ def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> Ru
                 plan, sock, stop, io=options.io, stamps=options.stamps, in_realtime=options.realtime
             )
     except OSError as error:
-        raise IppmError(f"test packets cannot be sent: {error.strerror or error}") from None
+        raise IppmError(f"test packets cannot be sent from {local}: {error.strerror or error}") from None
     from ippm.report.result import RunResult  # not before the first packet: it takes its time
 
     return RunResult.of(plan, records, clock)
@@ -226,7 +226,10 @@ def _source(family: int, remote: tuple[str, int]) -> str:
 
 def _bound_to(interface: str) -> Callable[[socket.socket], None]:
     def bind(sock: socket.socket) -> None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode() + b"\0")
+        except OSError as error:
+            raise ConfigurationError(f"interface {interface}: {error.strerror or error}") from None
 
     return bind
 

@@ -286,8 +286,8 @@ class OwampServer(ControlTcpServer):
             connection.complete(sid, None)
 
     def _receiver_finished(self, sid: bytes, ending: Ending) -> None:
-        counters = ", ".join(f"{name} {n}" for name, n in ending.counters.items())
-        log.info("session %s: %d received, %s; %s", sid.hex(), ending.received, ending.result.end.name, counters)
+        counters = "".join(f", {name} {n}" for name, n in ending.counters.items())
+        log.info("session %s: %d received, %s%s", sid.hex(), ending.received, ending.result.end.name, counters)
         if self._store is not None:
             self._store.settle(sid)
         if ending.result.end is SessionEnd.INVALID:

@@ -225,6 +225,13 @@ def command(pair: Pair, *arguments: str) -> Result:
     return CliRunner().invoke(main, [*words, "-n", "5", "-i", "0.002f", "-L", "0.2", "-z", "0.02", *arguments])
 
 
+def test_a_directory_that_cannot_be_made_is_told_before_anything_is_measured(pair: Pair) -> None:
+    pair.file("a")
+    done = command(pair, "-d", "/proc/none")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("ippm-ipsec: -d /proc/none: cannot make the directory: ")
+
+
 def test_the_command_measures_reports_and_saves(pair: Pair, tmp_path: Path) -> None:
     async def scenario() -> None:
         pair.file("a")

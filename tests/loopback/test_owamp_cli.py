@@ -100,6 +100,20 @@ def test_json_is_what_the_schema_says(port: str) -> None:
     jsonschema.validate(json.loads(owping("--json", f"127.0.0.1:{port}").stdout), schema)
 
 
+@pytest.mark.parametrize("directory", ["/proc/none", "/proc", "/dev/null"])
+def test_a_directory_that_cannot_be_written_is_told_before_anything_is_measured(directory: str) -> None:
+    done = owping("-d", directory, "127.0.0.1:1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith(f"ippm: -d {directory}: ")
+
+
+def test_the_directory_of_saved_sessions_is_made(port: str, tmp_path: Path) -> None:
+    directory = tmp_path / "runs" / "before"
+    done = owping("-t", "-d", str(directory), f"127.0.0.1:{port}")
+    assert done.returncode == 0, done.stderr
+    assert [path.suffix for path in directory.iterdir()] == [".owp"]
+
+
 def test_a_session_is_saved_fetched_and_read_back(port: str, key_file: Path, tmp_path: Path) -> None:
     keys = ("-k", str(key_file), "-u", "alice")
     done = owping(*keys, "-A", "E", "-t", "--json", "-d", str(tmp_path), f"127.0.0.1:{port}")
@@ -163,6 +177,8 @@ def test_in_open_mode_the_records_go_with_their_connection_and_that_is_said(port
     [
         (["--begin", "3", "--end", "1"], "--begin 3 --end 1: the first is behind the last"),
         (["-o", "/nowhere/at/all"], "-o /nowhere/at/all: there is no such directory"),
+        (["-o", "/proc"], "-o /proc: a directory; a file is wanted"),
+        (["-o", "/proc/file"], "-o /proc/file: no file can be made in the directory"),
         (["-A", "M"], "OWAMP has no mixed mode"),
     ],
 )

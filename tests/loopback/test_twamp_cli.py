@@ -43,6 +43,12 @@ def port(key_file: Path) -> Iterator[str]:
         assert "Traceback" not in log
 
 
+def ippm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+
+
 def twping(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*COMMAND, "twping", "-c", "5", "-i", "0.001f", "-L", "0.5", *arguments],
@@ -133,6 +139,8 @@ def test_a_refusal_is_exit_status_1_and_one_line(port: str, tmp_path: Path) -> N
         (["-P", "9-1", "host"], "first and last port"),
         (["host:port"], "is not HOST"),
         (["-u", "alice", "host"], "no terminal to ask at"),
+        (["-A", "AE", "host"], "-A: authenticated, encrypted needs keys: a passphrase (-u NAME, -k FILE)"),
+        (["-B", "nosuch", "127.0.0.1:1"], "ippm: -B nosuch: No such device"),
         (["-D", "64", "host"], "64 is not in the range"),
         (["-R", "--json", "host"], "exclude each other"),
         (["-v", "-M", "host"], "-v is for text"),
@@ -146,6 +154,43 @@ def test_usage_is_exit_status_2(arguments: list[str], said: str) -> None:
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("address", "why"), [("nosuch.invalid", ""), ("192.0.2.77", "Cannot assign requested")])
+def test_an_address_that_is_not_ours_is_blamed_and_not_the_server(address: str, why: str) -> None:
+    done = ippm("twping", "-S", address, "127.0.0.1:1")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"ippm: {address} is no address to send from: {why}")
+    assert "Unknown error" not in done.stderr
+
+
+def test_which_of_several_keyids_is_asked_before_the_server_is(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("alice 636f\nbob 686f\n")
+    keys.chmod(0o600)
+    done = ippm("twping", "-k", str(keys), "127.0.0.1:1")
+    assert (done.returncode, done.stderr) == (2, f"ippm: {keys}: 2 KeyIDs are in it: say which one, -u NAME\n")
+
+
+@pytest.mark.parametrize(("octets", "why"), [("c3a9", "is not ASCII"), ("610a", "has a newline in it")])
+def test_a_forbidden_passphrase_is_told_with_its_file(tmp_path: Path, octets: str, why: str) -> None:
+    """RFC 4656 section 3.1, RFC 5357 section 3.1."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice {octets}\n")
+    keys.chmod(0o600)
+    for words in (
+        ["twping", "-k", str(keys), "127.0.0.1:1"],
+        ["serve", "--listen", "127.0.0.1:0", "-k", str(keys)],
+    ):
+        done = ippm(*words)
+        assert (done.returncode, done.stderr) == (2, f"ippm: {keys}: the passphrase of KeyID 'alice' {why}\n")
+
+
+@pytest.mark.parametrize("words", [["-A", "E"], ["-A", "AEM"]])
+def test_a_server_that_has_no_mode_to_offer_does_not_start(words: list[str]) -> None:
+    done = ippm("serve", "--listen", "127.0.0.1:0", *words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "needs keys: a key file (-k FILE, key_file) or --key-agent SOCKET" in done.stderr
 
 
 def test_thresholds_are_exit_status_3(port: str) -> None:

@@ -216,6 +216,8 @@ def test_fingerprint_depends_on_name_and_octets_and_shows_no_key() -> None:
     ("arguments", "words"),
     [
         (["--sk-d", "zz"], "--sk-d"),
+        (["--sk-d", ""], "--sk-d"),
+        (["--derivation", "keymat-sid", "--keymat", " "], "--keymat"),
         (["--salt", "00"], "--salt"),
         (["--spi-i", SPI_I.hex()], "--spi-r"),
         (["--derivation", "keymat-sid", "--sk-d", SK_D.hex()], "--keymat"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -132,10 +133,14 @@ def test_a_capture_that_is_cut_off_is_shown_up_to_there(tmp_path: Path) -> None:
     path = captured(tmp_path, [packet(datagram) for datagram in exchange(tmp_path)])
     path.write_bytes(path.read_bytes()[:-20])
     result = CliRunner().invoke(main, ["decode", str(path)])
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "IKE_AUTH response 1" in result.stdout
     assert result.stderr.startswith(f"ikev2: {path}: ")
     assert len(result.stderr.splitlines()) == 1
+    document = CliRunner().invoke(main, ["decode", str(path), "--json"])
+    assert document.exit_code == 1
+    assert len(json.loads(document.stdout)) == result.stdout.count("IKE SA ")
+    assert document.stderr == result.stderr
 
 
 def test_an_exchange_that_has_no_name_is_recognised_by_its_sa_or_its_port() -> None:

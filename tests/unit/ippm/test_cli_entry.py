@@ -55,6 +55,12 @@ def test_what_a_command_does_not_need_is_not_imported(arguments: list[str], neve
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("words", [["stats", "/none"], ["compare", "/none", "/none"], ["decode", "/none"]])
+def test_a_file_that_is_not_there_is_exit_status_2(words: list[str]) -> None:
+    shown = CliRunner().invoke(cli, words)
+    assert (shown.exit_code, shown.output) == (2, "ippm: /none: No such file or directory\n")
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize(
     "words",

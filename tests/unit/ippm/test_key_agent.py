@@ -153,6 +153,10 @@ def test_the_server_answers_accept_6_for_an_sa_that_the_agent_does_not_know(tmp_
         (lambda _: json.dumps(OPENED | {"spi_i": "00"}).encode() + b"\n", "makes no sense: spi_i"),
         (lambda _: json.dumps(OPENED | {"secret": "00" * 15}).encode() + b"\n", "makes no sense: secret"),
         (lambda _: b'{"ok": false, "error": "too many connections to this socket"}\n', "too many connections"),
+        (
+            lambda _: b'{"ok": false, "error": "unknown command None", "kind": "IkeError"}\n',
+            "keys, which should be a key_agent_socket, answers: unknown command None",
+        ),
     ],
 )
 def test_an_agent_that_fails_gets_the_client_accept_2_and_our_user_a_line(
