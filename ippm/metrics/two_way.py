@@ -23,9 +23,10 @@ class TwoWayMetrics:
     T1 is the time of sending as well as it is known: the kernel's transmit stamp where there is one.
 
     `lost`: sent and not answered within Timeout (RFC 7680 section 2, RFC 6673). `lost_backward_at_least`: replies that
-    the reflector is known to have sent (its numbers tell) and that did not come; the rest was lost on the way there or
-    is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw them; `reordered_backward`:
-    of its replies. What only the reflector's own numbers could tell is None where it has none (TWAMP Light).
+    the reflector is known to have sent (its numbers tell) and that did not come, late ones apart; the rest was lost on
+    the way there, was late, or is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw
+    them; `reordered_backward`: of its replies. What only the reflector's own numbers could tell is None where it has
+    none (TWAMP Light).
     `reordering` (RFC 4737) and `loss_pattern` (RFC 3357) are of the whole way; IPDV is RFC 3393's, of packets that were
     sent one after the other; TTL changes are counted between packets in the order of sending.
     `peer_clock` is the worst state that the reflector claimed in its packets.
@@ -67,7 +68,8 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
     forward, backward, round_trip = delay.forward(stamps), delay.backward(stamps), delay.round_trip(stamps)
     numbers = records.arrival_reflector_sequence
     distinct = set(numbers)
-    highest = max(distinct, default=-1)
+    # A reply that came late has a number, too, and which one is not kept.
+    missing = max(0, max(distinct, default=-1) + 1 - len(distinct) - records.late)
     pairs = zip(numbers, records.arrivals, strict=True)
     answers = (t4 for t1, t4 in zip(records.t1, records.t4, strict=True) if t1)
     # Sequence numbers of packets that were never sent are no gap between losses.
@@ -76,7 +78,7 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
         sent=sent,
         received=received,
         lost=sent - received,
-        lost_backward_at_least=min(sent - received, highest + 1 - len(distinct)) if numbered else None,
+        lost_backward_at_least=min(sent - received, missing) if numbered else None,
         duplicates=records.duplicates,
         send_duplicates=records.send_duplicates if numbered else None,
         reflect_duplicates=records.reflect_duplicates if numbered else None,

@@ -158,6 +158,20 @@ def test_ipdv_and_ttl_changes_of_a_session() -> None:
     assert metrics.loss_pattern.period_lengths == (1, 2)
 
 
+def test_a_reply_that_came_late_was_not_lost_on_the_way_back() -> None:
+    """The reflector's replies 2 and 3 are missing: one came after Timeout, one did not come."""
+    made = records(answered=[0, 1, 2, 3, 4, 5])
+    for number in (2, 3):
+        made.t4[number] = 0
+        del made.arrivals[made.arrivals.index(number)]
+        del made.arrival_reflector_sequence[made.arrival_reflector_sequence.index(number)]
+    assert two_way_metrics(made).lost_backward_at_least == 2
+    made.late = 1
+    assert two_way_metrics(made).lost_backward_at_least == 1
+    made.late = 9
+    assert two_way_metrics(made).lost_backward_at_least == 0
+
+
 def test_a_packet_that_was_never_sent_does_not_cut_a_loss_period_in_two() -> None:
     """Of 0 to 9, 4 to 6 did not come back and 5 was not sent: f(P(i-1)) of RFC 3357 section 4 is that of packet 4."""
     made = records(answered=[0, 1, 2, 3, 7, 8, 9])
