@@ -81,10 +81,24 @@ class Histogram:
         self._need_values()
         if not 0 < ppm <= 1_000_000:
             raise ValueError(f"no quantile {ppm} of a million")
-        wanted = -(-ppm * self.count // 1_000_000)
+        return self._of_rank(-(-ppm * self.count // 1_000_000))
+
+    def median(self) -> int:
+        """The median, of an even count the mean of the central two rounded down, each to its bucket's width.
+
+        ValueError when there are no values.
+        """
+        self._need_values()
+        middle = self.count // 2
+        if self.count % 2:
+            return self._of_rank(middle + 1)
+        return (self._of_rank(middle) + self._of_rank(middle + 1)) // 2
+
+    def _of_rank(self, rank: int) -> int:
+        """What stands for the value with this place among all in ascending order, from 1 on."""
         for bucket in sorted(self._buckets):
-            wanted -= self._buckets[bucket]
-            if wanted <= 0:
+            rank -= self._buckets[bucket]
+            if rank <= 0:
                 return min(max(self._least(bucket), self._minimum), self._maximum)
         raise AssertionError("the counts do not add up")
 

@@ -54,8 +54,8 @@ class DelayStatistics:
     """Statistics of a delay sample; every value in nanoseconds, `count` is the size of the sample.
 
     `mean` and `standard_deviation` (of the population, RFC 8912 section 7.4.2.5) are rounded down. `relative_error_ppm`
-    is what median and percentiles may be off by, in millionths of their magnitude: 0 where all values were sorted;
-    all else is always exact.
+    is what median and percentiles may be off by, in millionths of their magnitude (the median of an even count, of that
+    of the central two): 0 where all values were sorted; all else is always exact.
     """
 
     count: int
@@ -112,7 +112,7 @@ class DelayStatistics:
         return cls(
             histogram.count,
             histogram.minimum,
-            histogram.quantile_ppm(500_000),
+            histogram.median(),
             histogram.quantile_ppm(950_000),
             histogram.quantile_ppm(990_000),
             histogram.maximum,

@@ -12,7 +12,7 @@ from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_de
 from ippm.metrics.histogram import Histogram
 from ippm.metrics.loss_pattern import loss_pattern
 from ippm.metrics.reordering import reordered, reordering
-from ippm.metrics.statistics import percentile
+from ippm.metrics.statistics import DelayStatistics, percentile
 
 MS = 1_000_000
 
@@ -134,6 +134,21 @@ class TestHistogram:
         assert abs(found - exact) * 1_000_000 <= abs(exact) * histogram.relative_error_ppm
         assert (histogram.count, histogram.minimum, histogram.maximum) == (len(values), ordered[0], ordered[-1])
         assert ordered[0] <= found <= ordered[-1]
+
+    @given(st.lists(st.integers(-(2**50), 2**50), min_size=1), st.integers(1, 12))
+    @settings(max_examples=300)
+    def test_the_median_of_an_even_count_is_between_the_central_two(
+        self, values: list[int], precision: int
+    ) -> None:
+        ordered = sorted(values)
+        central = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+        off = abs(2 * Histogram.of(values, precision).median() - sum(central))
+        assert (off - 1) * 2**precision <= sum(map(abs, central))  # rounded down by a half at most
+
+    def test_statistics_of_two_values_have_their_mean_as_median(self) -> None:
+        values = [10_000, 30_000]
+        rough = DelayStatistics.of_histogram(Histogram.of(values), sum(values), sum(value**2 for value in values))
+        assert abs(rough.median - 20_000) * 1_000_000 <= 20_000 * rough.relative_error_ppm
 
     @given(st.lists(st.integers(-1000, 1000), min_size=1))
     def test_small_values_are_exact(self, values: list[int]) -> None:
