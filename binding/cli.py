@@ -103,7 +103,9 @@ def main() -> None:
     "--backend", type=click.Choice(["auto", "xfrm", "userspace", "memory"]), default="auto", show_default=True
 )
 @click.option("--mode", type=click.Choice(["tunnel", "transport"]), default="tunnel", show_default=True)
-@click.option("--count", default=100, show_default=True, help="Packets of each measurement.")
+@click.option(
+    "--count", type=click.IntRange(1), default=100, show_default=True, help="Packets of each measurement."
+)
 @one_line_errors
 def demo(as_json: bool, report: Path, backend: str, mode: str, count: int) -> None:
     """Two hosts, an IKE SA, three measurements and a refusal."""

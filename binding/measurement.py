@@ -274,7 +274,11 @@ def with_passphrases(provider: IkeKeyProvider, wish: MeasurementConfig) -> KeyPr
     passphrases = read_key_file(wish.key_file)
     if wish.key_id is not None and wish.key_id not in passphrases:
         raise ConfigurationError(f"{wish.key_file}: no passphrase for {wish.key_id}")
-    return PreferringProvider(provider, PassphraseProvider(passphrases, wish.key_id), wish.prefer)
+    try:
+        with_key_ids = PassphraseProvider(passphrases, wish.key_id)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{wish.key_file}: {error}") from None
+    return PreferringProvider(provider, with_key_ids, wish.prefer)
 
 
 async def resolve(options: TwpingOptions | OwpingOptions) -> str:

@@ -34,6 +34,7 @@ from ippm import (
     IppmError,
     OneWayResult,
     RunResult,
+    ServerRefused,
     TwpingOptions,
     form_table,
     one_way_form,
@@ -208,7 +209,8 @@ class Outcome:
             "runs": [run for measurement in self.measurements for run in measurement.to_dicts()],
         }
         if self.error is not None:
-            document |= {"error": str(self.error), "accept": getattr(self.error, "accept", None)}
+            accept = self.error.accept if isinstance(self.error, ServerRefused) else None
+            document |= {"error": str(self.error), "accept": accept}
         if self.exceeded is not None:
             document["exceeded"] = self.exceeded
         return document

@@ -212,7 +212,7 @@ def run_client(
 
     from ippm.cli.progress import shown
 
-    with _errors_as_json(as_json), shown(expected_s):
+    with errors_as_json(as_json), shown(expected_s):
         return asyncio.run(_until_interrupt(run, until_terminated))
 
 
@@ -232,7 +232,7 @@ def run_here(run: Callable[[StopSignal], T], *, as_json: bool) -> T:
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:
-        with _errors_as_json(as_json):
+        with errors_as_json(as_json):
             return run(stop)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -240,9 +240,9 @@ def run_here(run: Callable[[StopSignal], T], *, as_json: bool) -> T:
 
 
 @contextmanager
-def _errors_as_json(as_json: bool) -> Iterator[None]:
+def errors_as_json(as_json: bool) -> Iterator[None]:
     """An IppmError is printed before it is raised when `as_json`; a fault of the options is not."""
-    from ippm.errors import ConfigurationError, IppmError
+    from ippm.errors import ConfigurationError, IppmError, ServerRefused
 
     try:
         yield
@@ -250,7 +250,8 @@ def _errors_as_json(as_json: bool) -> Iterator[None]:
         raise
     except IppmError as error:
         if as_json:
-            click.echo(json.dumps({"ok": False, "error": str(error), "accept": getattr(error, "accept", None)}))
+            accept = error.accept if isinstance(error, ServerRefused) else None  # what the server answered
+            click.echo(json.dumps({"ok": False, "error": str(error), "accept": accept}))
         raise
 
 

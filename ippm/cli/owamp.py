@@ -13,6 +13,7 @@ from ippm.cli.client import (
     connection_of,
     continuous_options,
     document_head,
+    errors_as_json,
     loss_exceeded,
     packet_options,
     refuse_with_continuous,
@@ -185,9 +186,10 @@ def fetch(
         check_directory(f"-o {output}", Path(output).parent)
     options = owping_options(host, keys=keys, **letters)
     provider = keys.provider(options.security)
-    session, security = asyncio.run(
-        fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
-    )
+    with errors_as_json(form.kind == "json"):
+        session, security = asyncio.run(
+            fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
+        )
     result = _result(session, security.word)
     if output is not None:
         _save(Path(output), result.saved())

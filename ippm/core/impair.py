@@ -53,6 +53,9 @@ ACCEPT_AT = {
 }
 IV_AT = {"set-up-response": 148, "server-start": 16}
 COUNT_AT = {"server-greeting": 48}
+WITHOUT_HMAC = ("server-greeting", "set-up-response", "server-start")
+"""The messages before the first HMAC. RFC 4656 section 3.1."""
+
 PARTS = ("schedule-slots", "skip-ranges", "packet-records")
 """Parts of messages with an HMAC of their own: of Request-Session, and of the answer to Fetch-Session."""
 
@@ -326,6 +329,8 @@ class Knob:
         places = {"mbz": MBZ_AT, "mode": MODE_AT, "accept": ACCEPT_AT, "iv": IV_AT, "count": COUNT_AT}.get(action)
         if message != TEST and places is not None and message not in (*places, "control"):
             raise ConfigurationError(f"{what}: {message} has none; these have: {', '.join(places)}")
+        if action == "hmac" and message in WITHOUT_HMAC:
+            raise ConfigurationError(f"{what}: {message} has no HMAC")
         read, default, _ = table[action]
         argument = _argument(what, action, read, default, parts[2] if len(parts) == 3 else None)
         return cls(action, message, None if number == "*" else int(number), argument, text)

@@ -122,3 +122,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert str(tmp_path) in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_demo_of_no_packets_is_refused_before_it_makes_anything(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "binding", "demo", "--count", "0", "--report", str(tmp_path / "report")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "0 is not in the range x>=1" in done.stderr
+    assert not (tmp_path / "report").exists()

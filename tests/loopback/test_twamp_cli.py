@@ -164,6 +164,24 @@ def test_an_address_that_is_not_ours_is_blamed_and_not_the_server(address: str, 
     assert "Unknown error" not in done.stderr
 
 
+@pytest.mark.parametrize("command", [["twping"], ["owping"], ["fetch"]])
+def test_a_failure_is_one_document_of_json_and_accept_is_the_servers_alone(
+    command: list[str], tmp_path: Path
+) -> None:
+    sid = ["00" * 16] if command == ["fetch"] else []
+    done = ippm(*command, "--json", "127.0.0.1:1", *sid)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert (document["ok"], document["accept"]) == (False, None)
+    assert done.stderr == f"ippm: {document['error']}\n"
+
+
+def test_keys_that_are_missing_here_are_no_answer_of_the_server(port: str, tmp_path: Path) -> None:
+    done = ippm("twping", "--json", "--key-agent", str(tmp_path / "none"), f"127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["accept"] is None
+
+
 def test_which_of_several_keyids_is_asked_before_the_server_is(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("alice 636f\nbob 686f\n")

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from binding_peers import FakeHandle
+from binding_peers import FakeExporter, FakeHandle
 from sim.network import child_config, connection
 
 from binding.config import MeasurementConfig
@@ -21,13 +22,14 @@ from binding.measurement import (
     measure,
     resolve,
     sa_for,
+    with_passphrases,
 )
 from binding.policy import ChildView, SaChoice, SaView, connection_for, newest_with
 from binding.provider import IkeKeyProvider
-from binding.twping import Thresholds
+from binding.twping import Outcome, Thresholds
 from ikev2.embedding import ChildCounters, ConnectionConfig, IkeError, NoSuchSa
 from ikev2.wire.payloads import TrafficSelector
-from ippm import TwpingOptions
+from ippm import ConfigurationError, NoSecret, ServerRefused, TwpingOptions
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 
@@ -243,3 +245,27 @@ def test_thresholds(thresholds: Thresholds, result: Any, words: str | None) -> N
     reason = thresholds.exceeded(result())
     assert (reason is None) == (words is None)
     assert words is None or words in str(reason)
+
+
+@pytest.mark.parametrize(("octets", "why"), [("c3a9", "is not ASCII"), ("610a", "has a newline in it")])
+def test_a_forbidden_passphrase_is_told_with_its_file(tmp_path: Path, octets: str, why: str) -> None:
+    """RFC 4656 section 3.1, RFC 5357 section 3.1."""
+    keys = tmp_path / "keys.pfs"
+    keys.write_text(f"alice {octets}\n")
+    keys.chmod(0o600)
+    config = MeasurementConfig(key_file=str(keys), require_ikev2=False)
+    with pytest.raises(ConfigurationError) as caught:
+        with_passphrases(IkeKeyProvider(FakeExporter()), config)
+    assert str(caught.value) == f"{keys}: the passphrase of KeyID 'alice' {why}"
+
+
+@pytest.mark.parametrize(
+    ("error", "accept"),
+    [
+        (NoSecret(6, "no established IKE SA"), None),
+        (ServerRefused(6, "no IKEv2 SA"), 6),
+        (IkeError("no answer"), None),
+    ],
+)
+def test_accept_in_json_is_what_the_server_answered(error: Any, accept: int | None) -> None:
+    assert Outcome(error=error).to_dict()["accept"] == accept
