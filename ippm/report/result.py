@@ -17,9 +17,9 @@ from ippm.metrics.marking import Marking, markings
 from ippm.metrics.registry import StreamParameters, registry_names
 from ippm.metrics.reordering import Reordering
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
-from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics
-from ippm.report.stamps import NO_STAMP_REPORT, StampReport
-from ippm.timestamps import ClockState, unix_ns_from_ntp
+from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics, worst_clock
+from ippm.report.stamps import NO_STAMP_REPORT, TRANSMIT_ERROR_NS, StampReport
+from ippm.timestamps import ClockState, ErrorEstimate, unix_ns_from_ntp
 from ippm.wire.test_packet import PacketMode
 
 N_REORDERING_SHOWN = 100
@@ -78,7 +78,11 @@ class RunResult:
         path: str | None = None,
         mode: str | None = None,
     ) -> Self:
-        """The result of a session that has ended. `mode` overrides the word (mixed mode has open packets)."""
+        """The result of a session that has ended. `mode` overrides the word (mixed mode has open packets).
+
+        `local_clock` is the state of our clock when the session began; what its packets said later may be worse.
+        """
+        local_clock = _worst_local(local_clock, records)
         metrics = two_way_metrics(records, numbered=plan.numbered_replies)
         packet_mode = PacketMode.of(plan.mode)
         sent = [t1 for t1 in records.t1 if t1]
@@ -233,6 +237,21 @@ class RunResult:
             "registry_names": self.registry_names,
             "notes": list(self.notes),
         }
+
+
+def _worst_local(clock: ClockState, records: SenderRecords) -> ClockState:
+    """The state of our clock, or what our packets claimed of it while the session ran where that is worse.
+
+    Their Error Estimates have the error of their stamps in them, too: what is said is never too little.
+    """
+    claimed = worst_clock(error for error, t1 in zip(records.sender_error, records.t1, strict=True) if t1 and error)
+    if claimed is None:
+        return clock
+    at_first = ErrorEstimate.from_ns(clock.error_ns + TRANSMIT_ERROR_NS, synchronized=clock.synchronized)
+    if claimed.error_ns <= at_first.error_ns and claimed.synchronized >= clock.synchronized:
+        return clock
+    synchronized = clock.synchronized and claimed.synchronized
+    return ClockState(synchronized, max(clock.error_ns, claimed.error_ns), clock.source)
 
 
 def _marking_dicts(marked: tuple[Marking, ...] | None) -> list[dict[str, int]] | None:

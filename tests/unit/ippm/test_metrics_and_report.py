@@ -158,6 +158,25 @@ def test_ipdv_and_ttl_changes_of_a_session() -> None:
     assert metrics.loss_pattern.period_lengths == (1, 2)
 
 
+def test_a_clock_that_gets_worse_while_the_session_runs_is_told() -> None:
+    made = records()
+    fine = ErrorEstimate.from_ns(21_000, synchronized=True).to_int()
+    for number in range(10):
+        made.sender_error[number] = fine
+    assert RunResult.of(plan(), made, SYNCHRONIZED).local_clock == SYNCHRONIZED
+    made.sender_error[7] = ErrorEstimate.from_ns(5_000_000, synchronized=True).to_int()
+    grown = RunResult.of(plan(), made, SYNCHRONIZED)
+    assert grown.clocks_synchronized
+    assert 5_000_000 <= grown.local_clock.error_ns <= 5_040_000
+    assert grown.clock_error_ns is not None
+    assert grown.clock_error_ns >= 5_000_000 + 5_000
+    made.sender_error[8] = ErrorEstimate.from_ns(16_000_000_000, synchronized=False).to_int()
+    lost = RunResult.of(plan(), made, SYNCHRONIZED)
+    assert not lost.clocks_synchronized
+    assert lost.local_clock.error_ns >= 16_000_000_000
+    assert any("not both synchronized" in note for note in lost.notes)
+
+
 def test_a_reply_that_came_late_was_not_lost_on_the_way_back() -> None:
     """The reflector's replies 2 and 3 are missing: one came after Timeout, one did not come."""
     made = records(answered=[0, 1, 2, 3, 4, 5])
