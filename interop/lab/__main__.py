@@ -10,6 +10,7 @@ Exit status: 0 done (with --run, the command's), 1 the lab could not be made, 2 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -73,12 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--run", metavar="COMMAND", help="no terminal: run this shell command on a host, and end")
     parser.add_argument("--on", choices=["A", "B"], default="A", help="the host of --run")
     parser.add_argument("--nat", action="store_true", help="A is behind a NAT of addresses and ports")
-    parser.add_argument("--mapping", type=float, metavar="SECONDS", help="so long its mappings live unused (a NAT)")
+    parser.add_argument(
+        "--mapping", type=_seconds, metavar="SECONDS", help="so long its mappings live unused (a NAT)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the impairments and of the NAT's ports")
     parser.add_argument("--mode", choices=["tunnel", "transport"], default="tunnel", help="of the Child SA")
     parser.add_argument("--backend", choices=["auto", "xfrm", "userspace"], default="auto")
     parser.add_argument("--clean", action="store_true", help="only remove what a killed lab left")
     return parser
+
+
+def _seconds(text: str) -> float:
+    """A time that a mapping can live. ArgumentTypeError for another: nothing would ever come back through the NAT."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not seconds above zero, such as 30")
+    return seconds
 
 
 def _where_namespaces_can_be_made(arguments: Sequence[str]) -> None:

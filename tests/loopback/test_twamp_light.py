@@ -205,6 +205,8 @@ def test_on_the_command_line(tmp_path: Path) -> None:
             "feature: session-control needs a Control connection",
         ),
         (("send", "-4", "-6", "127.0.0.1"), "-4 and -6 exclude each other"),
+        (("send", "-B", "nosuch", "127.0.0.1"), "interface nosuch: No such device"),
+        (("reflect", "-B", "nosuch", "--listen", "127.0.0.1:0"), "interface nosuch: No such device"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: tuple[str, ...], error: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from interop.lab.__main__ import main
 from interop.lab.knobs import BY_NAME, KNOBS, KnobError, change, help_text, words
 from interop.lab.relay import Impairments
 
@@ -65,3 +66,13 @@ def test_the_documentation_has_every_knob_with_its_example() -> None:
     text = (Path(__file__).parents[2] / "docs" / "lab.md").read_text()
     for knob in KNOBS:
         assert f"`{knob.name}={knob.example}`" in text or f"`{knob.name}=udp:862`" in text
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "long"])
+def test_mappings_of_the_nat_that_could_not_live_are_refused(
+    seconds: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([f"--mapping={seconds}", "--run", "true"])
+    assert ended.value.code == 2
+    assert f"argument --mapping: '{seconds}' is not seconds above zero, such as 30" in capsys.readouterr().err
