@@ -100,7 +100,8 @@ class ControlServer(PrivateServer):
                 command = self._commands.get(str(request.get("command")))
                 if command is None:
                     known = ", ".join(sorted((*self._commands, "log")))
-                    raise LocalProtocolError(f"unknown command {request.get('command')!r}; there are {known}")
+                    what = f"unknown command {request.get('command')!r}"
+                    raise LocalProtocolError(f"{what}; this control_socket has {known}")
                 reply: JsonObject = {"ok": True, "result": await command(request)}
             except IkeError as error:
                 reply = refusal(error)

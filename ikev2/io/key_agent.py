@@ -117,7 +117,9 @@ class _Session:
                     self._handle(request).close()
                     del self.handles[request["handle"]]
                     return {"ok": True}
-            raise LocalProtocolError(f"unknown op {request.get('op')!r}; there are open, secret, close")
+            raise LocalProtocolError(
+                f"unknown op {request.get('op')!r}; this key_agent_socket has open, secret, close"
+            )
         except IkeError as error:
             return refusal(error)
 

@@ -141,7 +141,10 @@ def test_the_log_is_followed_until_the_client_goes(tmp_path: Path) -> None:
         (b"[1]\n", "the line is not a JSON object"),
         (b"[" * 60_000 + b"\n", "the line is not JSON"),
         (b'{"command":"up"}\n', "`name` is the name of a connection"),
-        (b'{"command":"dance"}\n', "unknown command 'dance'; there are down, list, log, rekey, reload, stats, up"),
+        (
+            b'{"command":"dance"}\n',
+            "unknown command 'dance'; this control_socket has down, list, log, rekey, reload, stats, up",
+        ),
         (b'{"command":"log","last":-1}\n', "`last` is a number of lines"),
         (b"x" * (MAX_REQUEST_OCTETS + 2) + b"\n", f"a request has at most {MAX_REQUEST_OCTETS} octets"),
     ],
@@ -154,6 +157,18 @@ def test_bad_requests_are_answered_in_a_sentence(tmp_path: Path, octets: bytes, 
             assert reply["ok"] is False
             assert message in reply["error"]
             assert (await ask(a, "list"))["connections"] == ["lab"]
+
+    asyncio.run(scenario())
+
+
+def test_each_socket_says_what_it_is_to_who_takes_it_for_the_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with daemons(Pair(tmp_path)) as (a, _):
+            agent, control = a.configuration.key_agent_socket, a.configuration.control_socket
+            with pytest.raises(IkeError, match="this key_agent_socket has open, secret, close"):
+                await asyncio.to_thread(call, agent, "list")
+            with pytest.raises(IkeError, match="this control_socket has down, list"):
+                await asyncio.to_thread(KeyAgentClient(control).open, "127.0.0.1")
 
     asyncio.run(scenario())
 
