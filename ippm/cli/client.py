@@ -59,7 +59,7 @@ def continuous_options(command: Command) -> Command:
             default=10.0,
             show_default=True,
             metavar="SECONDS",
-            help="How long a period of --continuous is.",
+            help="How long a period of --continuous is; of owping a second or more.",
         ),
         click.option(
             "--continuous",
@@ -71,16 +71,20 @@ def continuous_options(command: Command) -> Command:
     return command
 
 
-def refuse_with_continuous(options: dict[str, str]) -> None:
-    """Raise ConfigurationError when an option was given that a measurement without an end has no use for.
+def check_continuous(continuous: bool, options: dict[str, str]) -> None:
+    """Raise ConfigurationError for an option that a measurement with an end, or one without, has no use for.
 
-    `options` are options and the names of their parameters.
+    `options` are those that do not go with --continuous, and the names of their parameters.
     """
     from click.core import ParameterSource
 
     from ippm.errors import ConfigurationError
 
     context = click.get_current_context()
+    if not continuous:
+        if context.get_parameter_source("period_s") is ParameterSource.COMMANDLINE:
+            raise ConfigurationError("--period is that of --continuous")
+        return
     for option, name in options.items():
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise ConfigurationError(f"--continuous and {option} exclude each other")

@@ -11,12 +11,12 @@ import click
 
 from ippm.cli.client import (
     address_options,
+    check_continuous,
     connection_of,
     continuous_options,
     document_head,
     loss_exceeded,
     packet_options,
-    refuse_with_continuous,
     run_client,
     run_without_end,
     sending_options,
@@ -127,10 +127,10 @@ def twping(
 
     options = _twping_options(host, keys=keys, **letters)
     provider = keys.provider(options.security)
+    check_continuous(continuous, NO_END)
     if continuous:
         from ippm.io.continuous import run_continuous
 
-        refuse_with_continuous(NO_END)
         run_without_end(
             lambda report, stop: run_continuous(options, provider, report=report, period_s=period_s, stop=stop)
         )

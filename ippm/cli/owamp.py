@@ -10,13 +10,13 @@ import click
 
 from ippm.cli.client import (
     address_options,
+    check_continuous,
     connection_of,
     continuous_options,
     document_head,
     errors_as_json,
     loss_exceeded,
     packet_options,
-    refuse_with_continuous,
     run_client,
     run_without_end,
     sending_options,
@@ -113,10 +113,10 @@ def owping(
 
     options = owping_options(host, keys=keys, **letters)
     provider = keys.provider(options.security)
+    check_continuous(continuous, NO_END)
     if continuous:
         from ippm.io.continuous_one_way import run_continuous_owping
 
-        refuse_with_continuous(NO_END)
         run_without_end(
             lambda report, stop: run_continuous_owping(
                 options, provider, report=report, period_s=period_s, stop=stop

@@ -61,6 +61,12 @@ def test_a_file_that_is_not_there_is_exit_status_2(words: list[str]) -> None:
     assert (shown.exit_code, shown.output) == (2, "ippm: /none: No such file or directory\n")
 
 
+@pytest.mark.parametrize("command", ["twping", "owping"])
+def test_a_period_without_continuous_is_refused(command: str) -> None:
+    shown = CliRunner().invoke(cli, [command, "--period", "5", "127.0.0.1:1"])
+    assert (shown.exit_code, shown.output) == (2, "ippm: --period is that of --continuous\n")
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize(
     "words",
