@@ -226,8 +226,8 @@ def check_stream(stream: Stream, intervals_s: Sequence[float] = ()) -> None:
         raise ConfigurationError(f"count = {stream.count}: at least one packet")
     intervals_s = intervals_s or (stream.interval_s,)
     for interval_s in intervals_s:
-        _check_seconds("interval_s", interval_s)
-    _check_seconds("timeout_s", stream.timeout_s)  # rfc4656-s4.1.1-05
+        _check_seconds("interval_s", interval_s)  # rfc4656-s4.1.1-05
+    _check_seconds("timeout_s", stream.timeout_s)
     mean_s = sum(intervals_s) / len(intervals_s)
     if mean_s * (stream.count - 1) > LONGEST_STREAM_S:
         raise ConfigurationError(
