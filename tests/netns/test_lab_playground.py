@@ -295,7 +295,7 @@ def test_an_interrupted_lab_leaves_nothing(number: signal.Signals, temporary: Pa
 
 
 def test_the_next_lab_removes_what_a_killed_one_left(temporary: Path, stack: ExitStack) -> None:
-    command = "trap '' INT HUP TERM; setsid sleep 1000 >/dev/null 2>&1 & echo started; sleep 1000"
+    command = "trap '' INT HUP TERM; setsid sleep 1000 >/dev/null 2>&1 & sleep 1000 & echo started; wait"
     process, directory, namespaces = started(temporary, command, stack)
     process.kill()
     process.wait()
