@@ -6,7 +6,6 @@ connection; what ends the measurement is `stop`, or an error. RFC 5357 sections 
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from ippm.core.rolling_sender import Period, RollingSender
 from ippm.core.schedule import poisson_stream
 from ippm.core.session_sender import SenderPlan
 from ippm.crypto import Entropy, KeyProvider
-from ippm.errors import ConfigurationError, IppmError
+from ippm.errors import ConfigurationError
 from ippm.io.clock import SystemClock
 from ippm.io.options import TwpingOptions
 from ippm.io.pacing import StopSignal, Waiter, exact_timers, frozen_heap
@@ -56,22 +55,13 @@ async def run_continuous(
         check_realtime(options.interval_s * 1e9)
     lines = RollingReport(options.host, options.path)
     reporter: _PeriodReporter = Reporter(lines, report, stop)
-    error: str | None = None
-    try:
+    async with reporter.reporting():
         with frozen_heap():
             async with await TwampClient.connect(options, provider, entropy) as client:
                 while True:
                     await _one_session(client, options, session_packets, round(period_s * 1e9), reporter)
                     if reporter.stop():
                         break
-    except IppmError as raised:
-        error = str(raised)
-        raise
-    except asyncio.CancelledError:
-        error = "interrupted"
-        raise
-    finally:
-        await asyncio.to_thread(reporter.close, error)
 
 
 async def _one_session(

@@ -59,19 +59,12 @@ async def run_continuous_owping(
     if options.realtime and options.to_server:
         check_realtime(mean_s * 1e9)
     reporter = Reporter(RollingOneWayReport(options.host, options.path), report, stop)
-    error: str | None = None
     chain = _Chain(options, provider, entropy or SystemEntropy(), reporter, period_s, mean_s)
-    try:
-        await chain.run(min(LEAD_S, period_s / 2), reporter.stop)
-    except IppmError as raised:
-        error = str(raised)
-        raise
-    except asyncio.CancelledError:
-        error = "interrupted"
-        raise
-    finally:
-        await chain.close()
-        await asyncio.to_thread(reporter.close, error)
+    async with reporter.reporting():
+        try:
+            await chain.run(min(LEAD_S, period_s / 2), reporter.stop)
+        finally:
+            await chain.close()
 
 
 def packets_of_period(starts: Mapping[bool, int], end: int, mean_ns: float) -> dict[bool, int]:

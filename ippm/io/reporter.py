@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
+from ippm.errors import IppmError
 from ippm.io.pacing import StopSignal
 
 MOST_WAITING = 64
@@ -63,6 +66,21 @@ class Reporter(Generic[Item]):
             self._report(self._lines.end(error, self._dropped))
         else:
             raise self._raised
+
+    @contextlib.asynccontextmanager
+    async def reporting(self) -> AsyncIterator[None]:
+        """While this measures; then what waits is reported, and the end, with the error that ended it, if one did."""
+        error: str | None = None
+        try:
+            yield
+        except IppmError as raised:
+            error = str(raised)
+            raise
+        except asyncio.CancelledError:
+            error = "interrupted"
+            raise
+        finally:
+            await asyncio.to_thread(self.close, error)
 
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:

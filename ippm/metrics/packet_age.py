@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ippm.metrics.delay import Stamps
 from ippm.timestamps import ntp_add_ns, ntp_difference_ns
 
 
@@ -57,28 +58,12 @@ class RunningAge:
         return self._ordered[-1] if len(self._ordered) >= self.LEAST else None
 
 
-class SentStamps(Protocol):
-    """Of a session by sequence number, NTP, 0 for none: `ippm.core.session_sender.SenderRecords`."""
-
-    @property
-    def t1(self) -> Sequence[int]:
-        """The stamps in the packets."""
+class SentStamps(Stamps, Protocol):
+    """Stamps of a session, `t1` as they are in the packets, and what the kernel says of their sending."""
 
     @property
     def departure(self) -> Sequence[int]:
         """The kernel's transmit stamps."""
-
-    @property
-    def t2(self) -> Sequence[int]:
-        """Received by the reflector."""
-
-    @property
-    def t3(self) -> Sequence[int]:
-        """Sent by the reflector."""
-
-    @property
-    def t4(self) -> Sequence[int]:
-        """Reply received."""
 
 
 @dataclass(frozen=True, slots=True)
