@@ -67,7 +67,7 @@ class SocketSet:
             if (host, port) in self._sockets or ((_wildcard_of(host), port) in wanted and host not in _WILDCARDS):
                 continue
             try:
-                sock = IkeSocket(host, port, nat_traversal=nat_traversal)
+                sock = IkeSocket(host, port, nat_traversal=nat_traversal, on_path_mtu=self._on_path_mtu)
             except OSError as error:
                 if host == "::" and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
                     continue  # a system without IPv6: IPv4 is bound
@@ -106,7 +106,7 @@ class SocketSet:
             # The backend's thread reads this socket: ESP is its own, IKE comes back to the loop.
             self._backend.attach_encap_socket(sock.sock, from_thread, mtu_from_thread)
         else:
-            sock.start(loop, deliver, self._on_path_mtu)
+            sock.start(loop, deliver)
 
     def find(self, local: Address) -> IkeSocket | None:
         """The socket that sends from this address and port."""

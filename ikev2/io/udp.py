@@ -67,10 +67,11 @@ class UdpCounters:
 class IkeSocket:
     """One bound UDP socket for IKE; `nat_traversal` says that it shares its port with ESP.
 
-    Raises OSError when the address or the port cannot be bound.
+    `on_path_mtu` has every path MTU that ICMP tells, be it found by reading or by sending, and so has it when another
+    reads the socket. Raises OSError when the address or the port cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, *, nat_traversal: bool) -> None:
+    def __init__(self, host: str, port: int, *, nat_traversal: bool, on_path_mtu: OnPathMtu | None = None) -> None:
         address = ipaddress.ip_address(host)
         self.nat_traversal = nat_traversal
         self.counters = UdpCounters()
@@ -95,16 +96,13 @@ class IkeSocket:
         self.local = Address(name[0], name[1])
         self._wildcard = address.is_unspecified
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_path_mtu: OnPathMtu | None = None
+        self._on_path_mtu = on_path_mtu
         self._buffer = bytearray(MAX_DATAGRAM_OCTETS)
         self._view = memoryview(self._buffer)
 
-    def start(
-        self, loop: asyncio.AbstractEventLoop, on_datagram: OnDatagram, on_path_mtu: OnPathMtu | None = None
-    ) -> None:
-        """Read on `loop`: every IKE message goes to `on_datagram`, every path MTU that ICMP tells to `on_path_mtu`."""
+    def start(self, loop: asyncio.AbstractEventLoop, on_datagram: OnDatagram) -> None:
+        """Read on `loop`: every IKE message goes to `on_datagram`."""
         self._loop = loop
-        self._on_path_mtu = on_path_mtu
         loop.add_reader(self.sock.fileno(), self._readable, on_datagram)
 
     def stop(self) -> None:

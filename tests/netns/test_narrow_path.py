@@ -8,6 +8,9 @@ RFC 7383 sections 2.5.1 and 2.5.2.
 
 from __future__ import annotations
 
+import asyncio
+import select
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -17,8 +20,15 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from ike_hosts import Site, only_sa, site
+from ike_hosts import ALICE, SERVER, WAIT_S, Site, only_sa, site
 
+from ikev2.core.config import ConnectionConfig
+from ikev2.core.types import Address
+from ikev2.crypto.secret import SecretOctets
+from ikev2.io.sockets import SocketSet
+from ikev2.ipsec.backend import OnIke
+from ikev2.ipsec.icmp import OnPathMtu
+from ikev2.ipsec.memory import MemoryBackend
 from interop.lab.netns import why_no_namespaces
 from interop.lab.relay import Impairments
 from interop.peers.ours import Ours
@@ -84,6 +94,41 @@ def test_the_size_that_icmp_names_is_taken_at_once(narrow: Any, port: int | None
     assert last <= 1000
     alice.wait_log("the path to 203.0.113.2 takes IP datagrams of 1000 octets")
     assert "no answer" not in alice.log()
+
+
+class IdleBackend(MemoryBackend):
+    """A backend whose thread, which reads the socket of ESP and IKE, does not get its turn."""
+
+    wants_encap_socket = True
+
+    def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke, on_path_mtu: OnPathMtu | None = None) -> None:
+        pass
+
+
+@pytest.mark.req("rfc7383-s2.5.1-02")
+@pytest.mark.parametrize("nat_traversal", [False, True], ids=["500", "4500"])
+def test_what_icmp_says_between_two_fragments_is_heard(tmp_path: Path, nat_traversal: bool) -> None:
+    """The kernel tells an error once, to the call that comes first: here that which sends the next fragment."""
+    told: list[tuple[str, int]] = []
+    connection = ConnectionConfig("lab", (ALICE,), (SERVER,), (), None, None, SecretOctets("PSK", b"secret"))
+
+    async def send_two() -> None:
+        sockets = SocketSet(IdleBackend(), lambda *came: None, lambda host, octets: told.append((host, octets)))
+        sockets.bind([connection], asyncio.get_running_loop())
+        sock = next(one for one in sockets.all() if one.nat_traversal is nat_traversal)
+        try:
+            remote = Address(SERVER, sock.local.port)
+            assert sock.send(bytes(1300), sock.local, remote, path_mtu_wanted=True)
+            waiting = select.poll()
+            waiting.register(sock.sock, 0)
+            assert waiting.poll(WAIT_S * 1000) == [(sock.sock.fileno(), select.POLLERR)]
+            assert sock.send(bytes(700), sock.local, remote, path_mtu_wanted=True)
+        finally:
+            sockets.close()
+
+    with site(tmp_path, nat=None, forward=Impairments(mtu=1000), tell_mtu=True) as found:
+        found.lab.call("alice", lambda: asyncio.run(send_two()))
+    assert told == [(SERVER, 1000)]
 
 
 @pytest.mark.req("rfc7383-s2.5.2-02", "rfc7383-s2.5.2-03", "rfc7383-s2.5.2-07", "rfc7383-s2.4-02")
