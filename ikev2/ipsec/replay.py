@@ -13,8 +13,8 @@ _LEAST_SIZE = 32
 class ReplayWindow:
     """Remembers which of the last `size` sequence numbers below the highest one have come.
 
-    A window of 0 switches the service off: every number but 0 passes. RFC 4303 section 3.4.3 wants at least 32
-    and prefers 64; the size is the receiver's own choice.
+    A window of 0 switches the service off: every number passes, also 0, with which a sender may go on when its count
+    is full (RFC 4303 section 3.3.3). Section 3.4.3 wants at least 32 and prefers 64; the size is the receiver's choice.
     """
 
     __slots__ = ("_mask", "_seen", "size", "top")
@@ -31,10 +31,10 @@ class ReplayWindow:
         """True when the number is neither seen nor left of the window; the first number of an SA is 1."""
         if sequence > self.top:
             return True
+        if not self.size:
+            return sequence >= 0
         if sequence <= 0:
             return False
-        if not self.size:
-            return True
         behind = self.top - sequence
         return behind < self.size and not (self._seen >> behind) & 1
 
@@ -45,11 +45,11 @@ class ReplayWindow:
             self.top = sequence
             # The guard keeps a jump of 2**32 from building a number of that many bits.
             self._seen = ((self._seen << ahead) | 1) & self._mask if ahead < self.size else 1
-        else:
-            self._seen |= (1 << -ahead) & self._mask
+        elif self.size:  # without a window a packet may be 2**32 numbers late
+            self._seen |= 1 << -ahead
 
     def extended(self, low: int) -> int:
-        """The 64-bit sequence number that `low` most likely stands for; under 1 when there is none.
+        """The 64-bit sequence number that `low` most likely stands for; under 0 when there is none.
 
         A window that is switched off counts as one of 32: section 3.4.3 wants no ESN there, and a peer that has it all
         the same may have its packets come out of order. RFC 4303 appendix A2.2.
@@ -62,4 +62,4 @@ class ReplayWindow:
         else:
             # Case B: its left end lies in the subspace before.
             high = top_high - 1 if low >= (top_low - span) & _LOW_32 else top_high
-        return high << 32 | low
+        return high << 32 | low if high <= _LOW_32 else -1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,13 +39,33 @@ def test_the_window_passes_what_the_model_passes(steps: list[int], size: int) ->
 
 
 @given(STEPS)
-def test_without_a_window_every_number_but_zero_passes(steps: list[int]) -> None:
+def test_without_a_window_every_number_passes(steps: list[int]) -> None:
+    """Zero, too: a sender that knows of no replay protection may let its count roll over. RFC 4303 section 3.3.3."""
     window = ReplayWindow(0)
-    for step in steps:
-        sequence = max(window.top + step, 1)
+    for step in [*steps, -(1 << 40)]:
+        sequence = max(window.top + step, 0)
         assert window.check(sequence)
         window.update(sequence)
-    assert not window.check(0)
+    assert not window.check(-1)
+
+
+def test_without_a_window_a_packet_that_is_late_by_all_numbers_costs_no_memory() -> None:
+    """Whoever has recorded the first packet of such an SA can send it at any time."""
+    window = ReplayWindow(0)
+    window.update(0xFFFFFFFF)
+    tracemalloc.start()
+    window.update(1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 10_000
+
+
+def test_behind_the_last_of_64_bits_there_is_no_number() -> None:
+    window = ReplayWindow(64)
+    window.update((1 << 64) - 1)
+    assert window.extended(5) < 0
+    assert not window.check(window.extended(5))
+    assert window.extended(0xFFFFFFF0) == (1 << 64) - 16
 
 
 @given(st.integers(64, 1 << 50), st.integers(-63, (1 << 31) - 1))
@@ -57,7 +79,7 @@ def test_the_high_bits_are_recovered_within_the_window_and_half_a_space_ahead(to
 def test_a_number_from_before_the_first_subspace_is_no_number() -> None:
     window = ReplayWindow(64)
     window.update(3)
-    assert window.extended(0xFFFFFFFF) < 1
+    assert window.extended(0xFFFFFFFF) < 0
     assert not window.check(window.extended(0xFFFFFFFF))
 
 
