@@ -84,7 +84,102 @@ def test_a_first_header_longer_than_the_last_makes_no_datagram_that_is_too_long(
     last = 65535 - (20 if family == 4 else 40) - 64000
     with pytest.raises(MalformedPacket):
         reassembler.add(fragment(family, 0, 64000, last, more=False))
-    assert reassembler.add(pieces[0]) is None
+    with pytest.raises(MalformedPacket):
+        reassembler.add(pieces[0])
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_of_a_datagram_whose_fragments_overlap_nothing_passes_that_comes_later(family: int) -> None:
+    """The pieces that follow would make a whole one. RFC 8200 section 4.5, RFC 5722."""
+    reassembler = Reassembler()
+    first, last = fragment(family, 0, 0, 64, more=True), fragment(family, 0, 64, 8, more=False)
+    assert reassembler.add(first) is None
+    with pytest.raises(MalformedPacket):
+        reassembler.add(fragment(family, 0, 56, 24, more=True))
+    for piece in (first, last):
+        with pytest.raises(MalformedPacket):
+            reassembler.add(piece)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize(("at", "octets"), [(0, 16), (8, 8), (0, 8)], ids=["longer", "within", "shorter"])
+def test_pieces_that_overlap_are_refused_before_the_datagram_is_complete(family: int, at: int, octets: int) -> None:
+    reassembler = Reassembler()
+    assert reassembler.add(fragment(family, 0, 0, 24, more=True)) is None
+    with pytest.raises(MalformedPacket):
+        reassembler.add(fragment(family, 0, at, octets, more=True))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_two_ends_of_one_datagram_are_refused(family: int) -> None:
+    reassembler = Reassembler()
+    assert reassembler.add(fragment(family, 0, 64, 8, more=False)) is None
+    with pytest.raises(MalformedPacket):
+        reassembler.add(fragment(family, 0, 32, 8, more=False))
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_fragment_that_came_twice_is_one(family: int) -> None:
+    reassembler = Reassembler()
+    first, last = fragment(family, 0, 0, 64, more=True), fragment(family, 0, 64, 8, more=False)
+    assert [reassembler.add(piece) for piece in (last, first)][1] is not None
+    assert [reassembler.add(piece) for piece in (first, first)] == [None, None]
+    assert reassembler.add(last) is not None
+    assert [reassembler.add(piece) for piece in (last, last)] == [None, None]
+    assert reassembler.add(first) is not None
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_is_unfinished_after_a_minute_does_not_meet_a_later_datagram_of_its_number(family: int) -> None:
+    now = [0.0]
+    reassembler = Reassembler(clock=lambda: now[0])
+    first, last = fragment(family, 0, 0, 64, more=True), fragment(family, 0, 64, 8, more=False)
+    assert reassembler.add(first) is None
+    now[0] = 59.0
+    assert reassembler.add(last) is not None
+    assert reassembler.add(first) is None
+    now[0] = 120.0
+    assert reassembler.add(last) is None
+    assert reassembler.given_up == 1
+
+
+def test_an_ipv6_packet_whole_in_one_fragment_has_nothing_to_do_with_others_of_its_number() -> None:
+    """RFC 8200 section 4.5, RFC 6946 section 4."""
+    reassembler = Reassembler()
+    first, last = fragment(6, 0, 0, 64, more=True), fragment(6, 0, 64, 8, more=False)
+    assert reassembler.add(first) is None
+    alone = reassembler.add(fragment(6, 0, 0, 16, more=False))
+    assert alone == ipv6.build_header(bytes(16), bytes(16), 17, 16) + bytes(16)
+    whole = reassembler.add(last)
+    assert whole is not None
+    assert len(whole) == 40 + 72
+
+
+def test_later_fragments_have_the_options_that_are_to_be_copied() -> None:
+    """RFC 791 section 3.1: Router Alert has the copied flag, Record Route has not."""
+    record_route, router_alert = bytes.fromhex("07 07 04 00000000 01"), bytes.fromhex("94 04 0000")
+    header = bytearray(build_header(bytes(4), bytes(4), 17, 12 + 600))
+    header[0] += 3
+    packet = bytes(header) + record_route + router_alert + bytes(range(200)) * 3
+    pieces = fragments(packet, 232)
+    assert [piece[20 : 4 * (piece[0] & 15)] for piece in pieces] == [
+        record_route + router_alert,
+        router_alert,
+        router_alert,
+    ]
+    assert all(ones_complement_sum(piece[: 4 * (piece[0] & 15)]) == 0xFFFF for piece in pieces)
+    reassembler = Reassembler()
+    whole = [reassembler.add(piece) for piece in pieces][-1]
+    assert whole is not None
+    assert whole[20:] == packet[20:]
+    assert fragments(pieces[1], 100)[1][20:24] == router_alert
+
+
+def test_an_option_that_leads_out_of_the_header_is_malformed() -> None:
+    header = bytearray(build_header(bytes(4), bytes(4), 17, 4 + 600))
+    header[0] += 1
+    with pytest.raises(MalformedPacket):
+        fragments(bytes(header) + bytes.fromhex("07050400") + bytes(600), 232)
 
 
 def test_an_mtu_without_room_is_refused() -> None:
