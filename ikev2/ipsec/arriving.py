@@ -12,6 +12,7 @@ from ikev2.ipsec.ipv4 import (
     build_header,
     flow,
     flow_of,
+    fragment_offset,
     header_octets,
     is_plain,
     readdressed,
@@ -21,6 +22,8 @@ from ikev2.ipsec.ipv4 import (
 from ikev2.ipsec.pair import Pair
 
 FLOW_CACHE = 4096
+_LEAST_OFFSET_OCTETS = 128
+"""Where the second fragment begins at the earliest, behind every header with ports. RFC 4301 appendix D.3."""
 _ECN_MASK = 0x03
 _ECN_ECT_1 = 0x01
 _ECN_CE = 0x03
@@ -43,6 +46,8 @@ def from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
     if not plain or key not in accepted:
         if not pair.policy.accepts(flow_of(inner)):
             raise EspDrop(DropReason.SELECTOR_MISMATCH)
+        if 0 < fragment_offset(inner) < _LEAST_OFFSET_OCTETS and pair.policy.looks_at_ports:
+            raise EspDrop(DropReason.FRAGMENT, "a fragment that could lie over ports: RFC 4301 section 7.2")
         if plain:
             _remember(accepted, key)
     return _marked(inner, tos) if tos & _ECN_MASK else inner
@@ -79,9 +84,14 @@ def _marked(inner: bytes, tos: int) -> bytes:
 
 
 def from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl: int, header: bytes) -> bytes:
-    """The packet of transport mode, under `header` or one made of tos and ttl. Raises EspDrop and MalformedPacket."""
+    """The packet of transport mode, under `header` or one made of tos and ttl. Raises EspDrop and MalformedPacket.
+
+    The addresses of `header` are not authentic: they have to be those of the SA. RFC 4301 section 5.2, step 5.
+    """
     if len(pair.local) == 16:
         return _ipv6_from_transport(pair, payload, next_header, tos, ttl)
+    if header and header[12:20] != pair.checksum_new:
+        raise EspDrop(DropReason.SELECTOR_MISMATCH, "a packet in transport mode between other addresses")
     key = bytes((next_header,)) + payload[:4]
     accepted = pair.accepted
     if key not in accepted:
@@ -97,12 +107,14 @@ def from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl: 
 
 def _ipv6_from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, hop_limit: int) -> bytes:
     """A header between the addresses of the pair: the kernel has taken the one that came, extensions and all."""
-    if pair.checksum_old != pair.checksum_new:
-        payload = readdressed(payload, next_header, pair.checksum_old, pair.checksum_new)
     packet = (
         ipv6.build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, hop_limit=hop_limit)
         + payload
     )
+    if pair.checksum_old != pair.checksum_new:
+        chain = ipv6.chain_of(packet)
+        upper = readdressed(packet[chain.offset :], chain.upper, pair.checksum_old, pair.checksum_new)
+        packet = packet[: chain.offset] + upper
     if not pair.policy.accepts(ipv6.flow_of(packet)):
         raise EspDrop(DropReason.SELECTOR_MISMATCH)
     return packet

@@ -21,9 +21,18 @@ _PLAIN_OCTETS = HEADER_OCTETS + 4
 _HEADER = struct.Struct("!BBHHHBBH4s4s")
 _U16 = struct.Struct("!H")
 
-_UDPLITE = 136
-_PORTS = frozenset((socket.IPPROTO_TCP, socket.IPPROTO_UDP, 33, socket.IPPROTO_SCTP, _UDPLITE))
-"""The protocols whose header begins with two ports; 33 is DCCP."""
+_DCCP, _MOBILITY, _UDPLITE = 33, 135, 136
+_PORTS = frozenset((socket.IPPROTO_TCP, socket.IPPROTO_UDP, _DCCP, socket.IPPROTO_SCTP, _UDPLITE))
+"""The protocols whose header begins with two ports."""
+_CHECKSUM_AT = {
+    socket.IPPROTO_TCP: 16,
+    socket.IPPROTO_UDP: 6,
+    _DCCP: 6,
+    _UDPLITE: 6,
+    socket.IPPROTO_ICMPV6: 2,
+    _MOBILITY: 4,
+}
+"""Where the checksum is of protocols that have addresses in it. RFC 9293, 768, 4340 section 9.1, 3828, 4443, 6275."""
 
 _ICMP = frozenset((socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
 
@@ -39,7 +48,8 @@ class MalformedPacket(ValueError):
 class Flow:
     """What selectors match of one packet, seen from its sender; addresses as integers.
 
-    ICMP's type and code stand for both ports, as type times 256 plus code (RFC 4301 section 4.4.1.1).
+    ICMP's type and code stand for both ports, as type times 256 plus code, and so does the type of a Mobility Header,
+    times 256 (RFC 4301 section 4.4.1.1).
     """
 
     source: int
@@ -74,6 +84,11 @@ def is_fragment(packet: bytes | memoryview) -> bool:
     return bool((packet[6] << 8 | packet[7]) & _FRAGMENT)
 
 
+def fragment_offset(packet: bytes | memoryview) -> int:
+    """Where the payload of a fragment lies in its datagram, in octets; 0 in the first one, and in what is none."""
+    return ((packet[6] << 8 | packet[7]) & _OFFSET) * 8
+
+
 def is_plain(packet: bytes | memoryview) -> bool:
     """Whether an IPv4 packet is a whole datagram of the length that it says, in a header without options, with ports.
 
@@ -104,6 +119,8 @@ def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) ->
             source_port, destination_port = struct.unpack_from("!HH", payload)
     elif ip_protocol in _ICMP and len(payload) >= 2:
         source_port = destination_port = _U16.unpack_from(payload)[0]
+    elif ip_protocol == _MOBILITY and len(payload) >= 3:
+        source_port = destination_port = payload[2] << 8
     return Flow(
         int.from_bytes(source, "big"),
         int.from_bytes(destination, "big"),
@@ -172,12 +189,12 @@ def with_tos(packet: bytes, tos: int) -> bytes:
 
 
 def readdressed(payload: bytes, ip_protocol: int, old: bytes, new: bytes) -> bytes:
-    """A TCP or UDP payload whose pseudo-header addresses (source and destination) become others.
+    """A payload of TCP, UDP or the like whose pseudo-header addresses (source and destination) become others.
 
     For transport mode through a NAT: the checksum was made over the addresses before translation. A UDP checksum
     of zero stays zero. RFC 3948 section 3.1.2, RFC 1624.
     """
-    at = {socket.IPPROTO_TCP: 16, socket.IPPROTO_UDP: 6, _UDPLITE: 6, socket.IPPROTO_ICMPV6: 2}.get(ip_protocol)
+    at = _CHECKSUM_AT.get(ip_protocol)
     if at is None or len(payload) < at + 2 or old == new:
         return payload
     checksum = _U16.unpack_from(payload, at)[0]

@@ -230,6 +230,11 @@ class MemoryBackend(Backend):
         """Take a packet from the network: open it, or check that it may come in clear. RFC 4301 section 5.2."""
         found = esp_of(packet)
         if found is not None:
+            if ip.is_fragment(
+                ip.checked(packet)
+            ):  # what comes here has not been put together: RFC 4303 section 3.4.1
+                self._engine.drops[DropReason.FRAGMENT] += 1
+                return
             esp, header = found
             ttl = packet[8] if packet[0] >> 4 == 4 else packet[7]
             inner = self._engine.unprotect(esp, ip.tos(packet), ttl, header)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from scapy.layers.inet import IP, TCP, UDP  # noqa: E402
 from scapy.layers.inet6 import (  # noqa: E402
+    MIP6MH_BU,
     ICMPv6EchoRequest,
     ICMPv6PacketTooBig,
     IPv6,
@@ -20,9 +22,11 @@ from scapy.layers.inet6 import (  # noqa: E402
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
     IPv6ExtHdrRouting,
+    MIP6MH_HoTI,
     PadN,
     defragment6,
     fragment6,
+    in6_chksum,
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
@@ -30,7 +34,7 @@ from esp_support import child_pair  # noqa: E402
 
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap  # noqa: E402
 from ikev2.core.types import Mode  # noqa: E402
-from ikev2.ipsec import ipv6  # noqa: E402
+from ikev2.ipsec import ip, ipv6  # noqa: E402
 from ikev2.ipsec.backend import DropReason  # noqa: E402
 from ikev2.ipsec.fragments import Reassembler  # noqa: E402
 from ikev2.ipsec.ipv4 import NO_PORT, MalformedPacket, readdressed  # noqa: E402
@@ -255,6 +259,44 @@ def test_checksums_follow_addresses_through_a_nat_of_ipv6() -> None:
         after = IPv6(bytes(IPv6(src="2001:db8:ffff::7", dst=B6) / layer / b"octets"))
         old, new = bytes(before)[8:40], bytes(after)[8:40]
         assert readdressed(bytes(before.payload), before.nh, old, new) == bytes(after.payload)
+
+
+def test_checksums_follow_addresses_behind_extension_headers_and_in_dccp_and_mobility_headers() -> None:
+    """RFC 4340 section 9.1, RFC 6275 section 6.1.1; RFC 3948 section 3.1.2."""
+    elsewhere = "2001:db8:ffff::7"
+
+    def ends_of(nat: bool, payload: bytes, next_header: int) -> IPv6:
+        return IPv6(bytes(IPv6(src=elsewhere if nat else A6, dst=B6, nh=next_header) / payload))
+
+    def dccp(nat: bool) -> bytes:
+        head = bytes.fromhex("00010002 04000000 00000000 00000000")
+        made = in6_chksum(33, IPv6(src=elsewhere if nat else A6, dst=B6), head)
+        return head[:6] + made.to_bytes(2, "big") + head[8:]
+
+    old, new = bytes(ends_of(False, b"", 59))[8:40], bytes(ends_of(True, b"", 59))[8:40]
+    assert readdressed(dccp(False), 33, old, new) == dccp(True)
+    before, after = (IPv6(bytes(IPv6(src=end, dst=B6) / MIP6MH_BU(seq=7))) for end in (A6, elsewhere))
+    assert readdressed(bytes(before.payload), 135, old, new) == bytes(after.payload)
+
+    of_a, of_b = ends(Mode.TRANSPORT, udp=True)
+    a, b = Engine(), Engine()
+    a.install(replace(of_a, local=elsewhere, ts_local=(TrafficSelector.from_network(f"{elsewhere}/128"),)))
+    b.install(replace(of_b, nat_original_remote=elsewhere))
+    options = IPv6ExtHdrDestOpt(options=[PAD])
+    result = a.protect(datagram(source=elsewhere, extensions=options))
+    assert result is not None
+    assert b.unprotect(result[1]) == datagram(extensions=options)
+
+
+def test_the_type_of_a_mobility_header_stands_for_its_ports() -> None:
+    """RFC 4301 section 4.4.1.1: in the most significant octet."""
+    packet = bytes(IPv6(src=A6, dst=B6) / MIP6MH_BU(seq=7))
+    assert (ip.flow_of(packet).ip_protocol, ip.flow_of(packet).source_port) == (135, 0x0500)
+    updates = (TrafficSelector.from_network(f"{A6}/128", 135, 0x0500, 0x05FF),)
+    engine = Engine()
+    engine.install(ends(ts_a=updates, ts_b=(TrafficSelector.from_network(f"{B6}/128", 135),))[0])
+    assert engine.protect(packet) is not None
+    assert engine.protect(bytes(IPv6(src=A6, dst=B6) / MIP6MH_HoTI())) is None
 
 
 def test_packet_too_big_quotes_and_has_a_right_checksum() -> None:

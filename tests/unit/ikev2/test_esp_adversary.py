@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from ipaddress import IPv4Address
 
 import pytest
 from esp_support import SUITES, child_pair, udp_packet
@@ -14,6 +15,7 @@ from esp_support import SUITES, child_pair, udp_packet
 from ikev2.core.types import Mode
 from ikev2.ipsec.backend import DropReason
 from ikev2.ipsec.esp import OutboundEspSa
+from ikev2.ipsec.ipv4 import build_header
 from ikev2.ipsec.sad import Engine
 from ikev2.wire.payloads.ts import TrafficSelector
 
@@ -40,10 +42,10 @@ class Victim:
         """The packet as the peer would send it."""
         return self.sender.seal(packet, 4) if self.tunnel else self.sender.seal(packet[20:], 17)
 
-    def offer(self, esp: bytes) -> str:
+    def offer(self, esp: bytes, header: bytes = b"") -> str:
         """Give it a packet: the name under which it was counted, "" when it passed."""
         before = self.counts()
-        got = self.engine.unprotect(esp, 0, 64)
+        got = self.engine.unprotect(esp, 0, 64, header)
         counted = self.counts() - before
         if got is not None:
             assert not counted
@@ -127,6 +129,45 @@ def test_of_256_next_headers_transport_mode_takes_those_of_its_selectors_only() 
     expected = dict.fromkeys(range(256), str(DropReason.SELECTOR_MISMATCH))
     assert found == expected | {17: "", 59: DropReason.DUMMY}
     assert len(victim.arrived) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [("203.0.113.9", "192.0.2.2"), ("192.0.2.1", "203.0.113.9"), ("192.0.2.2", "192.0.2.1")],
+)
+def test_an_outer_header_between_other_addresses_makes_no_packet_of_transport_mode(
+    source: str, destination: str
+) -> None:
+    """The ICV does not cover it, so the selectors have to hold for the addresses that come. RFC 4301 section 5.2."""
+    victim = Victim(mode=Mode.TRANSPORT)
+    for ends, expected in (((source, destination), DropReason.SELECTOR_MISMATCH), (("192.0.2.1", "192.0.2.2"), "")):
+        esp = victim.sealed(udp_packet())
+        header = build_header(*(IPv4Address(end).packed for end in ends), 50, len(esp))
+        assert victim.offer(esp, header) == expected
+    assert victim.arrived == [udp_packet()]
+
+
+def later_fragment(units: int) -> bytes:
+    """One that does not show its ports, so many eights of octets behind the beginning of its datagram."""
+    return udp_packet(data=bytes(24), flags=units)
+
+
+@pytest.mark.parametrize(("units", "passes"), [(1, False), (15, False), (16, True), (100, True)])
+def test_on_an_sa_for_what_shows_no_ports_a_fragment_that_could_lie_over_ports_is_refused(
+    units: int, passes: bool
+) -> None:
+    """Put together with the first one, of another SA, it would change its ports. RFC 4301 section 7.2, appendix D.3."""
+    opaque = [(TrafficSelector.from_network(host, 17, 0xFFFF, 0),) for host in ("192.0.2.1/32", "192.0.2.2/32")]
+    victim = Victim(ts_a=opaque[0], ts_b=opaque[1])
+    assert victim.offer(victim.sealed(later_fragment(units))) == ("" if passes else DropReason.FRAGMENT)
+
+
+@pytest.mark.parametrize("units", [1, 16])
+def test_a_later_fragment_passes_any_ports_and_never_some(units: int) -> None:
+    """RFC 4301 sections 7.1 and 7.3."""
+    assert Victim().offer(Victim().sealed(later_fragment(units))) == ""
+    some = Victim(ts_a=UDP_ONLY_A, ts_b=(TrafficSelector.from_network("192.0.2.2/32", 17, 7, 7),))
+    assert some.offer(some.sealed(later_fragment(units))) == DropReason.SELECTOR_MISMATCH
 
 
 # --- replay and order ----------------------------------------------------------------------------------------------

@@ -258,6 +258,19 @@ def test_a_packet_changed_on_the_way_does_not_arrive(world: World) -> None:
     assert world.b.query(of_b).errors == {DropReason.INTEGRITY: 1}
 
 
+@pytest.mark.parametrize("encap", [None, UdpEncap(4500, 4500)], ids=["esp", "udp"])
+def test_esp_in_pieces_that_nobody_put_together_is_dropped_and_counted(
+    world: World, encap: UdpEncap | None
+) -> None:
+    """RFC 4303 section 3.4.1."""
+    of_a, of_b = child_pair(encap=encap)
+    world.install((of_a, of_b))
+    world.network.impairment = lambda packet: fragments(packet, 576)[:1]
+    world.a.send_packet(udp_packet(data=bytes(1000)))
+    assert (world.at_b, world.b.drops()) == ([], {DropReason.FRAGMENT: 1})
+    assert world.b.query(of_b).errors == {}
+
+
 def sealed_by_a(of_a: ChildSaParameters, payload: bytes, next_header: int) -> bytes:
     """A packet of a's SA whose payload is anything."""
     cipher = esp_cipher(of_a.suite.encr.id, of_a.encr_key_out.octets)

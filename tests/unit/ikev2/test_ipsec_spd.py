@@ -27,7 +27,7 @@ from ikev2.ipsec.spd import Policy, Selector, bypasses, is_ike
 from ikev2.wire.payloads.ts import TrafficSelector
 
 A, B = (int(ipaddress.IPv4Address(address)) for address in ("192.0.2.1", "192.0.2.2"))
-TCP, UDP, ICMP = 6, 17, 1
+TCP, UDP, ICMP, DCCP, MOBILITY = 6, 17, 1, 33, 135
 
 
 def selector(network: str, ip_protocol: int = 0, first: int = 0, last: int = 65535) -> Selector:
@@ -50,6 +50,9 @@ def selector(network: str, ip_protocol: int = 0, first: int = 0, last: int = 655
         (selector("192.0.2.1/32", UDP, 65535, 0), A, UDP, 7, False),
         (selector("192.0.2.1/32", ICMP, 0x0800, 0x08FF), A, ICMP, 0x0800, True),
         (selector("192.0.2.1/32", ICMP, 0x0800, 0x08FF), A, ICMP, 0x0000, False),
+        (selector("192.0.2.1/32", MOBILITY, 0x0500, 0x05FF), A, MOBILITY, 0x0500, True),
+        (selector("192.0.2.1/32", MOBILITY, 0x0500, 0x05FF), A, MOBILITY, 0x0600, False),
+        (selector("192.0.2.1/32", MOBILITY, 0x0500, 0x05FF), A, MOBILITY, NO_PORT, False),
     ],
 )
 def test_selectors(chosen: Selector, address: int, ip_protocol: int, port: int, expected: bool) -> None:
