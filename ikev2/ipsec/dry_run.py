@@ -69,7 +69,7 @@ class DryRunBackend(Backend):
 
     def release_spi(self, spi: int, local: str, remote: str) -> None:
         self._write(f"# no Child SA has come of {spi:#010x}\n")
-        sa_id = SaId(ipaddress.ip_address(local.partition("%")[0]), spi)
+        sa_id = SaId(plan.address_of(local), spi)
         self._say(words.sa_id_words(sa_id, remote), XfrmMsg.DELSA, sa_id)
 
     def install(self, child: ChildSaParameters) -> None:

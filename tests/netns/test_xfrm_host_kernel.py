@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from ikev2.core.child_sa import KernelOptions
+from ikev2.core.types import Mode
 from ikev2.errors import BackendError
 from ikev2.io.netns import Namespace
-from ikev2.ipsec.backend import Bypass
+from ikev2.ipsec.backend import Acquire, Bypass, Trap
 from ikev2.ipsec.dry_run import DryRunBackend
 from ikev2.ipsec.xfrm import plan, words
 from ikev2.ipsec.xfrm.backend import XfrmBackend
@@ -24,6 +26,7 @@ from ikev2.ipsec.xfrm.messages import Policy
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
 from ikev2.ipsec.xfrm.structs import SaId
 from ikev2.ipsec.xfrm.uapi import UDP_ENCAP, SaDirection
+from ikev2.wire.payloads.ts import TrafficSelector
 from interop.lab.netns import why_no_namespaces
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +115,32 @@ def test_child_policies_come_back_from_the_kernel_as_they_went(namespace: Namesp
     assert bare(kernel.get_policy(moved.id)) == bare(moved)
     kernel.flush_policies()
     assert kernel.dump_policies() == []
+
+
+def test_the_kernel_finds_the_type_of_a_mobility_header_where_we_put_it(
+    backend: XfrmBackend, namespace: Namespace, kernel: XfrmSocket
+) -> None:
+    """It asks for a Child SA for messages of the type that is to be protected, and lets others leave in clear."""
+    here, there = "2001:db8::1", "2001:db8::2"
+    for words_ in (
+        ("link", "set", "lo", "up"),
+        ("address", "add", here, "dev", "lo"),
+        ("route", "add", there, "dev", "lo"),
+    ):
+        namespace.run(["ip", *words_], check=True)
+    selectors = [(TrafficSelector.from_network(host, 135, 0x0500, 0x0500),) for host in (here, there)]
+    backend.add_trap(Trap("mobile", 7, Mode.TRANSPORT, here, there, *selectors))
+    with namespace.call(lambda: socket.socket(socket.AF_INET6, socket.SOCK_RAW, 135)) as sender:
+        sender.bind((here, 0))
+        for message_type in (6, 5):
+            message = bytes((59, 0, message_type, 0, 0, 0, 0, 0))  # RFC 6275 section 6.1.1
+            with contextlib.suppress(BlockingIOError):  # what waits for a Child SA is not sent
+                sender.sendto(message, (there, 0))
+            event = backend.next_event()
+            assert isinstance(event, Acquire) == (message_type == 5), (message_type, event)
+    assert isinstance(event, Acquire)
+    assert (event.reqid, event.ip_protocol, event.source, event.destination) == (7, 135, here, there)
+    kernel.flush_sas()  # of what waits there is one without an SPI, which goes by itself
 
 
 def test_ip_xfrm_makes_the_same_policies_of_our_words(namespace: Namespace, kernel: XfrmSocket) -> None:

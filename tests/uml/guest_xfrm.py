@@ -20,6 +20,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +41,8 @@ from ikev2.ipsec.xfrm.attributes import ReplayLegacy  # noqa: E402
 from ikev2.ipsec.xfrm.backend import XfrmBackend  # noqa: E402
 from ikev2.ipsec.xfrm.kernel import XfrmSocket  # noqa: E402
 from ikev2.ipsec.xfrm.messages import Sa  # noqa: E402
+from ikev2.ipsec.xfrm.plan import LAST_PACKETS  # noqa: E402
+from ikev2.ipsec.xfrm.structs import LifetimeCurrent, SaId  # noqa: E402
 from ikev2.ipsec.xfrm.uapi import GROUP_MIGRATE, XfrmMsg  # noqa: E402
 from ikev2.ipsec.xfrm.words import sa_words  # noqa: E402
 from ikev2.wire.payloads.ts import TrafficSelector  # noqa: E402
@@ -532,6 +535,73 @@ def limits_end_an_sa(lab: Lab) -> None:
     nothing_left(lab)
 
 
+def sequence_numbers_run_out(lab: Lab) -> None:
+    """Without ESN the kernel says in time that they will, and sends nothing under a number that was there before."""
+    pair = lab.install(child_pair())
+    assert lab.exchange(count=1) == 1
+    with lab.call("a", XfrmSocket) as kernel:
+        sent = kernel.get_sa(SaId(ip_address(B), pair[0].spi_out))
+        for number, passes in ((LAST_PACKETS, True), (0xFFFFFFFF, False)):
+            kernel.delete_sa(sent.info.id)
+            moved_on = LifetimeCurrent(packets=number, add_time=sent.info.current.add_time)
+            kernel.new_sa(replace(sent, current=moved_on, replay_legacy=ReplayLegacy(number, 0, 0)))
+            lab.drain()
+            with lab.udp("a", A) as client, contextlib.suppress(OSError):
+                client.sendto(b"one more", (B, ECHO_PORT))
+            seen = [frame[14:] for frame in lab.frames("a")]
+            assert [packet[24:28] for packet in seen] == ([(number + 1).to_bytes(4)] if passes else []), seen
+            event = event_of(lab, "a")
+            assert event == Expire(pair[0].spi_out, A, B, hard=False, inbound=False), event
+    for host, child in zip("ab", pair, strict=True):
+        lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
+def not_its_traffic(mode: Mode) -> Case:
+    """What comes on an SA and is not of its selectors is dropped, also where no policy of the host is about it."""
+
+    def case(lab: Lab) -> None:
+        any_port, one_port = (
+            TrafficSelector.from_network(B, 17, *ports) for ports in ((0, 0xFFFF), (ECHO_PORT,) * 2)
+        )
+        wide, _ = child_pair(mode=mode, ts_b=(any_port,))
+        _, narrow = child_pair(mode=mode, ts_b=(one_port,))
+        pair = lab.install((wide, narrow))
+        assert lab.exchange() == PACKETS
+        lab.drain()
+        assert lab.exchange(port=ECHO_PORT + 1, count=1) == 0
+        assert protocols(lab.drain()) == ["esp"]
+        assert lab.call("b", lab.backends["b"].drops) == {"selector-mismatch": 1}
+        assert lab.backends["a"].drops() == {}
+        for host, child in zip("ab", pair, strict=True):
+            lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+        nothing_left(lab)
+
+    return case
+
+
+def between_link_local_addresses(lab: Lab) -> None:
+    """A zone says on which link a peer is; the kernel's SAs have none."""
+    a, b = "fe80::a", "fe80::b"
+    on_a, on_b = (f"%{TwoHosts.interface(host)}" for host in "ab")
+    for host, address in (("a", a), ("b", b)):
+        lab.ip(host, "address", "add", f"{address}/64", "dev", TwoHosts.interface(host), "nodad")
+    selectors = (TrafficSelector.from_network(a),), (TrafficSelector.from_network(b),)
+    first, second = child_pair(mode=Mode.TRANSPORT, a=a, b=b, ts_a=selectors[0], ts_b=selectors[1])
+    pair = lab.install(
+        (replace(first, local=a + on_a, remote=b + on_a), replace(second, local=b + on_b, remote=a + on_b))
+    )
+    lab.drain()
+    with lab.udp("a", "::") as client, lab.udp("b", "::", ECHO_PORT) as server:
+        there = (b, ECHO_PORT, 0, lab.call("a", lambda: socket.if_nametoindex(TwoHosts.interface("a"))))
+        client.sendto(b"there", there)
+        assert server.recv(2048) == b"there"
+    assert protocols(lab.drain()) == ["esp"]
+    for host, child in zip("ab", pair, strict=True):
+        lab.call(host, lambda h=host, c=child: lab.backends[h].delete(c))
+    nothing_left(lab)
+
+
 def event_of(lab: Lab, host: str) -> Expire:
     """The next event of a limit."""
     backend = lab.backends[host]
@@ -701,7 +771,7 @@ def ip_reads_our_words_as_the_same_sa(lab: Lab) -> None:
         ("aes128gcm16", Mode.TUNNEL),
         ("aes256-sha256", Mode.TRANSPORT),
         ("aes128-sha512-esn", Mode.TUNNEL),
-        ("chacha20poly1305", Mode.TRANSPORT),
+        ("chacha20poly1305", Mode.TRANSPORT),  # with a selector of one host and one port at each end
     ):
         backend = XfrmBackend(lab.state)
         lab.call("a", backend.open)
@@ -760,6 +830,10 @@ CASES: dict[str, Case] = {
     "moved-by-hand": moved(migrates=False),
     "moved-ports": a_pair_in_udp_is_moved_to_another_port,
     "limits": limits_end_an_sa,
+    "sequence-numbers": sequence_numbers_run_out,
+    "transport-selectors": not_its_traffic(Mode.TRANSPORT),
+    "tunnel-selectors": not_its_traffic(Mode.TUNNEL),
+    "transport-link-local": between_link_local_addresses,
     "windows": windows_of_all_sizes,
     "drops": drops_are_counted_by_reason,
     "standby": the_first_packet_on_standby_makes_it_the_one_that_is_sent_on,

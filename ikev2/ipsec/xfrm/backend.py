@@ -5,7 +5,6 @@ RFC 4301 section 4.4: the SAD and the SPD are the kernel's, this keeps them in s
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -181,7 +180,7 @@ class XfrmBackend(Backend):
 
     def release_spi(self, spi: int, local: str, remote: str) -> None:
         _, state, _ = self._opened()
-        larval = SaId(ipaddress.ip_address(local.partition("%")[0]), spi)
+        larval = SaId(plan.address_of(local), spi)
         if larval in state and (local, spi) not in self._children:
             try:
                 self._sa_table.forget(larval)
@@ -251,7 +250,7 @@ class XfrmBackend(Backend):
         _, state, _ = self._opened()
         installed = self._children.pop((child.local, child.spi_in), None)
         if installed is None:
-            larval = SaId(ipaddress.ip_address(child.local), child.spi_in)
+            larval = SaId(plan.address_of(child.local), child.spi_in)
             if larval in state:
                 self._sa_table.forget(larval)
             return
@@ -382,9 +381,10 @@ class XfrmBackend(Backend):
 
     def _acquired(self, child: ChildSaParameters, outbound: Sa) -> Sa:
         """With the number of the acquire that waits for it: the kernel asks no more for it, and may ask again."""
+        wanted = (child.name, plan.address_of(child.local), plan.address_of(child.remote))
         for trap, sprung in self._traps.items():
-            ends = (trap.name, trap.local, trap.remote)
-            if sprung.acquire and ends == (child.name, child.local, child.remote):
+            ends = (trap.name, plan.address_of(trap.local), plan.address_of(trap.remote))
+            if sprung.acquire and ends == wanted:
                 sequence, sprung.acquire = sprung.acquire, 0
                 return replace(outbound, info=replace(outbound.info, sequence=sequence))
         return outbound

@@ -19,8 +19,8 @@ from ikev2.ipsec.backend import SPI_MINIMUM, Bypass, Trap
 from ikev2.ipsec.xfrm.algorithms import kernel_algorithms
 from ikev2.ipsec.xfrm.attributes import Encap, Offload, ReplayEsn
 from ikev2.ipsec.xfrm.messages import Policy, Sa, SpiRequest
-from ikev2.ipsec.xfrm.selectors import FULL_MASK, Flow, PortBlock, flows
-from ikev2.ipsec.xfrm.structs import IpNetwork, LifetimeConfig, PolicyInfo, SaInfo, Template
+from ikev2.ipsec.xfrm.selectors import FULL_MASK, Flow, PortBlock, flows, hull
+from ikev2.ipsec.xfrm.structs import IpAddress, IpNetwork, LifetimeConfig, PolicyInfo, SaInfo, Selector, Template
 from ikev2.ipsec.xfrm.uapi import ANY_SPI, XFRM_INF, OffloadFlag, PolicyDirection, SaDirection, SaFlag, SaMode
 
 IPPROTO_UDP = 17
@@ -34,8 +34,15 @@ CHILD_PRIORITY = 0x60000
 MAXIMUM_INSTANCE = 0xFF
 LEGACY_WINDOW = 32
 ESN_OUTBOUND_WINDOW = 1
+LAST_PACKETS = 0xF000_0000
+"""Without ESN an SA is to be rekeyed before its sequence numbers, of 32 bits, are used up. RFC 4303 section 3.3.3."""
 
 _MODES = {Mode.TUNNEL: SaMode.TUNNEL, Mode.TRANSPORT: SaMode.TRANSPORT}
+
+
+def address_of(host: str) -> IpAddress:
+    """An address for the kernel, which has no zones in its SAs and policies."""
+    return ipaddress.ip_address(host.partition("%")[0])
 
 
 def kernel_reqid(instance: int, reqid: int) -> int:
@@ -73,12 +80,12 @@ class ChildPlan:
 
 def spi_request(local: str, remote: str, reqid: int) -> SpiRequest:
     """ALLOCSPI for packets from `remote` to `local`. RFC 4303 section 2.1: the receiver chooses."""
-    info = SaInfo(ipaddress.ip_address(remote), ipaddress.ip_address(local), 0, reqid, SaMode.TUNNEL)
+    info = SaInfo(address_of(remote), address_of(local), 0, reqid, SaMode.TUNNEL)
     return SpiRequest(info, SPI_MINIMUM, 0xFFFFFFFF, SaDirection.IN)
 
 
 def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool, offload: Offload | None) -> Sa:
-    local, remote = ipaddress.ip_address(child.local), ipaddress.ip_address(child.remote)
+    local, remote = address_of(child.local), address_of(child.remote)
     encr_key = child.encr_key_in if inbound else child.encr_key_out
     integ_key = child.integ_key_in if inbound else child.integ_key_out
     aead, crypt, auth = kernel_algorithms(child.suite, encr_key, integ_key)
@@ -109,7 +116,8 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool, offload: Offload
         mode=_MODES[child.mode],
         flags=flags,
         replay_window=window if replay is None else 0,
-        lifetime=_lifetime(child.limits),
+        selector=_carried(child, inbound=inbound),
+        lifetime=_lifetime(child.limits, counted=child.suite.esn or inbound),
     )
     padding = child.tfc_padding if child.mode is Mode.TUNNEL and not inbound else 0
     direction = SaDirection.IN if inbound else SaDirection.OUT
@@ -130,10 +138,22 @@ def _sa(child: ChildSaParameters, reqid: int, *, inbound: bool, offload: Offload
     )
 
 
-def _lifetime(limits: VolumeLimits) -> LifetimeConfig:
-    """What the kernel counts; times are IKE's own matter."""
+def _carried(child: ChildSaParameters, *, inbound: bool) -> Selector:
+    """What an SA may carry: in a tunnel the policies say that, but transport mode goes by where none is.
+
+    RFC 4301 section 5.2, step 5.
+    """
+    if child.mode is Mode.TUNNEL:
+        return Selector()
+    direction = PolicyDirection.IN if inbound else PolicyDirection.OUT
+    return hull(flows(child.ts_local, child.ts_remote), address_of(child.local).version, direction)
+
+
+def _lifetime(limits: VolumeLimits, *, counted: bool) -> LifetimeConfig:
+    """What the kernel counts; times are IKE's own matter. `counted`: its sequence numbers outlast every limit."""
     octets = limits.soft_octets or XFRM_INF, limits.hard_octets or XFRM_INF
-    return LifetimeConfig(*octets, limits.soft_packets or XFRM_INF, limits.hard_packets or XFRM_INF)
+    soft = limits.soft_packets or XFRM_INF
+    return LifetimeConfig(*octets, soft if counted else min(soft, LAST_PACKETS), limits.hard_packets or XFRM_INF)
 
 
 def _policies(
@@ -144,7 +164,7 @@ def _policies(
     The template of OUT names the SPI, so a rekeyed pair takes over with its policy, not before; that of IN does not,
     so packets of either pair are welcome (RFC 7296 section 2.8: both are in use until the old one is deleted).
     """
-    local, remote = ipaddress.ip_address(protected.local), ipaddress.ip_address(protected.remote)
+    local, remote = address_of(protected.local), address_of(protected.remote)
     mode = _MODES[protected.mode]
     into = Template(remote, local, reqid, mode)
     out = Template(local, remote, reqid, mode, spi=spi_out)
@@ -193,7 +213,7 @@ def moved_sa(planned: Sa, current: Sa) -> Sa:
 
 
 def _host(address: str) -> IpNetwork:
-    return ipaddress.ip_network(address)
+    return ipaddress.ip_network(address_of(address))
 
 
 def _allow(flows_allowed: Iterable[Flow], priority: int) -> tuple[Policy, ...]:

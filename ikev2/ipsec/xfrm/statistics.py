@@ -17,7 +17,8 @@ _FILE = Path("/proc/thread-self/net/xfrm_stat")
 _REASONS: Mapping[str, DropReason] = MappingProxyType(
     {
         "XfrmInNoStates": DropReason.UNKNOWN_SPI,
-        "XfrmInNoPols": DropReason.CLEAR,
+        "XfrmInNoPols": DropReason.SELECTOR_MISMATCH,  # it came in a tunnel, and no policy knows of it
+        "XfrmInStateMismatch": DropReason.SELECTOR_MISMATCH,  # it came in transport mode, and is not of the SA
         "XfrmInTmplMismatch": DropReason.CLEAR,
         "XfrmInHdrError": DropReason.MALFORMED,
         "XfrmOutNoStates": DropReason.NO_SA,

@@ -67,7 +67,9 @@ def sa_words(sa: Sa, verb: str = "add") -> str:
         words.append(f"{_offload_words(sa.offload)} dir {way}")
     if sa.direction is not None:
         words.append(f"dir {sa.direction.name.lower()}")
-    return " ".join(words)
+    if info.selector.source is None:
+        return " ".join(words)
+    return " ".join([*words, f"sel {selector_words(info.selector)}"]) + _mask_comment(info.selector)
 
 
 def _offload_words(offload: Offload) -> str:

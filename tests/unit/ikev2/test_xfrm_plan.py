@@ -20,7 +20,7 @@ from ikev2.ipsec.backend import Bypass
 from ikev2.ipsec.xfrm import plan
 from ikev2.ipsec.xfrm.attributes import Encap, ReplayEsn, ReplayLegacy
 from ikev2.ipsec.xfrm.messages import Policy, Sa, parse_attributes
-from ikev2.ipsec.xfrm.selectors import cover_ports, flows
+from ikev2.ipsec.xfrm.selectors import Flow, cover_ports, flows, hull
 from ikev2.ipsec.xfrm.structs import LifetimeConfig, LifetimeCurrent, PolicyInfo, SaInfo, Selector
 from ikev2.ipsec.xfrm.uapi import PolicyDirection, SaFlag, SaMode, Xfrma
 from ikev2.ipsec.xfrm.words import sa_words
@@ -107,6 +107,11 @@ def test_icmp_type_and_code_keep_their_places_in_both_directions(
         (ts("192.0.2.1/32", 17, 65535, 0), ts("192.0.2.2/32"), "OPAQUE"),
         (ts("192.0.2.1/32", 1), ts("192.0.2.2/32", 1, 0x0801, 0x0902), "ICMP"),
         (ts("192.0.2.1/32", 17, 1, 65534), ts("192.0.2.2/32", 17, 1, 65534), "more than 256"),
+        # A request in one direction, its answer in the other: the same selector stands in both lists.
+        (ts("192.0.2.1/32", 1, 0x0800, 0x08FF), ts("192.0.2.2/32", 1, 0, 0x00FF), "differ by direction"),
+        (ts("2001:db8::1", 135, 0x0501, 0x0501), ts("2001:db8::2"), "mobility header"),
+        (ts("192.0.2.1/32", 47, 1, 1), ts("192.0.2.2/32"), "no ports of protocol 47"),
+        (ts("192.0.2.1/32"), ts("192.0.2.2/32", 50, 1, 1), "no ports of protocol 50"),
     ],
 )
 def test_what_the_kernel_cannot_say_is_refused_in_a_sentence(
@@ -116,7 +121,86 @@ def test_what_the_kernel_cannot_say_is_refused_in_a_sentence(
         flows([local], [remote])
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "blocks"),
+    [
+        (0x0500, 0x0500, [(5, 0xFFFF)]),
+        (0x0500, 0x05FF, [(5, 0xFFFF)]),
+        (0x0500, 0x0700, [(5, 0xFFFF), (6, 0xFFFE)]),
+        (0, 0xFFFF, [(0, 0)]),
+    ],
+)
+def test_a_mobility_header_has_its_type_where_the_kernel_looks_for_it(
+    first: int, last: int, blocks: list[tuple[int, int]]
+) -> None:
+    for sides in (0, 1, 2):
+        ends = [ts("2001:db8::1", 135), ts("2001:db8::2", 135)]
+        for end in range(2) if sides == 2 else (sides,):
+            ends[end] = replace(ends[end], start_port=first, end_port=last)
+        found = flows([ends[0]], [ends[1]])
+        assert [flow.local_port for flow in found] == blocks
+        for flow in found:
+            for direction in (IN, OUT):
+                selector = flow.selector(direction)
+                assert (selector.source_port, selector.source_port_mask) == flow.local_port
+                assert selector.destination_port_mask == 0
+
+
+_hosts = st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address)
+_blocks = st.integers(0, 16).flatmap(
+    lambda bits: st.integers(0, 0xFFFF).map(lambda port: (port & 0xFFFF << bits & 0xFFFF, 0xFFFF << bits & 0xFFFF))
+)
+_flows = st.builds(
+    Flow,
+    _hosts.map(ipaddress.ip_network),
+    st.tuples(_hosts, st.integers(8, 32)).map(lambda n: ipaddress.ip_network(n, strict=False)),
+    st.sampled_from((6, 17)),
+    _blocks,
+    _blocks,
+)
+
+
+@given(st.lists(_flows, min_size=1, max_size=4))
+def test_the_selector_of_an_sa_holds_all_its_traffic_and_of_one_block_nothing_else(blocks: list[Flow]) -> None:
+    for direction in (IN, OUT):
+        around = hull(blocks, 4, direction)
+        assert around.source is not None
+        assert around.destination is not None
+        for selector in (flow.selector(direction) for flow in blocks):
+            assert selector.source is not None
+            assert selector.destination is not None
+            assert selector.source.subnet_of(around.source)  # type: ignore[arg-type]
+            assert selector.destination.subnet_of(around.destination)  # type: ignore[arg-type]
+            assert around.protocol in (0, selector.protocol)
+            for inner, inner_mask, outer, outer_mask in (
+                (selector.source_port, selector.source_port_mask, around.source_port, around.source_port_mask),
+                (
+                    selector.destination_port,
+                    selector.destination_port_mask,
+                    around.destination_port,
+                    around.destination_port_mask,
+                ),
+            ):
+                assert inner_mask & outer_mask == outer_mask
+                assert inner & outer_mask == outer
+        if len(blocks) == 1:
+            assert around == blocks[0].selector(direction)
+
+
 # -- SAs
+
+
+def test_an_sa_in_transport_mode_carries_its_own_traffic_only() -> None:
+    """In a tunnel the kernel drops what no policy knows; in transport mode it would let it in."""
+    ends = {"ts_local": (ts("192.0.2.1", 17, 862, 863),), "ts_remote": (ts("192.0.2.2", 17),)}
+    pair = planned(mode=Mode.TRANSPORT, **ends)
+    here, there = ipaddress.ip_network("192.0.2.1"), ipaddress.ip_network("192.0.2.2")
+    assert pair.outbound.info.selector == Selector(here, there, 17, 862, 0xFFFE, 0, 0)
+    assert pair.inbound.info.selector == Selector(there, here, 17, 0, 0, 862, 0xFFFE)
+    assert "sel src 192.0.2.2/32 dst 192.0.2.1/32 proto udp dport 862  # dport mask 0xfffe" in sa_words(
+        pair.inbound
+    )
+    assert planned(**ends).inbound.info.selector == Selector()
 
 
 @pytest.mark.parametrize(
@@ -343,3 +427,21 @@ def test_the_kernel_counts_what_an_sa_may_carry_and_never_its_time() -> None:
     unlimited = planned()
     assert unlimited.inbound.info.lifetime == LifetimeConfig()
     assert "limit" not in sa_words(unlimited.inbound)
+
+
+@pytest.mark.parametrize(
+    ("keyword", "soft", "expected"),
+    [
+        ("aes128gcm16", 0, 0xF000_0000),
+        ("aes128gcm16", 1000, 1000),
+        ("aes128gcm16", 2**33, 0xF000_0000),
+        ("aes128gcm16-esn", 0, 2**64 - 1),
+        ("aes128gcm16-esn", 2**33, 2**33),
+    ],
+)
+def test_an_sa_is_rekeyed_before_its_sequence_numbers_are_used_up(keyword: str, soft: int, expected: int) -> None:
+    """RFC 4303 section 3.3.3: the kernel sends nothing after number 2**32 - 1."""
+    pair = planned(keyword, limits=VolumeLimits(soft_packets=soft))
+    assert pair.outbound.info.lifetime.soft_packets == expected
+    assert pair.inbound.info.lifetime.soft_packets == (soft or 2**64 - 1)
+    assert pair.outbound.info.lifetime.hard_packets == 2**64 - 1
