@@ -60,6 +60,11 @@ _BLOCKS_AT_ONCE = 1024
 class Schedule(Protocol):
     """When packet `index` is due, in nanoseconds after the start of the session."""
 
+    @property
+    def slots(self) -> Sequence[Slot]:
+        """What is gone round: its kind and parameter tell the stream's distribution."""
+        ...
+
     def offset_ns(self, index: int) -> int:
         """Never decreases with `index`."""
         ...
@@ -75,6 +80,11 @@ class FixedSchedule:
         if self.interval_ns < 0:
             raise LocalProtocolError("an interval cannot be negative")
 
+    @property
+    def slots(self) -> tuple[Slot]:
+        """One slot of this length."""
+        return (Slot(SlotType.FIXED, fixed_point_from_ns(self.interval_ns)),)
+
     def offset_ns(self, index: int) -> int:
         """`index * interval_ns`."""
         return index * self.interval_ns
@@ -83,9 +93,10 @@ class FixedSchedule:
 class SlotSchedule:
     """The schedule of a list of slots and a Session ID, computed for `count` packets. RFC 4656 section 3.6."""
 
-    __slots__ = ("_offsets",)
+    __slots__ = ("_offsets", "slots")
 
     def __init__(self, slots: Sequence[Slot], sid: bytes, count: int) -> None:
+        self.slots = tuple(slots)
         self._offsets = array("q", map(ns_from_fixed_point, islice(slot_offsets(slots, sid), count)))
 
     def offset_ns(self, index: int) -> int:
@@ -99,9 +110,10 @@ class StreamSchedule:
     RFC 4656 section 3.6.
     """
 
-    __slots__ = ("_index", "_offset_ns", "_offsets")
+    __slots__ = ("_index", "_offset_ns", "_offsets", "slots")
 
     def __init__(self, slots: Sequence[Slot], sid: bytes) -> None:
+        self.slots = tuple(slots)
         self._offsets = slot_offsets(slots, sid)
         self._index = -1
         self._offset_ns = 0

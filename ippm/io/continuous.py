@@ -78,7 +78,7 @@ async def _one_session(
             plan = replace(plan, schedule=poisson_stream(round(options.interval_s * 1e9), session.sid))
         await client.start_sessions()
         start_unix_ns = unix_ns_from_ntp(plan.start_time) if plan.start_time else time.time_ns()
-        words = SessionWords(plan.sid, session.mode.word, plan.local, plan.remote, start_unix_ns)
+        words = SessionWords.of(plan, session.mode.word, start_unix_ns)
         await while_watched(
             client,
             lambda end: _run(plan, sock, end, period_ns, lambda period: reporter.take((words, period)), options),

@@ -81,7 +81,7 @@ class Histogram:
         self._need_values()
         if not 0 < ppm <= 1_000_000:
             raise ValueError(f"no quantile {ppm} of a million")
-        return self._of_rank(-(-ppm * self.count // 1_000_000))
+        return self.of_rank(-(-ppm * self.count // 1_000_000))
 
     def median(self) -> int:
         """The median, of an even count the mean of the central two rounded down, each to its bucket's width.
@@ -91,11 +91,11 @@ class Histogram:
         self._need_values()
         middle = self.count // 2
         if self.count % 2:
-            return self._of_rank(middle + 1)
-        return (self._of_rank(middle) + self._of_rank(middle + 1)) // 2
+            return self.of_rank(middle + 1)
+        return (self.of_rank(middle) + self.of_rank(middle + 1)) // 2
 
-    def _of_rank(self, rank: int) -> int:
-        """What stands for the value with this place among all in ascending order, from 1 on."""
+    def of_rank(self, rank: int) -> int:
+        """What stands for the value with this place among all in ascending order, from 1 to `count`."""
         for bucket in sorted(self._buckets):
             rank -= self._buckets[bucket]
             if rank <= 0:

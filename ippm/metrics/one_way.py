@@ -1,8 +1,8 @@
 """All metrics of a one-way session, from its packet records.
 
 One-way delay is RFC 7679, loss RFC 7680 and 3357, delay variation RFC 3393 and 5481, reordering RFC 4737, duplication
-RFC 5560. A packet
-that came more than once counts once, with the delay of its first copy.
+RFC 5560. A packet that came more than once counts once, with the delay of its first copy. A copy is told by its
+Sequence Number: that of a packet of the session that came before it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ippm.core.fetched_session import FetchedSession
 from ippm.metrics import reordering
 from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_delay_variation
 from ippm.metrics.loss_pattern import LossPattern, loss_pattern
-from ippm.metrics.reordering import Reordering
-from ippm.metrics.statistics import DelayStatistics
+from ippm.metrics.reordering import Duplication, Reordering
+from ippm.metrics.statistics import DelayStatistics, QuantilesWithLosses
 from ippm.metrics.two_way import worst_clock
 from ippm.timestamps import ClockState, first_and_last, ntp_difference_ns, unix_ns_from_ntp
 from ippm.wire.packet_record import RECORD
@@ -27,8 +27,9 @@ class OneWayMetrics:
     """Counts are packets; delays are DelayStatistics in nanoseconds, None when no packet arrived.
 
     `sent` counts packets that came or were lost; those that were sent so late that neither is known do not count.
-    The clock states are the worst that each end claimed in the session. The first and the last packet sent may be lost
-    ones: these count with their presumed send times (RFC 4656 section 3.9).
+    `delay_with_losses` are quantiles of all packets sent (RFC 7679 section 5). The clock states are the worst that each
+    end claimed in the session. The first and the last packet sent may be lost ones: these count with their presumed
+    send times (RFC 4656 section 3.9).
     """
 
     sent: int
@@ -47,6 +48,8 @@ class OneWayMetrics:
     reordering: Reordering
     loss_pattern: LossPattern
     ttl_changes: int
+    delay_with_losses: QuantilesWithLosses | None
+    duplication: Duplication
 
     @property
     def lost(self) -> int:
@@ -77,10 +80,11 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
     departures = first_and_last(first[number][0] if number in first else lost[number] for number in in_order)
     first_sent, last_sent = map(unix_ns_from_ntp, departures) if in_order else (0, 0)
     delay_of = dict(zip(first, delays, strict=True))
+    copies = len(arrivals) - len(first)
     return OneWayMetrics(
         sent=len(first) + len(really_lost),
         received=len(first),
-        duplicates=len(arrivals) - len(first),
+        duplicates=copies,
         reordered=reordering.reordered(arrivals),
         skipped=sum(last - begin + 1 for begin, last in session.skip_ranges),
         delay=DelayStatistics.of(delays),
@@ -97,6 +101,8 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
         ttl_changes=sum(
             before != after for before, after in pairwise(first[number][2] for number in sorted(first))
         ),
+        delay_with_losses=QuantilesWithLosses.of(delays, len(really_lost)),
+        duplication=Duplication(len(first), copies, reordering.replicated(arrivals) if copies else 0),
     )
 
 

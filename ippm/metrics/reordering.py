@@ -1,7 +1,9 @@
 """Reordering and duplication of a stream, from the sequence numbers in the order of arrival.
 
-RFC 4737 section 3: a packet is reordered when its number is less than the next expected one. Copies are not counted as
-reordered: only the first of each number is looked at. RFC 5560 counts the copies.
+RFC 4737 section 3: a packet is reordered when its number is less than the next expected one. Of each number only the
+first arrival is looked at, here as in every metric that follows: "only the first to arrive is considered for further
+analysis (copies would be declared reordered)" (section 3.6). Section 5.2 lets copies make its l greater than k, so
+n-reordering read by itself would count them; the MUST of section 3.6 goes before. RFC 5560 counts the copies.
 """
 
 from __future__ import annotations
@@ -137,6 +139,41 @@ def duplicates(arrivals: Iterable[int]) -> int:
             count += 1
         seen.add(number)
     return count
+
+
+def replicated(arrivals: Iterable[int]) -> int:
+    """How many packets arrived more than once. RFC 5560 section 5.2."""
+    return sum(copies > 1 for copies in Counter(arrivals).values())
+
+
+@dataclass(frozen=True, slots=True)
+class Duplication:
+    """`received` are packets, `copies` what arrived of them beyond the first, `replicated` packets that had copies.
+
+    The two statistics are in millionths, rounded down, None when nothing arrived: then they are undefined. RFC 5560.
+    """
+
+    received: int
+    copies: int
+    replicated: int
+
+    @property
+    def fraction_ppm(self) -> int | None:
+        """Type-P-one-way-packet-duplication-fraction. Section 5.1."""
+        return 1_000_000 * self.copies // self.received if self.received else None
+
+    @property
+    def replicated_rate_ppm(self) -> int | None:
+        """Type-P-one-way-replicated-packet-rate. Section 5.2."""
+        return 1_000_000 * self.replicated // self.received if self.received else None
+
+    def to_dict(self) -> dict[str, int | None]:
+        """As reports print it."""
+        return {
+            "replicated": self.replicated,
+            "fraction_ppm": self.fraction_ppm,
+            "replicated_rate_ppm": self.replicated_rate_ppm,
+        }
 
 
 def arrival_order(pairs: Iterable[tuple[int, int]]) -> list[int]:

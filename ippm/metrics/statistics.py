@@ -2,14 +2,15 @@
 
 Percentile: the smallest observed value x for which the empirical distribution function F(x) >= p; no interpolation.
 Median: the 50th percentile when the count is odd, else the mean of the two central values, rounded down to a whole
-nanosecond. Lost packets have no delay and are not in the sample: the statistics are those of the packets
-that arrived within Timeout. Of more than a million values quantiles come from a histogram, and their error is stated.
-RFC 2330 section 11.3, RFC 7679 section 5, RFC 6703 section 5.
+nanosecond. Lost packets have no delay and are not in the sample: the statistics of `DelayStatistics` are those of the
+packets that arrived within Timeout (RFC 6703 section 5.1.2, RFC 8912 section 4.4.1). RFC 7679 section 5 and RFC 2681
+section 4 take the delay of a lost packet for infinitely large instead: that is `QuantilesWithLosses`.
+Of more than a million values quantiles come from a histogram, and their error is stated. RFC 2330 section 11.3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from math import isqrt
@@ -21,7 +22,8 @@ EXACT_LIMIT = 1_000_000
 """Of samples up to this size all values are sorted; of larger ones a histogram is made."""
 
 QUANTILE_DEFINITION = (
-    "smallest x with F(x) >= p (RFC 2330 section 11.3); median of an even count: mean of the central two"
+    "of the packets that arrived: smallest x with F(x) >= p (RFC 2330 section 11.3); median of an even count: mean of "
+    "the central two"
 )
 
 
@@ -134,5 +136,61 @@ class DelayStatistics:
             "maximum_ns": self.maximum,
             "mean_ns": self.mean,
             "standard_deviation_ns": self.standard_deviation,
+            "quantile_error_ppm": self.relative_error_ppm,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class QuantilesWithLosses:
+    """Quantiles of all packets sent, the delay of a lost one being infinitely large.
+
+    `count` are packets sent; nanoseconds; None is undefined: it lies among the lost ones, as does one of the central
+    two of an even count where the median has none. `relative_error_ppm` as in DelayStatistics.
+    RFC 7679 section 5, RFC 2681 section 4.
+    """
+
+    count: int
+    median: int | None
+    p95: int | None
+    p99: int | None
+    p999: int | None
+    relative_error_ppm: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[int], lost: int, exact_limit: int = EXACT_LIMIT) -> Self | None:
+        """Of the delays of packets that arrived, and how many did not; None of an empty sample: all is undefined."""
+        stream = iter(values)
+        ordered = sorted(islice(stream, exact_limit))
+        more = next(stream, None)
+        if more is None:
+            return cls._of(len(ordered), lost, lambda rank: ordered[rank - 1])
+        histogram = Histogram.of(chain(ordered, (more,), stream))
+        return cls._of(histogram.count, lost, histogram.of_rank, histogram.relative_error_ppm)
+
+    @classmethod
+    def _of(cls, arrived: int, lost: int, of_rank: Callable[[int], int], error_ppm: int = 0) -> Self | None:
+        """`of_rank` gives the value with a place from 1 on among those that arrived, in ascending order."""
+        count = arrived + lost
+        if not count:
+            return None
+
+        def quantile(ppm: int) -> int | None:
+            rank = -(-ppm * count // 1_000_000)
+            return of_rank(rank) if rank <= arrived else None
+
+        upper = count // 2 + 1
+        median_of_all = None
+        if upper <= arrived:
+            median_of_all = of_rank(upper) if count % 2 else (of_rank(upper - 1) + of_rank(upper)) // 2
+        return cls(count, median_of_all, quantile(950_000), quantile(990_000), quantile(999_000), error_ppm)
+
+    def to_dict(self) -> dict[str, int | None]:
+        """As reports print it, the unit in each name."""
+        return {
+            "count": self.count,
+            "median_ns": self.median,
+            "p95_ns": self.p95,
+            "p99_ns": self.p99,
+            "p999_ns": self.p999,
             "quantile_error_ppm": self.relative_error_ppm,
         }

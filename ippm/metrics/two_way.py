@@ -11,8 +11,8 @@ from ippm.metrics import delay, reordering
 from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_delay_variation
 from ippm.metrics.loss_pattern import LossPattern, loss_pattern
 from ippm.metrics.packet_age import measured_stamps
-from ippm.metrics.reordering import Reordering
-from ippm.metrics.statistics import DelayStatistics
+from ippm.metrics.reordering import Duplication, Reordering
+from ippm.metrics.statistics import DelayStatistics, QuantilesWithLosses
 from ippm.timestamps import ClockState
 
 
@@ -29,6 +29,8 @@ class TwoWayMetrics:
     none (TWAMP Light).
     `reordering` (RFC 4737) and `loss_pattern` (RFC 3357) are of the whole way; IPDV is RFC 3393's, of packets that were
     sent one after the other; TTL changes are counted between packets in the order of sending.
+    `round_trip_with_losses` and `round_trip_total_with_losses` are quantiles of all packets sent (RFC 2681 section 4).
+    `duplication` counts replies beyond the first for a packet, wherever they were copied (RFC 5560).
     `peer_clock` is the worst state that the reflector claimed in its packets.
     """
 
@@ -59,6 +61,9 @@ class TwoWayMetrics:
     loss_pattern: LossPattern
     ttl_changes_forward: int
     ttl_changes_backward: int
+    round_trip_with_losses: QuantilesWithLosses | None
+    round_trip_total_with_losses: QuantilesWithLosses | None
+    duplication: Duplication
 
 
 def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayMetrics:
@@ -74,6 +79,8 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
     answers = (t4 for t1, t4 in zip(records.t1, records.t4, strict=True) if t1)
     # Sequence numbers of packets that were never sent are no gap between losses.
     lost = (place for place, t4 in enumerate(answers) if not t4)
+    total = delay.round_trip_total(stamps)
+    replicated = reordering.replicated(records.arrivals) if records.duplicates else 0
     return TwoWayMetrics(
         sent=sent,
         received=received,
@@ -86,7 +93,7 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
         reordered_forward=reordering.reordered(reordering.arrival_order(pairs)) if numbered else None,
         reordered_backward=reordering.reordered(numbers) if numbered else None,
         round_trip=DelayStatistics.of(round_trip),
-        round_trip_total=DelayStatistics.of(delay.round_trip_total(stamps)),
+        round_trip_total=DelayStatistics.of(total),
         forward=DelayStatistics.of(forward),
         backward=DelayStatistics.of(backward),
         forward_pdv=DelayStatistics.of(packet_delay_variation(forward)),
@@ -102,6 +109,9 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
         loss_pattern=loss_pattern(lost),
         ttl_changes_forward=_changes(records.reflector_ttl, records),
         ttl_changes_backward=_changes(records.reply_ttl, records),
+        round_trip_with_losses=QuantilesWithLosses.of(round_trip, sent - received),
+        round_trip_total_with_losses=QuantilesWithLosses.of(total, sent - received),
+        duplication=Duplication(received, records.duplicates, replicated),
     )
 
 

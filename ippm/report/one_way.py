@@ -24,8 +24,10 @@ from ippm.report.result import (
     one_way_clock_note,
     reordering_dict,
     statistics_dict,
+    with_losses_dict,
 )
 from ippm.report.stamps import StampReport
+from ippm.report.stream import StreamWords
 from ippm.report.text import (
     UNITS,
     clock_words,
@@ -37,8 +39,10 @@ from ippm.report.text import (
     loss_percent,
     loss_words,
     reordering_words,
+    replicated_words,
     stamp_words,
     time_words,
+    with_losses_words,
 )
 from ippm.timestamps import ns_from_fixed_point
 from ippm.wire.packet_record import RECORD
@@ -194,6 +198,12 @@ class OneWayResult:
         return PacketMode[self.mode.upper()].sender_octets + self.session.request.padding_length
 
     @property
+    def stream(self) -> StreamWords:
+        """What was sent, for the reports."""
+        request = self.session.request
+        return StreamWords(self.payload_octets, request.dscp, request.slots, ns_from_fixed_point(request.timeout))
+
+    @property
     def registry_names(self) -> dict[str, str]:
         """The names of RFC 8912 that apply to this session's stream, by the name of the value in `to_dict`."""
         request, octets = self.session.request, self.payload_octets
@@ -233,8 +243,10 @@ class OneWayResult:
             "skipped": metrics.skipped,
             "rejected": dict(self.rejected),
             "delay": statistics_dict(metrics.delay),
+            "delay_with_losses": with_losses_dict(metrics.delay_with_losses),
             "pdv": statistics_dict(metrics.pdv),
             "ipdv": statistics_dict(metrics.ipdv),
+            "duplication": metrics.duplication.to_dict(),
             "reordering": reordering_dict(metrics.reordering),
             "loss_pattern": loss_pattern_dict(metrics.loss_pattern),
             "send_error": statistics_dict(self.stamps.send_error if self.stamps else None),
@@ -252,13 +264,7 @@ class OneWayResult:
             "sender": {"address": self.sender[0], "port": self.sender[1]},
             "receiver": {"address": self.receiver[0], "port": self.receiver[1]},
             "payload_octets": self.payload_octets,
-            "schedule": [
-                {
-                    "type": "exponential" if slot.slot_type is SlotType.EXPONENTIAL else "fixed",
-                    "parameter_ns": ns_from_fixed_point(slot.parameter),
-                }
-                for slot in request.slots[:64]
-            ],
+            "schedule": self.stream.schedule_dicts(),
             "schedule_slots": len(request.slots),
             "timeout_ns": ns_from_fixed_point(request.timeout),
             "dscp": request.dscp,
@@ -283,8 +289,11 @@ def format_one_way(result: OneWayResult, unit: str = "m") -> str:
         f"mode:  {result.mode}" + (f", path: {result.path}" if result.path else ""),
         f"first: {time_words(metrics.first_sent_unix_ns)}",
         f"last:  {time_words(metrics.last_sent_unix_ns)}",
-        f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.duplicates} duplicates",
+        result.stream.line(unit),
+        f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {metrics.duplicates} duplicates"
+        + replicated_words(metrics.duplication),
         _delay(metrics.delay, result.clock_error_ns, unit),
+        *with_losses_words(metrics.delay_with_losses, metrics.lost, unit),
     ]
     if metrics.delay is not None:
         lines.append(jitter_words("one-way jitter", metrics.delay, unit))

@@ -16,10 +16,12 @@ from ippm.metrics.loss_pattern import LossPattern
 from ippm.metrics.marking import Marking, markings
 from ippm.metrics.registry import StreamParameters, registry_names
 from ippm.metrics.reordering import Reordering
-from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
+from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics, QuantilesWithLosses
 from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics, worst_clock
 from ippm.report.stamps import NO_STAMP_REPORT, TRANSMIT_ERROR_NS, StampReport
+from ippm.report.stream import StreamWords
 from ippm.timestamps import ClockState, ErrorEstimate, unix_ns_from_ntp
+from ippm.wire.schedule_slot import Slot
 from ippm.wire.test_packet import PacketMode
 
 N_REORDERING_SHOWN = 100
@@ -31,6 +33,9 @@ NOTE_CLOCKS = "forward and backward delays contain the offset between clocks tha
 NOTE_USER_STAMPS = "some replies were stamped by the program, not by the kernel"
 NOTE_NO_TRANSMIT_STAMPS = "packets were not stamped by the kernel when it sent them: T1 is the program's"
 NOTE_STOPPED = "stopped before its end"
+NOTE_SKIPPED_ALL = "no packet was sent in time: all were late by more than Timeout"
+SLOW_REFLECTOR_NS = 1_000_000_000
+"""A reflector answers within a second. RFC 6673 section 4.4."""
 NOTE_REFLECTOR_STAMPS = "the reflector's receive and transmit stamps are equal in every packet"
 
 
@@ -39,7 +44,7 @@ class RunResult:
     """What a session measured. `mode` is a word; `path` is the caller's word for the way (tunnel, bypass), or None.
 
     `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent. `stamps` says who
-    took T1 and T4, and what they are worth.
+    took T1 and T4, and what they are worth. `schedule` are the slots that are gone round.
     `features` are words; `marked_forward` and `marked_backward` say with which DSCP and ECN packets arrived, None where
     that is not monitored.
     """
@@ -67,6 +72,7 @@ class RunResult:
     marked_forward: tuple[Marking, ...] | None = None
     marked_backward: tuple[Marking, ...] | None = None
     notes: tuple[str, ...] = ()
+    schedule: tuple[Slot, ...] = ()
 
     @classmethod
     def of(
@@ -117,6 +123,7 @@ class RunResult:
             marked_forward=forward,
             marked_backward=backward,
             notes=tuple(_notes(packet_mode, metrics, records, local_clock)),
+            schedule=tuple(plan.schedule.slots),
         )
 
     @property
@@ -170,6 +177,11 @@ class RunResult:
         return self.local_clock.error_ns + self.stamps.error_ns + self.peer_clock.error_ns
 
     @property
+    def stream(self) -> StreamWords:
+        """What was sent, for the reports."""
+        return StreamWords(self.payload_octets, self.dscp, self.schedule, self.timeout_ns)
+
+    @property
     def registry_names(self) -> dict[str, str]:
         """The names of RFC 8912 that apply to this stream."""
         return registry_names(StreamParameters(self.payload_octets, self.interval_ns, self.timeout_ns, self.dscp))
@@ -197,6 +209,8 @@ class RunResult:
             "rejected": dict(self.rejected),
             "delay": statistics_dict(metrics.round_trip),
             "round_trip_total": statistics_dict(metrics.round_trip_total),
+            "delay_with_losses": with_losses_dict(metrics.round_trip_with_losses),
+            "round_trip_total_with_losses": with_losses_dict(metrics.round_trip_total_with_losses),
             "forward": statistics_dict(metrics.forward),
             "backward": statistics_dict(metrics.backward),
             "forward_pdv": statistics_dict(metrics.forward_pdv),
@@ -204,6 +218,7 @@ class RunResult:
             "ipdv": statistics_dict(metrics.round_trip_ipdv),
             "forward_ipdv": statistics_dict(metrics.forward_ipdv),
             "backward_ipdv": statistics_dict(metrics.backward_ipdv),
+            "duplication": metrics.duplication.to_dict(),
             "reordering": reordering_dict(metrics.reordering),
             "loss_pattern": loss_pattern_dict(metrics.loss_pattern),
             "reflector_turnaround": statistics_dict(metrics.reflector_turnaround),
@@ -223,6 +238,7 @@ class RunResult:
             "remote": {"address": self.remote[0], "port": self.remote[1]},
             "payload_octets": self.payload_octets,
             "interval_ns": self.interval_ns,
+            "schedule": self.stream.schedule_dicts(),
             "timeout_ns": self.timeout_ns,
             "dscp": self.dscp,
             "features": self.features.split(", ") if self.features else [],
@@ -304,6 +320,11 @@ def statistics_dict(statistics: DelayStatistics | None) -> dict[str, int] | None
     return None if statistics is None else statistics.to_dict()
 
 
+def with_losses_dict(quantiles: QuantilesWithLosses | None) -> dict[str, int | None] | None:
+    """Quantiles with losses as in the JSON reports; those of nothing are None."""
+    return None if quantiles is None else quantiles.to_dict()
+
+
 def one_way_clock_note(minimum_ns: int) -> list[str]:
     """Of a one-way delay, what it says of the clocks for certain: no packet comes before it is sent."""
     if minimum_ns > -_CLOCKS_DIFFER_NS:
@@ -340,6 +361,13 @@ def _notes(mode: PacketMode, metrics: TwoWayMetrics, records: SenderRecords, loc
         notes += two_way_clock_note(metrics.forward.minimum, metrics.backward.minimum)
     if metrics.reflector_turnaround is not None and metrics.reflector_turnaround.maximum == 0:
         notes.append(NOTE_REFLECTOR_STAMPS)
+    if metrics.reflector_turnaround is not None and metrics.reflector_turnaround.maximum > SLOW_REFLECTOR_NS:
+        notes.append(
+            f"the reflector took up to {metrics.reflector_turnaround.maximum / 1e9:.3f} s for a reply; 1 s is the most "
+            "that RFC 6673 section 4.4 has: it may be overloaded"
+        )
+    if records.skipped and not metrics.sent:
+        notes.append(NOTE_SKIPPED_ALL)
     if records.user_stamps:
         notes.append(NOTE_USER_STAMPS)
     if records.transmit_refused:

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ippm.core.rolling_sender import Period
-from ippm.core.session_sender import SenderRecords
+from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.metrics import delay
 from ippm.metrics.histogram import Histogram
 from ippm.metrics.packet_age import measured_stamps
 from ippm.metrics.statistics import QUANTILE_DEFINITION, DelayStatistics
 from ippm.metrics.two_way import TwoWayMetrics, two_way_metrics, worst_clock
-from ippm.report.result import loss_pattern_dict, stamp_report, statistics_dict
+from ippm.report.result import loss_pattern_dict, stamp_report, statistics_dict, with_losses_dict
+from ippm.report.stream import StreamWords
 from ippm.timestamps import ClockState
 
 COUNTS = ("sent", "received", "lost", "duplicates", "reordered", "skipped", "late", "send_failed")
@@ -28,13 +29,25 @@ COUNTS = ("sent", "received", "lost", "duplicates", "reordered", "skipped", "lat
 
 @dataclass(frozen=True, slots=True)
 class SessionWords:
-    """What the reports say of the session that a period belongs to; `start_unix_ns` is when it started."""
+    """What the reports say of the session that a period belongs to; `start_unix_ns` is when it started.
+
+    `stream` is what is sent in it.
+    """
 
     sid: bytes
     mode: str
     local: tuple[str, int]
     remote: tuple[str, int]
     start_unix_ns: int
+    stream: StreamWords
+
+    @classmethod
+    def of(cls, plan: SenderPlan, mode: str, start_unix_ns: int) -> Self:
+        """Of the plan of a session; `mode` is a word."""
+        stream = StreamWords(
+            plan.layout.sender_octets + plan.padding_octets, plan.dscp, plan.schedule.slots, plan.timeout_ns
+        )
+        return cls(plan.sid, mode, plan.local, plan.remote, start_unix_ns, stream)
 
 
 class RollingSample:
@@ -93,12 +106,18 @@ class RollingReport:
             "mode": session.mode,
             "local": {"address": session.local[0], "port": session.local[1]},
             "remote": {"address": session.remote[0], "port": session.remote[1]},
+            "payload_octets": session.stream.payload_octets,
+            "dscp": session.stream.dscp,
+            "schedule": session.stream.schedule_dicts(),
+            "timeout_ns": session.stream.timeout_ns,
             "start_unix_ns": session.start_unix_ns + period.start_ns,
             "end_unix_ns": session.start_unix_ns + period.end_ns,
             "first_sequence": period.first_sequence if records.count else None,
             **counts,
             "rejected": dict(records.rejected),
+            "duplication": metrics.duplication.to_dict(),
             "delay": statistics_dict(metrics.round_trip),
+            "delay_with_losses": with_losses_dict(metrics.round_trip_with_losses),
             "forward": statistics_dict(metrics.forward),
             "backward": statistics_dict(metrics.backward),
             "ipdv": statistics_dict(metrics.round_trip_ipdv),

@@ -46,7 +46,12 @@ def _row(result: Result) -> dict[str, Any]:
         "destination_port": destination[1],
         "first_sent_unix_ns": fields["first_sent_unix_ns"],
         "last_sent_unix_ns": fields["last_sent_unix_ns"],
+        "payload_octets": result.stream.payload_octets,
+        "dscp": result.stream.dscp,
+        "schedule": result.stream.schedule_text(),
+        "timeout_ns": result.stream.timeout_ns,
         **{name: fields[name] for name in _COUNTS},
+        "replicated": fields["duplication"]["replicated"],
         "clocks_synchronized": int(result.clocks_synchronized),
         "clock_error_ns": result.clock_error_ns,
     }
@@ -103,11 +108,25 @@ def _add(families: _Families, result: Result) -> None:
     (source, _), (destination, _) = _ends(result)
     ways = "two" if isinstance(result, RunResult) else "one"
     labels = {"source": source, "destination": destination, "sid": fields["sid"]}
-    about = {**labels, "mode": fields["mode"], "path": fields["path"] or "", "ways": ways}
+    stream = result.stream
+    about = {
+        **labels,
+        "mode": fields["mode"],
+        "path": fields["path"] or "",
+        "ways": ways,
+        "payload_octets": "" if stream.payload_octets is None else str(stream.payload_octets),
+        "dscp": "" if stream.dscp is None else str(stream.dscp),
+        "schedule": stream.schedule_text(),
+        "timeout_seconds": seconds(stream.timeout_ns),
+    }
     families.add("ippm_session", "The measurement session.", "", about, "1", "info")
     for name in _COUNTS:
         family = f"ippm_{name}_packets"
         families.add(family, f"Packets of the session: {name}.", "packets", labels, str(fields[name]))
+    copied = str(fields["duplication"]["replicated"])
+    families.add(
+        "ippm_replicated_packets", "Packets that arrived more than once (RFC 5560).", "packets", labels, copied
+    )
     if result.sent:
         ratio = f"{result.lost / result.sent:.9g}"
         families.add("ippm_loss_ratio", "Packets lost of those sent.", "ratio", labels, ratio)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from ippm.metrics.loss_pattern import LossPattern
 from ippm.metrics.marking import Marking
-from ippm.metrics.reordering import Reordering
-from ippm.metrics.statistics import DelayStatistics
+from ippm.metrics.reordering import Duplication, Reordering
+from ippm.metrics.statistics import DelayStatistics, QuantilesWithLosses
 from ippm.metrics.two_way import TwoWayMetrics
-from ippm.report.result import RunResult
 from ippm.report.stamps import StampReport
 from ippm.timestamps import ClockState
+
+if TYPE_CHECKING:
+    from ippm.report.result import RunResult
 
 LINES_SHOWN = 10
 """n-reordering beyond this n is not in texts."""
@@ -34,8 +37,10 @@ def format_result(result: RunResult, unit: str = "m") -> str:
         + (f", path: {result.path}" if result.path else ""),
         f"first: {time_words(result.first_sent_unix_ns)}",
         f"last:  {time_words(result.last_sent_unix_ns)}",
+        result.stream.line(unit),
         f"{metrics.sent} sent, {metrics.lost} lost ({percent}), {_duplicates(metrics)}, {metrics.reordered} reordered",
         delay_words("round-trip time", metrics.round_trip, unit),
+        *with_losses_words(metrics.round_trip_with_losses, metrics.lost, unit),
         directional_words("send time", metrics.forward, result.clock_error_ns, result.clocks_synchronized, unit),
         directional_words(
             "reflect time", metrics.backward, result.clock_error_ns, result.clocks_synchronized, unit
@@ -62,9 +67,15 @@ def format_result(result: RunResult, unit: str = "m") -> str:
 
 
 def _duplicates(metrics: TwoWayMetrics) -> str:
-    if metrics.send_duplicates is None:
-        return f"{metrics.duplicates} duplicates"
-    return f"{metrics.send_duplicates} send duplicates, {metrics.reflect_duplicates} reflect duplicates"
+    words = f"{metrics.duplicates} duplicates"
+    if metrics.send_duplicates is not None:
+        words = f"{metrics.send_duplicates} send duplicates, {metrics.reflect_duplicates} reflect duplicates"
+    return words + replicated_words(metrics.duplication)
+
+
+def replicated_words(duplication: Duplication) -> str:
+    """Of how many packets there were copies; nothing where there was none. RFC 5560."""
+    return f" of {duplication.replicated} packets" if duplication.copies else ""
 
 
 def milliseconds(nanoseconds: int) -> str:
@@ -89,6 +100,17 @@ def delay_words(name: str, statistics: DelayStatistics | None, unit: str = "m") 
         return f"{name}: no packet was answered"
     values = (statistics.minimum, statistics.median, statistics.p95, statistics.p99, statistics.maximum)
     return f"{name} min/median/p95/p99/max = {'/'.join(in_unit(value, unit) for value in values)} {UNITS[unit][1]}"
+
+
+def with_losses_words(quantiles: QuantilesWithLosses | None, lost: int, unit: str = "m") -> list[str]:
+    """The line for quantiles of all packets sent; none where nothing was lost, as they are those that were told."""
+    if quantiles is None or not lost:
+        return []
+    values = (quantiles.median, quantiles.p95, quantiles.p99)
+    words = "/".join("undefined" if value is None else in_unit(value, unit) for value in values)
+    return [
+        f"  with lost packets as infinitely late (RFC 7679 section 5): median/p95/p99 = {words} {UNITS[unit][1]}"
+    ]
 
 
 def directional_words(

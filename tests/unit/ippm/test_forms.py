@@ -14,6 +14,7 @@ import pytest
 
 from ippm.core.fetched_session import FetchedSession
 from ippm.core.rolling_sender import RollingSender
+from ippm.core.schedule import poisson_schedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
 from ippm.errors import ConfigurationError
 from ippm.report import RunResult
@@ -30,6 +31,7 @@ from ippm.report.owping_forms import (
 )
 from ippm.report.pscheduler import hundredths, latency_result
 from ippm.report.rolling import RollingReport, SessionWords
+from ippm.report.stream import StreamWords
 from ippm.report.tables import csv_table, openmetrics, seconds
 from ippm.report.text import format_result, percentile_lines
 from ippm.timestamps import ClockState, ntp_add_ns
@@ -274,6 +276,44 @@ class TestTables:
         ]  # fmt: skip
 
 
+# RFC 7679 section 3.8, RFC 7680 section 2.8, RFC 2681 section 2.8: Type-P and the loss threshold stand beside results.
+class TestWhatWasSent:
+    def test_in_text(self) -> None:
+        line = "sent:  UDP with 34 octets, DSCP 10; intervals 250.000 ms fixed; lost after 2000.000 ms\n"
+        assert line in format_one_way(one_way())
+        assert "; lost after 2.000 s\n" in format_one_way(one_way(), "s")
+        assert (
+            "sent:  UDP with 21 octets, DSCP 0; intervals 10.000 ms fixed; lost after 2000.000 ms\n"
+            in format_result(two_way()[0])
+        )
+
+    def test_of_a_poisson_stream_the_mean(self) -> None:
+        """Two ways, too, where the server is not told the schedule."""
+        _, plan, records = two_way()
+        stream = replace(plan, schedule=poisson_schedule(30 * MS, SID, 4), timeout_ns=3000 * MS)
+        result = RunResult.of(stream, records, ClockState(True, 0, "test"))
+        assert "intervals mean 30.000 ms exponential; lost after 3000.000 ms" in format_result(result)
+        document = result.to_dict()
+        assert document["schedule"] == [{"type": "exponential", "parameter_ns": 30 * MS}]
+        assert document["interval_ns"] is None
+        (row,) = csv.DictReader(io.StringIO(csv_table([result])))
+        assert (row["schedule"], row["timeout_ns"]) == ("exponential 30000000", "3000000000")
+        assert (row["payload_octets"], row["dscp"]) == ("21", "0")
+        assert 'payload_octets="21",dscp="0",schedule="exponential 30000000",timeout_seconds="3"' in openmetrics(
+            [result]
+        )
+
+    def test_many_slots_and_what_is_not_known(self) -> None:
+        slots = tuple(Slot(SlotType(number % 2), 1 << 32) for number in range(9))
+        words = StreamWords(None, None, slots, 5 * MS)
+        assert words.line() == (
+            "sent:  UDP with a payload of unknown length, no DSCP; intervals mean 1000.000 ms exponential, "
+            "1000.000 ms fixed, mean 1000.000 ms exponential, 1000.000 ms fixed, and 5 more; lost after 5.000 ms"
+        )
+        assert words.schedule_text().endswith("; exponential 1000000000; fixed 1000000000; ...")
+        assert len(words.schedule_dicts()) == 9
+
+
 class TestText:
     def test_units(self) -> None:
         result, _, _ = two_way()
@@ -325,7 +365,7 @@ class TestSchema:
         session.pack(0, T0, SYNCHRONIZED)
         report = RollingReport("host")
         for period in session.finish(MS):
-            words = SessionWords(SID, "open", ("192.0.2.1", 1), ("192.0.2.2", 2), 0)
+            words = SessionWords.of(session.plan, "open", 0)
             self.valid(json.loads(json.dumps(report.line((words, period)))), "period")
         self.valid(report.end(), "end")
         self.valid(report.end("broken"), "end")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics as python_statistics
 from collections.abc import Collection, Container
 from dataclasses import replace
@@ -18,8 +19,8 @@ from ippm.metrics import DelayStatistics, two_way_metrics
 from ippm.metrics.delay_variation import packet_delay_variation
 from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
 from ippm.metrics.registry import StreamParameters, one_way_registry_names, registry_names
-from ippm.metrics.reordering import duplicates, reordered
-from ippm.metrics.statistics import median, percentile
+from ippm.metrics.reordering import Duplication, duplicates, reordered, reordering, replicated
+from ippm.metrics.statistics import QuantilesWithLosses, median, percentile
 from ippm.report import RunResult, format_result
 from ippm.report.text import milliseconds
 from ippm.timestamps import ClockState, ErrorEstimate, ntp_add_ns, unix_ns_from_ntp
@@ -93,9 +94,113 @@ def test_percentiles_as_in_the_framework() -> None:
             bad()
 
 
-# RFC 7679 section 5.2 and RFC 2681 section 4.2: 100 110 undefined 90 500 gives 105.
-def test_the_median_of_the_delay_rfcs() -> None:
-    assert median(sorted([100, 110, 90, 500])) == 105
+# RFC 7679 sections 5.1 and 5.2, RFC 2681 sections 4.1 and 4.2: Stream1 with one undefined of five, Stream2 of four.
+def test_the_statistics_of_the_delay_rfcs() -> None:
+    stream_1, stream_2 = QuantilesWithLosses.of([100, 110, 90, 500], 1), QuantilesWithLosses.of([100, 110, 90], 1)
+    assert stream_1 == QuantilesWithLosses(5, 110, None, None, None)
+    assert stream_2 == QuantilesWithLosses(4, 105, None, None, None)
+    # Of those that arrived it is another: this is what reports call delay.
+    arrived = DelayStatistics.of([100, 110, 90])
+    assert arrived is not None
+    assert (arrived.median, arrived.minimum) == (100, 90)
+    assert QuantilesWithLosses.of([], 0) is None
+    assert QuantilesWithLosses.of([], 3) == QuantilesWithLosses(3, None, None, None, None)
+
+
+@given(
+    st.lists(st.integers(-(10**12), 10**12), max_size=60),
+    st.integers(0, 60),
+    st.integers(1, 60),
+)
+def test_lost_packets_are_infinitely_late(values: list[int], lost: int, exact_limit: int) -> None:
+    everything = sorted([*values, *[math.inf] * lost])
+    found = QuantilesWithLosses.of(values, lost, exact_limit)
+    if not everything:
+        assert found is None
+        return
+    assert found is not None
+    assert found.count == len(everything)
+    assert found.relative_error_ppm == (977 if len(values) > exact_limit else 0)
+    middle = len(everything) // 2
+    central = everything[middle : middle + 1] if len(everything) % 2 else everything[middle - 1 : middle + 1]
+    edges = {95: found.p95, 99: found.p99, 99.9: found.p999}
+    wanted = {p: everything[math.ceil(len(everything) * p / 100) - 1] for p in edges}
+    for name, value in edges.items():
+        assert (value is None) == (wanted[name] == math.inf)
+        if value is not None:
+            assert abs(value - wanted[name]) * 1_000_000 <= found.relative_error_ppm * abs(wanted[name])
+    assert (found.median is None) == (math.inf in central)
+    if found.median is not None and not found.relative_error_ppm:
+        assert found.median == sum(map(int, central)) // len(central)
+
+
+def test_a_report_has_both_readings_of_a_lost_packets_delay() -> None:
+    """2 of 10 are lost: the 95th percentile of all packets lies among them, that of those that arrived does not."""
+    result = RunResult.of(plan(), records(answered=[0, 1, 2, 3, 4, 5, 6, 7]), SYNCHRONIZED)
+    as_dict = json.loads(json.dumps(result.to_dict()))
+    assert (as_dict["delay"]["p95_ns"], as_dict["delay"]["median_ns"]) == (5_007_000, 5_003_500)
+    assert as_dict["delay_with_losses"] == {
+        "count": 10, "median_ns": 5_004_500, "p95_ns": None, "p99_ns": None, "p999_ns": None, "quantile_error_ppm": 0,
+    }  # fmt: skip
+    assert as_dict["round_trip_total_with_losses"]["median_ns"] == 5_044_500
+    assert "infinitely late (RFC 7679 section 5): median/p95/p99 = 5.005/undefined/undefined ms" in format_result(
+        result
+    )
+    assert "infinitely late" not in format_result(RunResult.of(plan(), records(), SYNCHRONIZED))
+    metrics = one_way({3, 4})
+    assert metrics.delay_with_losses == QuantilesWithLosses(10, metrics.delay_with_losses.median, None, None, None)  # type: ignore[union-attr]
+
+
+# RFC 5560 section 5.3, cases 1 to 4 and 2c; nothing is undefined.
+@pytest.mark.parametrize(
+    ("arrivals", "fraction_ppm", "replicated_rate_ppm"),
+    [
+        ([1, 2, 3, 4], 0, 0),
+        ([1, 1, 2, 2, 3, 3, 4, 4], 1_000_000, 1_000_000),
+        ([1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4], 2_000_000, 1_000_000),
+        ([1, 1, 1, 2, 3, 3, 3, 4], 1_000_000, 500_000),
+        ([1, 2, 3, 4, 4, 3, 2, 1], 1_000_000, 1_000_000),
+        ([], None, None),
+    ],
+)
+def test_duplication(arrivals: list[int], fraction_ppm: int | None, replicated_rate_ppm: int | None) -> None:
+    found = Duplication(len(set(arrivals)), duplicates(arrivals), replicated(arrivals))
+    assert (found.fraction_ppm, found.replicated_rate_ppm) == (fraction_ppm, replicated_rate_ppm)
+    assert "count" not in found.to_dict()
+
+
+def test_copies_of_replies_are_told_by_packet() -> None:
+    made = records()
+    made.arrivals.extend([3, 3, 7])
+    made.arrival_reflector_sequence.extend([3, 3, 7])
+    made.reflect_duplicates = 3
+    result = RunResult.of(plan(), made, SYNCHRONIZED)
+    assert result.to_dict()["duplication"] == {
+        "replicated": 2, "fraction_ppm": 300_000, "replicated_rate_ppm": 200_000,
+    }  # fmt: skip
+    assert "3 reflect duplicates of 2 packets" in format_result(result)
+
+
+# RFC 4737 section 3.6: copies are no reordering, neither as such nor n-reordering, whatever comes between.
+def test_copies_are_not_n_reordered() -> None:
+    for arrivals in ([1, 2, 3, 2], [1, 2, 3, 4, 5, 1, 1], [2, 2, 2]):
+        found = reordering(arrivals)
+        assert (found.reordered, found.n_reordered, found.received) == (0, (), len(set(arrivals)))
+    # 2 is overtaken by 3 and 4; the copy of 3 between does not make it 3-reordered.
+    assert reordering([1, 3, 4, 3, 2]).n_reordered == (1, 1)
+
+
+# RFC 6673 section 4.4.
+@pytest.mark.parametrize(("turn_ns", "told"), [(999_000_000, False), (1_000_000_001, True)])
+def test_a_reflector_that_takes_more_than_a_second_is_named(turn_ns: int, told: bool) -> None:
+    notes = RunResult.of(plan(4), records(turn=turn_ns), SYNCHRONIZED).notes
+    assert any("RFC 6673 section 4.4" in note for note in notes) is told
+
+
+def test_that_no_packet_was_in_time_is_said() -> None:
+    made = SenderRecords(3)
+    made.skipped = [0, 1, 2]
+    assert any("no packet was sent in time" in note for note in RunResult.of(plan(), made, SYNCHRONIZED).notes)
 
 
 @given(st.lists(st.integers(-(10**12), 10**12), min_size=1, max_size=60), st.integers(1, 100))

@@ -22,7 +22,6 @@ KEYS = SessionKeys(bytes(range(16)), bytes(range(50, 82)))
 T0 = 0xE0000000_00000000
 MS = 1_000_000
 S = 1_000 * MS
-WORDS = SessionWords(bytes(range(16)), "open", ("192.0.2.1", 18700), ("192.0.2.2", 18760), 1_700_000_000 * S)
 
 
 def plan(mode: int = 1, **more: object) -> SenderPlan:
@@ -36,6 +35,13 @@ def plan(mode: int = 1, **more: object) -> SenderPlan:
         "timeout_ns": 2 * S,
     }
     return SenderPlan(**{**options, **more})  # type: ignore[arg-type]
+
+
+WORDS = SessionWords.of(
+    plan(sid=bytes(range(16)), dscp=46, padding_octets=6, schedule=poisson_stream(20 * MS, bytes(16))),
+    "open",
+    1_700_000_000 * S,
+)
 
 
 class Run:
@@ -197,6 +203,12 @@ def test_the_same_packets_in_one_session_and_in_periods_give_the_same_sums() -> 
     assert [line["first_sequence"] for line in lines] == [0, 10, 20, 30]
     assert [line["period"] for line in lines] == [0, 1, 2, 3]
     assert lines[1]["start_unix_ns"] == lines[0]["end_unix_ns"] == WORDS.start_unix_ns + S
+    # What was sent, and when a packet is lost, stand in each line. RFC 7679 section 3.8, RFC 6673 section 5.
+    for line in lines:
+        assert (line["payload_octets"], line["dscp"], line["timeout_ns"]) == (20, 46, 2 * S)
+        assert line["schedule"] == [{"type": "exponential", "parameter_ns": 20 * MS}]
+    assert lines[0]["delay_with_losses"]["count"] == 10
+    assert lines[0]["delay_with_losses"]["p95_ns"] is None
     total = lines[-1]["total"]
     assert (total["sent"], total["received"], total["lost"]) == (metrics.sent, metrics.received, metrics.lost)
     assert metrics.round_trip is not None
@@ -249,7 +261,7 @@ def test_sessions_are_told_apart() -> None:
     report = RollingReport("host")
     for sid in (bytes(16), bytes(16), bytes(range(16))):
         (period,) = RollingSender(plan(), period_ns=S).finish(0)
-        line = report.line((SessionWords(sid, "open", ("a", 1), ("b", 2), 0), period))
+        line = report.line((SessionWords.of(plan(sid=sid), "open", 0), period))
     assert line["total"]["sessions"] == 2
     assert line["sid"] == bytes(range(16)).hex()
 
