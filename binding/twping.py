@@ -35,6 +35,7 @@ from ippm import (
     OneWayResult,
     RunResult,
     ServerRefused,
+    Thresholds,
     TwpingOptions,
     form_table,
     one_way_form,
@@ -44,46 +45,6 @@ from ippm import (
 log = logging.getLogger("ippm-ipsec")
 
 SECURITY = {"O": "open", "A": "authenticated", "E": "encrypted", "M": "mixed"}
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """What is not to be exceeded; None does not matter."""
-
-    loss_percent: float | None = None
-    delay_ms: float | None = None
-
-    def exceeded_by(self, measurement: Measurement | OneWayMeasurement) -> str | None:
-        """Which one a measurement exceeds, in a sentence."""
-        if isinstance(measurement, Measurement):
-            return self.exceeded(measurement.result)
-        reasons = (self.exceeded_one_way(result) for result in measurement.results)
-        return next((reason for reason in reasons if reason is not None), None)
-
-    def exceeded_one_way(self, result: OneWayResult) -> str | None:
-        """The same of one direction."""
-        way = f"{result.direction} the server"
-        if self.loss_percent is not None and result.lost * 100 > self.loss_percent * result.sent:
-            return f"{way}, {result.lost} of {result.sent} packets lost: more than {self.loss_percent:g} %"
-        if self.delay_ms is not None:
-            if result.delay is None:
-                return f"{way}, no packet arrived, so no delay is known"
-            if result.delay.median > self.delay_ms * 1e6:
-                median_ms = result.delay.median / 1e6
-                return f"{way}, median delay {median_ms:.3f} ms: more than {self.delay_ms:g} ms"
-        return None
-
-    def exceeded(self, result: RunResult) -> str | None:
-        """Which one a result exceeds, in a sentence."""
-        if self.loss_percent is not None and result.lost * 100 > self.loss_percent * result.sent:
-            return f"{result.lost} of {result.sent} packets lost: more than {self.loss_percent:g} %"
-        if self.delay_ms is not None:
-            if result.round_trip is None:
-                return "no packet was answered, so no delay is known"
-            if result.round_trip.median > self.delay_ms * 1e6:
-                median_ms = result.round_trip.median / 1e6
-                return f"median round-trip time {median_ms:.3f} ms: more than {self.delay_ms:g} ms"
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +189,17 @@ def run_ping(request: PingRequest) -> Outcome:
         raise
     except (IkeError, IppmError) as error:
         outcome.error = error
-    exceeded = map(request.thresholds.exceeded_by, outcome.measurements)
-    outcome.exceeded = next((reason for reason in exceeded if reason is not None), None)
+    reasons = (_exceeded(request.thresholds, measurement) for measurement in outcome.measurements)
+    outcome.exceeded = next((reason for reason in reasons if reason is not None), None)
     return outcome
+
+
+def _exceeded(thresholds: Thresholds, measurement: Measurement | OneWayMeasurement) -> str | None:
+    """Which threshold a measurement exceeds, in a sentence; None when it does not."""
+    if isinstance(measurement, Measurement):
+        return thresholds.exceeded(measurement.result)
+    reasons = map(thresholds.exceeded_one_way, measurement.results)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 async def _as_host(request: PingRequest, outcome: Outcome) -> None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ippm.report.one_way import OneWayResult, format_one_way
     from ippm.report.result import RunResult
     from ippm.report.text import format_result
+    from ippm.report.thresholds import Thresholds
 
 __all__ = [
     "FORM_WORDS",
@@ -80,6 +81,7 @@ __all__ = [
     "ServerOptions",
     "ServerRefused",
     "SessionKeys",
+    "Thresholds",
     "TwampRun",
     "TwampServer",
     "TwpingOptions",
@@ -136,6 +138,7 @@ _LATER = {
     "one_way_form": "ippm.report.forms",
     "form_table": "ippm.report.forms",
     "two_way_form": "ippm.report.forms",
+    "Thresholds": "ippm.report.thresholds",
 }
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from ippm.io.options import TwpingOptions
     from ippm.io.owamp_options import OwpingOptions
     from ippm.io.pacing import StopSignal
-    from ippm.report.one_way import OneWayResult
-    from ippm.report.result import RunResult
 
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -47,6 +45,25 @@ def packet_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def threshold_options(delay_help: str) -> Callable[[Command], Command]:
+    """`--max-loss` and `--max-delay`."""
+
+    def decorate(command: Command) -> Command:
+        command = click.option("--max-delay", type=FiniteRange(0), metavar="MS", help=delay_help)(command)
+        return click.option(
+            "--max-loss",
+            type=FiniteRange(0, 100),
+            metavar="PERCENT",
+            help="Exit with 3 when more is lost, or nothing was sent.",
+        )(command)
+
+    return decorate
+
+
+MAX_ROUND_TRIP = "Exit with 3 when the median round-trip time is longer, or no packet was answered."
+MAX_ONE_WAY = "Exit with 3 when the median delay of a direction is longer, or no packet arrived."
 
 
 def continuous_options(command: Command) -> Command:
@@ -302,10 +319,3 @@ def document_head(options: TwpingOptions | OwpingOptions, connected: Connected, 
         "peer_identity": connected.peer_identity,
         "count": connected.count,
     }
-
-
-def loss_exceeded(result: RunResult | OneWayResult, max_loss: float | None) -> str | None:
-    """How more packets were lost than `max_loss` percent, or None when they were not."""
-    if max_loss is not None and result.lost * 100 > max_loss * result.sent:
-        return f"{result.lost} of {result.sent} packets lost: more than {max_loss:g} %"
-    return None

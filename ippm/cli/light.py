@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,18 +9,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ippm.cli.client import (
+    MAX_ROUND_TRIP,
     address_options,
     correct_option,
     io_option,
-    loss_exceeded,
     packet_options,
     sending_options,
     stamps_of,
+    threshold_options,
 )
-from ippm.cli.common import EXIT_THRESHOLD, FiniteRange, end, one_line_errors
+from ippm.cli.common import EXIT_THRESHOLD, end, one_line_errors
+from ippm.cli.forms import form_options, print_two_way
+from ippm.cli.impairments import impair_option, impairments_of
+from ippm.cli.keys import keylog_option, open_key_log
 
 if TYPE_CHECKING:
     from ippm.io.light import LightAgreement
+    from ippm.report.forms import Form
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,6 +105,8 @@ def _agreement(
 @click.option("-B", "interface", metavar="INTERFACE", help="Receive and send through this interface.")
 @io_option
 @correct_option
+@keylog_option
+@impair_option
 @one_line_errors
 def reflect(
     listen: str,
@@ -110,6 +116,8 @@ def reflect(
     interface: str | None,
     io: str,
     correct_stamps: bool,
+    keylog: str | None,
+    knobs: tuple[str, ...],
     **agreed: Any,
 ) -> None:
     """The reflector, in the foreground until Ctrl-C or SIGTERM; then it says what it counted."""
@@ -121,19 +129,22 @@ def reflect(
     address, port = _listen(listen)
     networks = tuple(_network(text) for text in allow)
     padding = PaddingRule.ZERO if zero_padding else PaddingRule.REUSE
+    agreement, spoilt = _agreement(**agreed), impairments_of(knobs)
     signals = {signal.SIGINT, signal.SIGTERM}
     # Blocked before the reflector's thread is there, so that `sigwait` gets them.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with LightReflector(
         address,
         port,
-        _agreement(**agreed),
+        agreement,
         allow=networks,
         dscp=dscp,
         padding=padding,
         interface=interface,
         io=io,
         correct_stamps=correct_stamps,
+        key_log=open_key_log(keylog),
+        impairments=spoilt,
     ) as reflector:
         click.echo(f"TWAMP Light reflector on {address} port {reflector.port}")
         sys.stdout.flush()
@@ -190,11 +201,13 @@ def _network(text: str) -> Any:
 @click.option(
     "--numbered", is_flag=True, help="The reflector numbers its replies itself: tell losses of the two ways apart."
 )
-@click.option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@threshold_options(MAX_ROUND_TRIP)
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@keylog_option
+@impair_option
 @click.argument("host", metavar="HOST[:PORT]")
 @one_line_errors
+@form_options
 def send(
     host: str,
     interval: str,
@@ -202,8 +215,11 @@ def send(
     ipv4: bool,
     ipv6: bool,
     max_loss: float | None,
+    max_delay: float | None,
     quiet: bool,
-    as_json: bool,
+    form: Form,
+    keylog: str | None,
+    knobs: tuple[str, ...],
     mode: str,
     user: str | None,
     key_file: str | None,
@@ -220,10 +236,12 @@ def send(
     from ippm.iana import TWAMP_PORT
     from ippm.io.light import LightSender, run_light_sender
 
+    form.refuse_two_way()
     if ipv4 and ipv6:
         raise ConfigurationError("-4 and -6 exclude each other")
     name, port = parse_host(host, TWAMP_PORT)
     interval_s, exponential = parse_interval(interval)
+    spoilt = impairments_of(knobs)
     options = LightSender(
         name,
         port,
@@ -232,16 +250,17 @@ def send(
         exponential=exponential,
         test_port_range=None if test_ports is None else parse_ports(test_ports, "-P"),
         family=int(socket.AF_INET if ipv4 else socket.AF_INET6 if ipv6 else 0),
-        **stamps_of(rest),
+        key_log=open_key_log(keylog),
+        impairments=spoilt,
+        **stamps_of(rest, spoilt),
     )
 
-    result = run_here(lambda stop: run_light_sender(options, stop), as_json=as_json)
-    if as_json:
-        head = {"ok": True, "host": name, "port": port, "mode": result.mode, "protocol": "twamp-light"}
-        click.echo(json.dumps({**head, "result": result.to_dict()}, indent=2))
-    elif not quiet:
-        from ippm.report.text import format_result
+    run = run_here(lambda stop: run_light_sender(options, stop), as_json=form.kind == "json")
+    from ippm.report.thresholds import Thresholds
 
-        click.echo(format_result(result), nl=False)
-    if (reason := loss_exceeded(result, max_loss)) is not None:
+    result = run.result
+    if not quiet:
+        head = {"ok": True, "host": name, "port": port, "mode": result.mode, "protocol": "twamp-light"}
+        print_two_way(result, run.plan, run.records, form, lambda: {**head, "result": result.to_dict()})
+    if (reason := Thresholds(max_loss, max_delay).exceeded(result)) is not None:
         end(reason, EXIT_THRESHOLD)

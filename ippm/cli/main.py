@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ippm.cli.client import (
+    MAX_ROUND_TRIP,
     address_options,
     check_continuous,
     connection_of,
     continuous_options,
     document_head,
-    loss_exceeded,
     packet_options,
     run_client,
     run_without_end,
     sending_options,
     stamps_of,
+    threshold_options,
 )
 from ippm.cli.common import EXIT_THRESHOLD, FiniteRange, end, one_line_errors
 from ippm.cli.compare import compare
@@ -98,13 +99,7 @@ NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_lo
     show_default=True,
     help="Largest PBKDF2 Count to take from a server.",
 )
-@click.option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
-@click.option(
-    "--max-delay",
-    type=FiniteRange(0),
-    metavar="MS",
-    help="Exit with 3 when the median round-trip time is longer.",
-)
+@threshold_options(MAX_ROUND_TRIP)
 @click.option("-Q", "quiet", is_flag=True, help="Print no result.")
 @continuous_options
 @click.argument("host", metavar="HOST[:PORT]")
@@ -144,7 +139,9 @@ def twping(
     result = run.result
     if not quiet:
         print_two_way(result, run.plan, run.records, form, lambda: _document(run, result))
-    if (reason := _exceeded(result, max_loss, max_delay)) is not None:
+    from ippm.report.thresholds import Thresholds
+
+    if (reason := Thresholds(max_loss, max_delay).exceeded(result)) is not None:
         end(reason, EXIT_THRESHOLD)
 
 
@@ -190,18 +187,6 @@ def _twping_options(
 def _document(run: TwampRun, result: RunResult) -> dict[str, Any]:
     head = document_head(run.options, run.connected, run.session.mode.word)
     return {"ok": True, **head, "result": result.to_dict()}
-
-
-def _exceeded(result: RunResult, max_loss: float | None, max_delay: float | None) -> str | None:
-    """Which threshold was exceeded, or None."""
-    if (reason := loss_exceeded(result, max_loss)) is not None:
-        return reason
-    if max_delay is not None:
-        if result.round_trip is None:
-            return "no packet was answered, so no delay is known"
-        if result.round_trip.median > max_delay * 1e6:
-            return f"median round-trip time {result.round_trip.median / 1e6:.3f} ms: more than {max_delay:g} ms"
-    return None
 
 
 cli.add_command(serve)

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ippm.cli.client import (
+    MAX_ONE_WAY,
     address_options,
     check_continuous,
     connection_of,
     continuous_options,
     document_head,
     errors_as_json,
-    loss_exceeded,
     packet_options,
     run_client,
     run_without_end,
     sending_options,
     stamps_of,
+    threshold_options,
 )
 from ippm.cli.common import (
     EXIT_FAILED,
@@ -41,7 +42,14 @@ if TYPE_CHECKING:
     from ippm.report.forms import Form
     from ippm.report.one_way import OneWayResult
 
-NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_loss", "-d": "save"}
+NO_END = {
+    **FORM_PARAMETERS,
+    "-c": "count",
+    "-Q": "quiet",
+    "--max-loss": "max_loss",
+    "--max-delay": "max_delay",
+    "-d": "save",
+}
 """What a measurement without an end has no use for: options, and the names of their parameters."""
 
 
@@ -90,7 +98,7 @@ def connection_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports of test packets.")
 @sending_options
 @click.option("-d", "save", metavar="DIR", help="Save the data of each session here, in a file SID.owp.")
-@click.option("--max-loss", type=FiniteRange(0, 100), metavar="PERCENT", help="Exit with 3 when more is lost.")
+@threshold_options(MAX_ONE_WAY)
 @continuous_options
 @connection_options
 @click.argument("host", metavar="HOST[:PORT]")
@@ -103,6 +111,7 @@ def owping(
     form: Form,
     save: str | None,
     max_loss: float | None,
+    max_delay: float | None,
     continuous: bool,
     period_s: float,
     keys: Keys,
@@ -139,8 +148,10 @@ def owping(
         print_one_way(results, form, lambda: _document(run, results))
     if run.errors:
         end("\n".join(run.errors), EXIT_FAILED)
+    from ippm.report.thresholds import Thresholds
+
     for result in results:
-        if (reason := loss_exceeded(result, max_loss)) is not None:
+        if (reason := Thresholds(max_loss, max_delay).exceeded_one_way(result)) is not None:
             end(reason, EXIT_THRESHOLD)
 
 

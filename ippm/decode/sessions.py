@@ -95,7 +95,7 @@ class Sessions:
     def decode(self, datagram: UdpDatagram, time_ns: int) -> Decoded | None:
         """The test packet in a datagram; None when it belongs to no session that is known.
 
-        A sender behind a NAT is known by the receiver's port alone.
+        A sender behind a NAT is known by the receiver's port alone, and so is one of TWAMP Light to its reflector.
         """
         ends = datagram.source, datagram.destination
         session = self._by_ends.get(ends)
@@ -104,13 +104,19 @@ class Sessions:
         session = self._by_ends.get((ends[1], ends[0]))
         if session is not None and session.origin.protocol == "twamp":
             return _decode(session, "reflector", datagram, time_ns)
-        session = self._by_receiver.get(ends[1])
+        session = self._at(ends[1])
         if session is not None:
             return _decode(session, "sender", datagram, time_ns)
-        session = self._by_receiver.get(ends[0])
+        session = self._at(ends[0])
         if session is not None and session.origin.protocol == "twamp":
             return _decode(session, "reflector", datagram, time_ns)
         return None
+
+    def _at(self, receiver: Endpoint) -> Session | None:
+        """The session that is received there, on this address or on all addresses of the host."""
+        everywhere = ("::",) if ":" in receiver.host else ("0.0.0.0", "::")
+        places = receiver, *(Endpoint(host, receiver.port) for host in everywhere)
+        return next((session for place in places if (session := self._by_receiver.get(place))), None)
 
 
 @dataclass(slots=True)

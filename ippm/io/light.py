@@ -14,22 +14,27 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
+from ippm.core.control_events import Endpoint
+from ippm.core.key_log import KeyLog, TestKeys
 from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
 from ippm.core.session_reflector import PaddingRule, ReflectorPlan, canonical_host
-from ippm.core.session_sender import SenderPlan
-from ippm.crypto import SessionKeys
+from ippm.core.session_sender import SenderPlan, SenderRecords
+from ippm.crypto import Entropy, SessionKeys
 from ippm.errors import ConfigurationError, ConnectionFailed, IppmError
 from ippm.iana import DEFAULT_MAXIMUM_COUNT, FEATURE_BITS, SECURITY_BITS, TWAMP_PORT, Mode
 from ippm.io.clock import SystemClock, clock_state, utc_offset_s
+from ippm.io.entropy import SystemEntropy
 from ippm.io.options import check_stream
 from ippm.io.pacing import StopSignal, frozen_heap
 from ippm.io.realtime import check_realtime
 from ippm.io.reflector_loop import Reflector
 from ippm.io.sender_loop import run_sender
-from ippm.io.test_socket import open_test_socket
+from ippm.io.test_socket import impaired, open_test_socket
 from ippm.io.transmit_stamps import DEFAULT_STAMPS, StampOptions
+from ippm.timestamps import ClockState
 
 if TYPE_CHECKING:
+    from ippm.core.impair import Impairments
     from ippm.report.result import RunResult
 
 _NO_SID = bytes(16)
@@ -115,7 +120,7 @@ class LightAgreement:
 class LightSender:
     """One run of a sender; the words are those of `TwpingOptions`. `numbered`: the reflector numbers its replies.
 
-    Raises ConfigurationError.
+    `key_log` is told the keys, `impairments` spoil test packets. Raises ConfigurationError.
     """
 
     host: str
@@ -136,18 +141,25 @@ class LightSender:
     io: str = "auto"
     stamps: StampOptions = DEFAULT_STAMPS
     realtime: bool = False
+    key_log: KeyLog | None = None
+    impairments: Impairments | None = None
 
     def __post_init__(self) -> None:
         check_stream(self)
+        check_light_impairments(self.impairments)
 
-    def plan(self, local: tuple[str, int], remote: tuple[str, int]) -> SenderPlan:
-        """What the Session-Sender does."""
+    def plan(self, local: tuple[str, int], remote: tuple[str, int], entropy: Entropy | None = None) -> SenderPlan:
+        """What the Session-Sender does, under a Session ID that tells this run from others and is in no packet.
+
+        An exponential schedule follows from it, so that no two runs have the same. RFC 2330 section 11.1.1.
+        """
+        sid = (entropy or SystemEntropy()).octets(16)
         agreement, interval_ns = self.agreement, round(self.interval_s * 1e9)
         schedule: Schedule = FixedSchedule(interval_ns)
         if self.exponential:
-            schedule = poisson_schedule(interval_ns, _NO_SID, self.count)
+            schedule = poisson_schedule(interval_ns, sid, self.count)
         plan = SenderPlan(
-            sid=_NO_SID,
+            sid=sid,
             mode=int(agreement.mode),
             keys=agreement.keys,
             local=local,
@@ -170,7 +182,23 @@ class LightSender:
         return plan
 
 
-def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class LightRun:
+    """All that is known of one run of a sender."""
+
+    plan: SenderPlan
+    records: SenderRecords
+    clock: ClockState
+
+    @property
+    def result(self) -> RunResult:
+        """What was measured."""
+        from ippm.report.result import RunResult  # not before the first packet: it takes its time
+
+        return RunResult.of(self.plan, self.records, self.clock)
+
+
+def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> LightRun:
     """Send and measure in the calling thread; `stop` ends it early. Raises IppmError.
 
     A host that refuses the packets (ICMP) does not end the run: they are lost.
@@ -186,18 +214,47 @@ def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> Ru
             frozen_heap(),
             open_test_socket(
                 local, ports, mark, dscp=options.dscp, monitor_dscp_ecn=options.agreement.monitored
-            ) as sock,
+            ) as opened,
         ):
-            plan = options.plan((local, int(sock.getsockname()[1])), remote)
-            clock = clock_state()
-            records = run_sender(
-                plan, sock, stop, io=options.io, stamps=options.stamps, in_realtime=options.realtime
-            )
+            plan = options.plan((local, int(opened.getsockname()[1])), remote)
+            _log_keys(options.key_log, plan.sid, options.agreement, Endpoint(*plan.local), Endpoint(*plan.remote))
+            with _spoilt(opened, options.impairments, options.agreement) as sock:
+                clock = clock_state()
+                records = run_sender(
+                    plan, sock, stop, io=options.io, stamps=options.stamps, in_realtime=options.realtime
+                )
     except OSError as error:
         raise IppmError(f"test packets cannot be sent from {local}: {error.strerror or error}") from None
-    from ippm.report.result import RunResult  # not before the first packet: it takes its time
+    return LightRun(plan, records, clock)
 
-    return RunResult.of(plan, records, clock)
+
+def check_light_impairments(impairments: Impairments | None) -> None:
+    """Raises ConfigurationError for a knob on a Control message, of which there are none here."""
+    for knob in () if impairments is None else impairments.knobs:
+        if knob.message != "test":
+            raise ConfigurationError(
+                f"impairment {knob.text!r}: there is no Control connection, only MESSAGE test has a meaning"
+            )
+
+
+def _spoilt(
+    sock: socket.socket, impairments: Impairments | None, agreement: LightAgreement, *, reply: bool = False
+) -> socket.socket:
+    return impaired(
+        sock,
+        impairments,
+        int(agreement.mode),
+        agreement.keys,
+        reply=reply,
+        reflected_octets=agreement.reflected_octets,
+    )
+
+
+def _log_keys(
+    key_log: KeyLog | None, sid: bytes, agreement: LightAgreement, sender: Endpoint, receiver: Endpoint
+) -> None:
+    if key_log is not None and agreement.keys is not None:
+        key_log.test(TestKeys("twamp", int(agreement.mode), sid, sender, receiver, agreement.keys))
 
 
 def _resolve(options: LightSender) -> tuple[int, tuple[str, int]]:
@@ -237,7 +294,8 @@ def _bound_to(interface: str) -> Callable[[socket.socket], None]:
 class LightReflector:
     """Reflects on one port, for anybody, or for senders of the networks in `allow` alone; never for a reflector.
 
-    A context manager; `port` says where (0 as a wish takes a free one). Raises IppmError. RFC 5357 appendix I.
+    A context manager; `port` says where (0 as a wish takes a free one). `key_log` is told the keys, `impairments` spoil
+    replies. Raises IppmError. RFC 5357 appendix I.
     """
 
     def __init__(
@@ -253,14 +311,21 @@ class LightReflector:
         clock: SystemClock | None = None,
         io: str = "auto",
         correct_stamps: bool = False,
+        key_log: KeyLog | None = None,
+        impairments: Impairments | None = None,
     ) -> None:
         agreement = agreement or LightAgreement()
+        check_light_impairments(impairments)
         mark = None if interface is None else _bound_to(interface)
         try:
             sock = open_test_socket(address, port, mark, dscp=dscp, monitor_dscp_ecn=agreement.monitored)
         except OSError as error:
             raise IppmError(f"{address} port {port}: {error.strerror or error}") from None
         self.port = int(sock.getsockname()[1])
+        # Whoever sends: an address and a port of zero.
+        anybody = Endpoint("::" if ":" in address else "0.0.0.0", 0)
+        _log_keys(key_log, _NO_SID, agreement, anybody, Endpoint(address, self.port))
+        sock = _spoilt(sock, impairments, agreement, reply=True)
         plan = ReflectorPlan(
             sid=_NO_SID,
             mode=int(agreement.mode),  # rfc5357-sI-05

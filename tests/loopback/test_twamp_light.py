@@ -16,9 +16,13 @@ from pathlib import Path
 import pytest
 from decoder.twamp_decoder import decode_test
 
+from ippm.core.control_events import Endpoint
 from ippm.crypto_packet import seal_sender
+from ippm.decode.packets import UdpDatagram
+from ippm.decode.sessions import Sessions
 from ippm.errors import ConfigurationError, IppmError
 from ippm.iana import Mode
+from ippm.io.keylog import KeyLogWriter, read_key_log
 from ippm.io.light import LightAgreement, LightReflector, LightSender, light_keys, run_light_sender
 from ippm.metrics.marking import Marking
 from ippm.wire.test_packet import SenderPacket
@@ -26,6 +30,7 @@ from ippm.wire.test_packet import SenderPacket
 KEYS = light_keys("alice", b"correct horse")
 PACKET_KEYS = (KEYS.aes, KEYS.hmac)
 STAMP = 0xE0000000_10000000
+SCHEMA = Path(__file__).resolve().parents[2] / "share" / "ippm.schema.json"
 COMMAND = [sys.executable, "-m", "ippm", "light"]
 
 
@@ -121,7 +126,7 @@ def test_a_measurement(mode: Mode, host: str) -> None:
     agreement = LightAgreement(mode | features, KEYS if mode.keyed else None, reflected_octets=8)
     with LightReflector(host, 0, agreement, dscp=12) as reflector:
         options = LightSender(host, reflector.port, agreement, count=5, interval_s=0.001, padding=20, dscp=46)
-        result = run_light_sender(options)
+        result = run_light_sender(options).result
     assert (result.sent, result.lost, result.duplicates, result.rejected) == (5, 0, 0, {})
     assert result.marked_forward == (Marking(46, 0, 5),)
     assert result.marked_backward == (Marking(12, 0, 5),)
@@ -151,7 +156,7 @@ def test_what_cannot_be_agreed_on() -> None:
 def test_a_port_where_nobody_is_is_loss() -> None:
     with peer() as sock:
         port = sock.getsockname()[1]
-    result = run_light_sender(LightSender("127.0.0.1", port, count=3, interval_s=0.001, timeout_s=0.05))
+    result = run_light_sender(LightSender("127.0.0.1", port, count=3, interval_s=0.001, timeout_s=0.05)).result
     assert (result.sent + result.send_failed + result.skipped, result.lost) == (3, result.sent)
 
 
@@ -191,6 +196,91 @@ def test_on_the_command_line(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         said, errors = process.communicate(timeout=20)
         assert (process.returncode, said, errors) == (0, "received 9, reflected 6, too short 3\n", "")
+
+
+# RFC 7679 section 4.5: the sequence of times is pseudo-random; RFC 2330 section 11.1.1: it is not to be foreseen.
+def test_no_two_runs_have_the_same_intervals() -> None:
+    options = LightSender("192.0.2.2", count=20, exponential=True)
+    ends = ("192.0.2.1", 18700), ("192.0.2.2", 862)
+    plans = [options.plan(*ends) for _ in range(3)]
+    assert len({tuple(plan.schedule.offset_ns(number) for number in range(20)) for plan in plans}) == 3
+    assert len({plan.sid for plan in plans}) == 3
+
+
+def test_every_form_of_the_result(tmp_path: Path) -> None:
+    with reflecting() as (port, _):
+        where = f"127.0.0.1:{port}"
+        assert send("-v", "-n", "u", "-a", "50", where).stdout.count("seq_no=") == 3
+        assert len(send("-R", where).stdout.splitlines()) == 3
+        assert "SENT\t3\n" in send("-M", where).stdout
+        assert send("--format", "csv", where).stdout.splitlines()[1].count(",") > 40
+        assert send("--format", "openmetrics", where).stdout.endswith("# EOF\n")
+        refused = send("--format", "pscheduler", where)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        slow = send("--max-delay", "0", where)
+        assert slow.returncode == 3
+        assert "median round-trip time" in slow.stderr
+        document = json.loads(send("--json", where).stdout)
+        jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the dependency group test")
+        schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+        jsonschema.Draft202012Validator({**schema, "anyOf": [{"$ref": "#/$defs/light"}]}).validate(document)
+
+
+# RFC 7680 section 4.1, RFC 6673 section 6.1: the ratio of an empty sample is undefined.
+def test_nothing_sent_is_not_within_a_threshold_of_loss() -> None:
+    with reflecting() as (port, _):
+        done = send("-L", "0", "--max-loss", "100", f"127.0.0.1:{port}")
+        assert (done.returncode, done.stderr) == (3, "ippm: no packet was sent, so no loss is known\n")
+        assert "note: no packet was sent in time" in done.stdout
+
+
+def test_impairments_of_packets_and_of_replies() -> None:
+    with reflecting("--impair", "duplicate:test:1") as (port, _):
+        document = json.loads(send("--impair", "drop:test:3", "--json", f"127.0.0.1:{port}").stdout)["result"]
+        assert (document["sent"], document["lost"], document["duplicates"]) == (3, 1, 1)
+        # The kernel's stamps of sending would be given to other packets.
+        assert document["stamps"]["local_transmit"] == "user"
+
+
+@pytest.mark.parametrize("role", ["send", "reflect"])
+def test_a_knob_on_control_has_no_meaning(role: str) -> None:
+    place = ["127.0.0.1"] if role == "send" else ["--listen", "127.0.0.1:0"]
+    command = [*COMMAND, role, "--impair", "hmac:start-sessions:1", *place]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "ippm: impairment 'hmac:start-sessions:1': there is no Control connection, only MESSAGE test has a meaning"
+    )
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("mode", [Mode.AUTHENTICATED, Mode.ENCRYPTED])
+def test_either_ends_key_log_opens_a_capture(tmp_path: Path, mode: Mode, listen: str) -> None:
+    """The packets as they went, with the log of the sender and with that of the reflector, whatever it listens on."""
+    agreement = LightAgreement(mode, KEYS)
+    logs = {end: KeyLogWriter(tmp_path / end) for end in ("sender", "reflector")}
+    with LightReflector(listen, 0, agreement, key_log=logs["reflector"]) as reflector:
+        options = LightSender(
+            "127.0.0.1", reflector.port, agreement, count=1, timeout_s=0.5, key_log=logs["sender"]
+        )
+        run = run_light_sender(options)
+        packet = seal_sender(SenderPacket(7, STAMP, 0x8A01), mode, KEYS)
+        with peer() as sock:
+            reply = exchange(sock, packet, reflector.port)
+            theirs = Endpoint("127.0.0.1", sock.getsockname()[1])
+    assert reply is not None
+    assert run.result.lost == 0
+    reflected = Endpoint("127.0.0.1", reflector.port)
+    for end in logs:
+        sessions = Sessions(read_key_log(tmp_path / end).sessions.values())
+        there = sessions.decode(UdpDatagram(theirs, reflected, len(packet), packet, 255, 0), 0)
+        back = sessions.decode(UdpDatagram(reflected, theirs, len(reply), reply, 255, 0), 0)
+        assert there is not None
+        assert back is not None
+        assert (there.name, there.hmac, there.fields["sequence_number"]) == ("Session-Sender packet", "verified", 7)
+        assert (back.name, back.hmac, back.problems) == ("Session-Reflector packet", "verified", [])
+        elsewhere = Endpoint("127.0.0.1", reflector.port + 1)
+        assert sessions.decode(UdpDatagram(theirs, elsewhere, len(packet), packet, 255, 0), 0) is None
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ from binding.measurement import (
 )
 from binding.policy import ChildView, SaChoice, SaView, connection_for, newest_with
 from binding.provider import IkeKeyProvider
-from binding.twping import Outcome, Thresholds
+from binding.twping import Outcome
 from ikev2.embedding import ChildCounters, ConnectionConfig, IkeError, NoSuchSa
 from ikev2.wire.payloads import TrafficSelector
-from ippm import ConfigurationError, NoSecret, ServerRefused, TwpingOptions
+from ippm import ConfigurationError, NoSecret, ServerRefused, Thresholds, TwpingOptions
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 
@@ -230,6 +230,10 @@ class _NothingCame(_Result):
     round_trip = None
 
 
+class _NothingSent(_NothingCame):
+    sent = lost = 0
+
+
 @pytest.mark.parametrize(
     ("thresholds", "result", "words"),
     [
@@ -239,6 +243,7 @@ class _NothingCame(_Result):
         (Thresholds(delay_ms=3.0), _Result, None),
         (Thresholds(delay_ms=2.9), _Result, "median round-trip time 3.000 ms"),
         (Thresholds(delay_ms=2.9), _NothingCame, "no packet was answered"),
+        (Thresholds(loss_percent=100), _NothingSent, "no packet was sent"),
     ],
 )
 def test_thresholds(thresholds: Thresholds, result: Any, words: str | None) -> None:

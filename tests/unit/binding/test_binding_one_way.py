@@ -31,8 +31,8 @@ from binding.owping import one_way_requests, schedule
 from binding.policy import ChildView
 from binding.provider import KeyOptions
 from binding.switches import ONE_WAY_CLIENT
-from binding.twping import Thresholds
 from ikev2.embedding import ChildCounters, ConfigurationError
+from ippm import Thresholds
 from ippm.core.control_events import ClientSetUp
 from ippm.core.owamp_events import OwampSession, OwampSessionAccepted
 from ippm.iana import Mode
@@ -248,6 +248,10 @@ class _NothingCame(_Result):
     delay = None
 
 
+class _NothingSent(_NothingCame):
+    sent = lost = 0
+
+
 @pytest.mark.parametrize(
     ("thresholds", "result", "words"),
     [
@@ -256,6 +260,7 @@ class _NothingCame(_Result):
         (Thresholds(loss_percent=1.4), _Result, "from the server, 3 of 200 packets lost"),
         (Thresholds(delay_ms=2.9), _Result, "from the server, median delay 3.000 ms"),
         (Thresholds(delay_ms=2.9), _NothingCame, "from the server, no packet arrived"),
+        (Thresholds(loss_percent=100), _NothingSent, "from the server, no packet was sent"),
     ],
 )
 def test_thresholds_of_a_direction(thresholds: Thresholds, result: Any, words: str | None) -> None:
