@@ -103,8 +103,10 @@ def decode_capture(path: Path, keys: Path | None = None) -> list[DecodedMessage]
 def decode_packets(path: Path, keys: Path | None = None) -> Iterator[DecodedMessage]:
     """The same one after the other: of a capture that is cut off, what comes before the error."""
     decoder = Decoder(read_ike_table(keys) if keys is not None else ())
-    reassembler = Reassembler()
+    time_s = 0.0
+    reassembler = Reassembler(clock=lambda: time_s)
     for packet in read_capture(path):
+        time_s = packet.time_ns / 1e9
         ip_packet = packet.ip_packet()
         datagram = None if ip_packet is None else _udp(ip_packet, reassembler)
         if datagram is None:

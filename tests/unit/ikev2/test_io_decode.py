@@ -119,8 +119,9 @@ def test_ip_fragments_are_put_together(tmp_path: Path) -> None:
     summaries = [message.summary for message in decode_capture(path, tmp_path / "keys")]
     assert len(summaries) == len(whole)
     assert summaries[2].startswith("IKE_AUTH request 1 [ IDi ")
-    # The same fragment twice: nothing of it, and the rest.
-    path = captured(tmp_path, [pieces[0], *pieces])
+    path = captured(tmp_path, [pieces[0], *pieces])  # the same fragment twice is one
+    assert len(decode_capture(path)) == len(whole)
+    path = captured(tmp_path, [pieces[0][:-1] + b"?", *pieces])  # two in one place: nothing of it, and the rest
     assert len(decode_capture(path)) == len(whole) - 1
 
 
