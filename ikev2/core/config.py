@@ -105,7 +105,7 @@ class ChildConfig:
 
     `auth_proposals` are the `esp_proposals` as IKE_AUTH carries them: without groups. `tfc_padding`: the length, in
     octets, to which packets in a tunnel are padded unless the peer does not take that (RFC 4303 section 2.7).
-    `octets` and `packets`: how much it carries until it is replaced, with a backend that counts that.
+    `octets` and `packets`: how much it carries until it is replaced.
     `start_action`: "none", "start" (by itself), "trap" (when there is traffic for it) or "trap|start".
     RFC 7296 sections 1.2, 1.3.1 and 2.9.
     """

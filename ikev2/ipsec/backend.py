@@ -46,6 +46,7 @@ class DropReason(StrEnum):
     SELECTOR_MISMATCH = "selector-mismatch"
     UNKNOWN_SPI = "unknown-spi"
     SEQUENCE_OVERFLOW = "sequence-overflow"
+    LIFETIME = "lifetime"
     NO_SA = "no-sa"
     FRAGMENT = "fragment"
     TOO_BIG = "too-big"
@@ -211,6 +212,8 @@ class Backend(ABC):
 
         `child.spi_in` came from `allocate_spi`. Between two outer addresses the first install also makes the
         policies that let IKE itself (UDP 500 and 4500) pass. A failed install leaves nothing of the child behind.
+        When an SA has carried what `child.limits` says, an Expire is told once for the soft limit and once for the
+        hard one.
         """
 
     def install_standby(self, child: ChildSaParameters) -> None:

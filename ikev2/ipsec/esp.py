@@ -6,6 +6,9 @@ reason, and is counted there under the reason's name.
 
     OutboundEspSa.seal(payload, next_header) -> packet          RFC 4303 section 3.3
     InboundEspSa.open(packet) -> (payload, next_header)         RFC 4303 section 3.4
+
+Where the lifetime of an SA is limited by volume, `Metered...EspSa` do the same and count what the cipher was applied to
+(RFC 4301 section 4.4.2.1), so that other SAs need not.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import struct
 from collections import Counter
 
+from ikev2.core.child_sa import VolumeLimits
 from ikev2.crypto.esp import Buffer, EspCipher
 from ikev2.errors import IntegrityError
 from ikev2.ipsec.backend import DropReason
@@ -56,7 +60,7 @@ class OutboundEspSa:
     """The sending half of an SA.
 
     `packets` and `octets` count sealed payloads. `soft_limit_reached` turns true once, some numbers before the
-    sequence number space ends.
+    sequence number space ends; `expired` when there is none left, and nothing can be sent any more.
     """
 
     __slots__ = (
@@ -67,6 +71,7 @@ class OutboundEspSa:
         "_trailers",
         "cipher",
         "errors",
+        "expired",
         "octets",
         "packets",
         "pad_to",
@@ -86,6 +91,7 @@ class OutboundEspSa:
         self.pad_to = 0
         """Shorter payloads get TFC padding up to this length; only where they say their own. RFC 4303 section 2.7."""
         self.soft_limit_reached = False
+        self.expired = False
         self._seal = cipher.seal
         self._alignment = cipher.alignment
         self._last = _MAXIMUM_64 if esn else _MAXIMUM_32
@@ -127,11 +133,15 @@ class OutboundEspSa:
     def _near_the_end(self, sequence: int) -> None:
         self.soft_limit_reached = True
         if sequence > self._last:
+            self.expired = True
             raise EspDrop(DropReason.SEQUENCE_OVERFLOW, f"SA {self.spi:08x} has sent its last sequence number")
 
 
 class InboundEspSa:
-    """The receiving half of an SA; counts what passed in `packets` and `octets`."""
+    """The receiving half of an SA; counts what passed in `packets` and `octets`.
+
+    `soft_limit_reached` and `expired` stay false here: its time is the sender's to watch.
+    """
 
     __slots__ = (
         "_alignment",
@@ -141,8 +151,10 @@ class InboundEspSa:
         "_overhead",
         "cipher",
         "errors",
+        "expired",
         "octets",
         "packets",
+        "soft_limit_reached",
         "spi",
         "window",
     )
@@ -154,6 +166,8 @@ class InboundEspSa:
         self.packets = 0
         self.octets = 0
         self.errors: Counter[str] = Counter()
+        self.soft_limit_reached = False
+        self.expired = False
         self._open = cipher.open
         self._esn = esn
         self._alignment = cipher.alignment
@@ -189,3 +203,88 @@ class InboundEspSa:
         self.packets += 1
         self.octets += end
         return plaintext[:end], next_header
+
+
+class _Meter:
+    """What one SA has carried, against its limits. The packet that comes after a limit was reached finds that out."""
+
+    __slots__ = ("_limits", "_octets", "_overhead", "_packets")
+
+    def __init__(self, limits: VolumeLimits, cipher: EspCipher) -> None:
+        self._limits = limits
+        self._overhead = cipher.overhead_octets
+        self._packets = self._octets = 0
+
+    def note(self, esp_octets: int) -> None:
+        """The cipher was applied to an ESP packet of this length: its payload, padding and trailer count."""
+        self._packets += 1
+        self._octets += esp_octets - self._overhead
+
+    @property
+    def soft(self) -> bool:
+        """The SA is to be replaced."""
+        limits = self._limits
+        return self._reached(limits.soft_packets, limits.soft_octets)
+
+    @property
+    def hard(self) -> bool:
+        """The SA is not to be used any more."""
+        limits = self._limits
+        return self._reached(limits.hard_packets, limits.hard_octets)
+
+    def _reached(self, packets: int, octets: int) -> bool:
+        return bool((packets and self._packets >= packets) or (octets and self._octets >= octets))
+
+
+class MeteredOutboundEspSa(OutboundEspSa):
+    """One whose lifetime is limited by volume. RFC 4301 section 4.4.2.1."""
+
+    __slots__ = ("_meter",)
+
+    def __init__(self, spi: int, cipher: EspCipher, limits: VolumeLimits, *, esn: bool = False) -> None:
+        super().__init__(spi, cipher, esn=esn)
+        self._meter = _Meter(limits, cipher)
+
+    def seal(self, payload: bytes, next_header: int) -> bytes:
+        """As of any SA; EspDrop, too, when it has carried all that it may."""
+        meter = self._meter
+        if meter.hard:
+            self.expired = True
+            raise EspDrop(DropReason.LIFETIME, f"SA {self.spi:08x} has sent all that it may")
+        self.soft_limit_reached = self.soft_limit_reached or meter.soft
+        packet = super().seal(payload, next_header)
+        meter.note(len(packet))
+        return packet
+
+
+class MeteredInboundEspSa(InboundEspSa):
+    """One whose lifetime is limited by volume; the two ends of an SA may count differently.
+
+    RFC 4301 section 4.4.2.1.
+    """
+
+    __slots__ = ("_meter",)
+
+    def __init__(
+        self, spi: int, cipher: EspCipher, limits: VolumeLimits, *, esn: bool = False, replay_window: int = 64
+    ) -> None:
+        super().__init__(spi, cipher, esn=esn, replay_window=replay_window)
+        self._meter = _Meter(limits, cipher)
+
+    def open(self, packet: Buffer) -> tuple[bytes, int]:
+        """As of any SA; EspDrop, too, when it has carried all that it may. Only what is authentic counts."""
+        meter = self._meter
+        if meter.hard:
+            self.expired = True
+            raise EspDrop(DropReason.LIFETIME, f"SA {self.spi:08x} has received all that it may")
+        reached = meter.soft
+        try:
+            opened = super().open(packet)
+        except EspDrop as drop:
+            if drop.reason not in (DropReason.DUMMY, DropReason.PADDING):
+                raise
+            meter.note(len(packet))
+            raise
+        self.soft_limit_reached = self.soft_limit_reached or reached
+        meter.note(len(packet))
+        return opened

@@ -8,12 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ikev2.core.child_sa import ChildCounters, ChildSaParameters
+from ikev2.core.child_sa import NO_LIMITS, ChildCounters, ChildSaParameters
 from ikev2.core.types import Mode
 from ikev2.crypto.esp import EspCipher, esp_cipher
 from ikev2.iana import IntegId
 from ikev2.ipsec import ip, ipv6
-from ikev2.ipsec.esp import InboundEspSa, OutboundEspSa, inner_octets_that_fit
+from ikev2.ipsec.esp import (
+    InboundEspSa,
+    MeteredInboundEspSa,
+    MeteredOutboundEspSa,
+    OutboundEspSa,
+    inner_octets_that_fit,
+)
 from ikev2.ipsec.ipv4 import HEADER_OCTETS
 from ikev2.ipsec.spd import Policy
 
@@ -38,18 +44,24 @@ class Pair:
     accepted: set[bytes] = field(default_factory=set)
     heads: dict[int, bytes] = field(default_factory=dict)
     """For who sends the packets: the headers that stood before some, by their shape."""
-    soft_limit_told: bool = False
+    told: set[tuple[bool, bool]] = field(default_factory=set)
+    """Which limits of its SAs were told: whether the hard one, whether of the one on which we receive."""
     half_closed: bool = False
     standby: bool = False
 
     @classmethod
     def of(cls, child: ChildSaParameters) -> Pair:
         """Both SAs of a child, with fresh sequence numbers. Raises IkeError for algorithms that ESP lacks."""
-        suite = child.suite
-        outbound = OutboundEspSa(child.spi_out, _cipher(child, outbound=True), esn=suite.esn)
-        inbound = InboundEspSa(
-            child.spi_in, _cipher(child, outbound=False), esn=suite.esn, replay_window=child.replay_window
-        )
+        esn, window = child.suite.esn, child.replay_window
+        ciphers = _cipher(child, outbound=True), _cipher(child, outbound=False)
+        outbound: OutboundEspSa
+        inbound: InboundEspSa
+        if child.limits == NO_LIMITS:
+            outbound = OutboundEspSa(child.spi_out, ciphers[0], esn=esn)
+            inbound = InboundEspSa(child.spi_in, ciphers[1], esn=esn, replay_window=window)
+        else:
+            outbound = MeteredOutboundEspSa(child.spi_out, ciphers[0], child.limits, esn=esn)
+            inbound = MeteredInboundEspSa(child.spi_in, ciphers[1], child.limits, esn=esn, replay_window=window)
         nothing = Policy((), ())
         pair = cls(child, nothing, outbound, inbound, child.mode is Mode.TUNNEL, b"", b"", b"", b"")
         pair.move(child)

@@ -92,10 +92,6 @@ def _only_the_kernels(child: ChildConfig) -> list[str]:
         "if_id_out": child.kernel.if_id_out,
         "hw_offload": child.kernel.hw_offload is not HwOffload.NO,
         "sa_direction": child.kernel.sa_direction,
-        "rekey_bytes": child.octets.rekey,
-        "life_bytes": child.octets.life,
-        "rekey_packets": child.packets.rekey,
-        "life_packets": child.packets.life,
     }
     return [word for word, said in asked.items() if said]
 

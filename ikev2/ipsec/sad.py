@@ -253,10 +253,12 @@ class Engine:
             return pair, esp, packet
         except EspDrop as drop:
             self._drop(outbound.errors, drop.reason)
+            if outbound.expired:
+                self._tell_limit(pair, hard=True, inbound=False)
             return None
         finally:
-            if outbound.soft_limit_reached and not pair.soft_limit_told:
-                self._tell_soft_limit(pair)
+            if outbound.soft_limit_reached:
+                self._tell_limit(pair, hard=False, inbound=False)
 
     def _protect6(self, packet: bytes) -> tuple[Pair, bytes, bytes] | None:
         """`protect` for IPv6. RFC 4303 section 3.1.1 says where ESP goes among the extension headers."""
@@ -290,10 +292,12 @@ class Engine:
             return pair, esp, packet
         except EspDrop as drop:
             self._drop(outbound.errors, drop.reason)
+            if outbound.expired:
+                self._tell_limit(pair, hard=True, inbound=False)
             return None
         finally:
-            if outbound.soft_limit_reached and not pair.soft_limit_told:
-                self._tell_soft_limit(pair)
+            if outbound.soft_limit_reached:
+                self._tell_limit(pair, hard=False, inbound=False)
 
     def dummy(self, child: ChildSaParameters, octets: int) -> tuple[Pair, bytes]:
         """A dummy packet of so many octets on an installed pair, to be sent like any other of it.
@@ -355,10 +359,13 @@ class Engine:
         if self.traps.traps and (event := self.traps.met(ip.flow_of(packet))) is not None:
             self.events.append(event)
 
-    def _tell_soft_limit(self, pair: Pair) -> None:
-        pair.soft_limit_told = True
+    def _tell_limit(self, pair: Pair, *, hard: bool, inbound: bool) -> None:
+        if (hard, inbound) in pair.told:
+            return
+        pair.told.add((hard, inbound))
         child = pair.child
-        self.events.append(Expire(child.spi_out, child.local, child.remote, hard=False, inbound=False))
+        spi = child.spi_in if inbound else child.spi_out
+        self.events.append(Expire(spi, child.local, child.remote, hard=hard, inbound=inbound))
 
     def came_from(self, spi: bytes, remote: str, remote_port: int) -> None:
         """An authentic packet in UDP came from this address: tell it when the peer was not there before.
@@ -397,6 +404,8 @@ class Engine:
         inbound = pair.inbound
         try:
             payload, next_header = inbound.open(packet)
+            if inbound.soft_limit_reached:
+                self._tell_limit(pair, hard=False, inbound=True)
             if pair.standby:  # the peer has the pair, too, and is ready to receive on it: RFC 7296 section 2.8
                 self._put_first(pair)
             if pair.tunnel:
@@ -404,6 +413,8 @@ class Engine:
             return from_transport(pair, payload, next_header, tos, ttl, header)
         except EspDrop as drop:
             self._drop(inbound.errors, drop.reason)
+            if inbound.expired:
+                self._tell_limit(pair, hard=True, inbound=True)
         except MalformedPacket:
             self._drop(inbound.errors, DropReason.MALFORMED)
         return None

@@ -182,6 +182,25 @@ def test_limit_of_the_backend_rekeys_or_ends_a_child_sa(tmp_path: Path, hard: bo
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("end", ["a", "b"])
+def test_a_child_sa_that_has_carried_enough_is_rekeyed_without_loss(tmp_path: Path, end: str) -> None:
+    """By what one end counts, in either direction. RFC 4301 section 4.4.2.1."""
+
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            limited = {"rekey_packets": 10, "life_packets": 20, "rand_packets": 0}
+            a, b, traffic = await both(Pair(tmp_path, own={end: {"children": {"net": limited}}}), stack)
+            before = pairs_of(a)
+            for _ in range(14):
+                traffic.exchange()
+            await until(lambda: pairs_of(a) == pairs_of(b) and pairs_of(a).isdisjoint(before))
+            for _ in range(9):
+                traffic.exchange()
+            assert len(pairs_of(a)) == 1
+
+    asyncio.run(scenario())
+
+
 def test_rekey_by_the_control_socket(tmp_path: Path) -> None:
     async def scenario() -> None:
         pair = Pair(tmp_path)

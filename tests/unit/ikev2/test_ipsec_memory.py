@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from esp_support import SUITES, child_pair, udp_packet
 
-from ikev2.core.child_sa import ChildSaParameters, UdpEncap
+from ikev2.core.child_sa import ChildSaParameters, UdpEncap, VolumeLimits
 from ikev2.core.types import Address, Mode
 from ikev2.crypto.esp import esp_cipher
 from ikev2.crypto.secret import SecretOctets
@@ -536,9 +536,57 @@ def test_the_end_of_the_sequence_numbers_is_announced_once(world: World) -> None
     for _ in range(5):
         world.a.send_packet(udp_packet())
     assert world.a.next_event() == Expire(of_a.spi_out, A, B, hard=False, inbound=False)
+    assert world.a.next_event() == Expire(of_a.spi_out, A, B, hard=True, inbound=False)
     assert world.a.next_event() is None
     assert world.a.query(of_a).errors == {DropReason.SEQUENCE_OVERFLOW: 2}
     assert len(world.at_b) == 3
+
+
+# A packet of 32 octets in a tunnel is 36 to AES-GCM, with trailer and padding; padded to 100 it is 104.
+@pytest.mark.parametrize("padding", [0, 100])
+@pytest.mark.parametrize("sending", [True, False], ids=["sender", "receiver"])
+@pytest.mark.parametrize("unit", ["packets", "octets"])
+def test_an_sa_that_has_carried_what_it_may_is_announced_and_carries_no_more(
+    world: World, unit: str, sending: bool, padding: int
+) -> None:
+    """Each limit is told once, with the packet after it was reached. RFC 4301 section 4.4.2.1."""
+    octets = 104 if padding else 36
+    limits = VolumeLimits(soft_packets=2, hard_packets=4)
+    if unit == "octets":
+        limits = VolumeLimits(soft_octets=octets + 1, hard_octets=3 * octets + 1)
+    of_a, of_b = child_pair(tfc_padding=padding)
+    world.install((replace(of_a, limits=limits), of_b) if sending else (of_a, replace(of_b, limits=limits)))
+    limited, child, spi = (world.a, of_a, of_a.spi_out) if sending else (world.b, of_b, of_b.spi_in)
+    ends = (A, B) if sending else (B, A)
+    told = []
+    for count in range(1, 8):
+        world.a.send_packet(udp_packet(data=bytes(4)))
+        told += [(count, event) for event in iter(limited.next_event, None)]
+    assert told == [
+        (3, Expire(spi, *ends, hard=False, inbound=not sending)),
+        (5, Expire(spi, *ends, hard=True, inbound=not sending)),
+    ]
+    assert len(world.at_b) == 4
+    assert limited.query(child).errors == {DropReason.LIFETIME: 3}
+    assert (world.a.query(of_a).packets_out, world.b.query(of_b).packets_in) == (4 if sending else 7, 4)
+    world.b.send_packet(udp_packet(B, A))
+    assert world.at_a == [udp_packet(B, A)]  # the SA of the other direction has its own count
+
+
+def test_forged_packets_do_not_use_up_an_sa_and_dummies_do(world: World) -> None:
+    of_a, of_b = child_pair()
+    of_b = replace(of_b, limits=VolumeLimits(hard_packets=3))
+    world.install((of_a, of_b))
+    engine, sender = world.b._engine, Engine()
+    sender.install(of_a)
+    for _ in range(5):
+        sealed = sender.protect(udp_packet())
+        assert sealed is not None
+        assert engine.unprotect(sealed[1][:-1] + bytes((sealed[1][-1] ^ 1,))) is None
+    for _ in range(3):
+        assert engine.unprotect(sender.dummy(of_a, 40)[1]) is None
+    assert engine.unprotect(sender.dummy(of_a, 40)[1]) is None
+    assert world.b.query(of_b).errors == {DropReason.INTEGRITY: 5, DropReason.DUMMY: 3, DropReason.LIFETIME: 1}
 
 
 def test_a_closed_backend_receives_nothing(world: World) -> None:
