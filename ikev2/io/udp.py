@@ -39,10 +39,16 @@ DATAGRAM_OVERHEAD_OCTETS = 768
 _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
-_IP_PMTUDISC_DONT = 0
-_IP_PMTUDISC_WANT = 1
+_IPV6_MTU_DISCOVER = 23
+# The same for IP and IPv6. What is larger than the path's MTU, as far as it is known, may be cut by routers, is cut by
+# the kernel, is refused: ip(7).
+_PMTUDISC_DONT = 0
+_PMTUDISC_WANT = 1
+_PMTUDISC_DO = 2
 _UNCUT_OCTETS = 576 - 28
 """What no path is expected to cut: RFC 7383 section 2.5.1."""
+_TRIES = 3
+"""To send: all but the last may be told of an error of another datagram."""
 _IN_PKTINFO = struct.Struct("@I4s4s")
 _IN6_PKTINFO = struct.Struct("@16sI")
 _CONTROL_OCTETS = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(_IN_PKTINFO.size)
@@ -82,11 +88,10 @@ class IkeSocket:
             large_receive_buffer(self.sock)
             if family == socket.AF_INET:
                 self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-                # What is larger than the path's MTU, as far as it is known, is cut by the kernel and not refused.
-                self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_WANT)
             else:
                 self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+            self._discover(_PMTUDISC_WANT)
             ask_for_errors(self.sock)
             self.sock.bind((host, port))
         except OSError:
@@ -119,35 +124,58 @@ class IkeSocket:
     def send(self, message: bytes, local: Address, remote: Address, *, path_mtu_wanted: bool = False) -> bool:
         """Send one IKE message; False (and a counter) when the kernel refused: IKE will retransmit.
 
-        `path_mtu_wanted`: no router shall cut it, but say what fits (DF). RFC 7296 section 2, RFC 1191.
+        `path_mtu_wanted`: no router shall cut it, but say what fits (DF); and so shall the kernel, when it knows.
+        RFC 7296 section 2, RFC 1191.
         """
         # rfc7296-s2-03: IKE on the port that ESP shares begins with four zero octets.
         # rfc7296-s2.23-05
         octets = NON_ESP_MARKER + message if self.nat_traversal else message
-        if path_mtu_wanted or len(octets) <= _UNCUT_OCTETS or self.sock.family != socket.AF_INET:
+        if len(octets) <= _UNCUT_OCTETS or (not path_mtu_wanted and self.sock.family != socket.AF_INET):
             return self.send_raw(octets, local, remote)
-        # Routers may cut it. Errors are believed only while the socket wants them: it does so at all other times.
-        self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
+        # Errors are believed only while the socket wants them: it does so at all other times.
+        self._discover(_PMTUDISC_DO if path_mtu_wanted else _PMTUDISC_DONT)
         try:
-            return self.send_raw(octets, local, remote)
+            if not path_mtu_wanted:
+                return self.send_raw(octets, local, remote)
+            if self._refusal(octets, local, remote, whole=True) is None:
+                self.counters.sent += 1
+                return True
         finally:
-            self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_WANT)
+            self._discover(_PMTUDISC_WANT)
+        # Perhaps the path takes less, as has been told by now: what cannot be cut better goes in fragments of IP.
+        return self.send_raw(octets, local, remote)
 
     def send_raw(self, octets: bytes, local: Address, remote: Address) -> bool:
         """Send octets as they are (a keepalive, for one)."""
-        try:
-            try:
-                self._transmit(octets, local, remote)
-            except OSError:
-                # Perhaps the error of an earlier datagram: it is told once, by whatever call comes next.
-                read_errors(self.sock, self._on_path_mtu)
-                self._transmit(octets, local, remote)
-        except OSError as error:
+        error = self._refusal(octets, local, remote)
+        if error is not None:
             reason = errno.errorcode.get(error.errno or 0, str(error.errno))
             self.counters.send_errors[reason] = self.counters.send_errors.get(reason, 0) + 1
             return False
         self.counters.sent += 1
         return True
+
+    def _refusal(self, octets: bytes, local: Address, remote: Address, *, whole: bool = False) -> OSError | None:
+        """Why the kernel did not send, None when it did; `whole`: EMSGSIZE is an answer."""
+        refusal: OSError | None = None
+        for _ in range(_TRIES):
+            try:
+                self._transmit(octets, local, remote)
+            except OSError as error:
+                # Perhaps the error of an earlier datagram: it is told once, by whatever call comes next.
+                read_errors(self.sock, self._on_path_mtu)
+                refusal = error
+                if whole and error.errno == errno.EMSGSIZE:
+                    break
+            else:
+                return None
+        return refusal
+
+    def _discover(self, how: int) -> None:
+        if self.sock.family == socket.AF_INET:
+            self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
+        else:
+            self.sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
 
     def _transmit(self, octets: bytes, local: Address, remote: Address) -> None:
         if self._wildcard:

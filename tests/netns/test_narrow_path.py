@@ -26,10 +26,11 @@ from ikev2.core.config import ConnectionConfig
 from ikev2.core.types import Address
 from ikev2.crypto.secret import SecretOctets
 from ikev2.io.sockets import SocketSet
+from ikev2.io.udp import IkeSocket
 from ikev2.ipsec.backend import OnIke
 from ikev2.ipsec.icmp import OnPathMtu
 from ikev2.ipsec.memory import MemoryBackend
-from interop.lab.netns import why_no_namespaces
+from interop.lab.netns import Lab, why_no_namespaces
 from interop.lab.relay import Impairments
 from interop.peers.ours import Ours
 
@@ -129,6 +130,58 @@ def test_what_icmp_says_between_two_fragments_is_heard(tmp_path: Path, nat_trave
     with site(tmp_path, nat=None, forward=Impairments(mtu=1000), tell_mtu=True) as found:
         found.lab.call("alice", lambda: asyncio.run(send_two()))
     assert told == [(SERVER, 1000)]
+
+
+@pytest.mark.req("rfc7383-s2.5.1-02", "rfc7383-s2.5.2-05")
+@pytest.mark.parametrize("port", [None, 4500], ids=["500", "4500"])
+def test_the_size_that_the_system_knows_is_taken_at_once(narrow: Any, port: int | None) -> None:
+    """ICMP told it while another endpoint ran: the router never sees a datagram of more than 1000 octets again.
+
+    Nor does it see fragments of IP get through, as those are lost here.
+    """
+    options = {"fragment_size": 1400} | ({} if port is None else {"remote_port": port})
+    found, alice, server, packets = narrow(1000, tell=True, retransmit_timeout="20s", **options)
+    alice.up("lab")
+    told = found.router.dropped["told"]
+    assert told >= 1
+    alice.stop()
+    packets.clear()
+    alice.start()
+    alice.up("lab")
+    assert only_sa(alice)["spi_r"] == only_sa(server)["spi_r"]
+    assert alice.stats()["io"]["path_mtu_told"] >= 1
+    assert found.router.dropped["told"] == told
+    assert max(len(packet) for packet in packets) <= 1000
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "bits"), [(ALICE, "10.0.0.3", 24), ("2001:db8::1", "2001:db8::2", 64)], ids=["v4", "v6"]
+)
+def test_what_is_too_large_for_the_link_is_told_and_goes_in_fragments_of_ip(
+    one: str, other: str, bits: int
+) -> None:
+    """It may be a message that IKE cannot cut better, such as one to a peer that does not take fragments."""
+    told: list[tuple[str, int]] = []
+    with Lab() as lab, ExitStack() as stack:
+        lab.link("alice", f"{one}/{bits}", "server", f"{other}/{bits}", mtu=1280)
+
+        def opened(host: str, address: str) -> IkeSocket:
+            def on_path_mtu(host: str, octets: int) -> None:
+                told.append((host, octets))
+
+            made = lab.call(host, lambda: IkeSocket(address, 0, nat_traversal=False, on_path_mtu=on_path_mtu))
+            stack.callback(made.close)
+            return made
+
+        alice, server = opened("alice", one), opened("server", other)
+        for size in (1280, 1280 - 28 if bits == 24 else 1280 - 48):
+            assert alice.send(bytes(size), alice.local, server.local, path_mtu_wanted=True)
+            waiting = select.poll()
+            waiting.register(server.sock, select.POLLIN)
+            assert waiting.poll(WAIT_S * 1000)
+            assert len(server.sock.recv(65535)) == size
+        assert (alice.counters.sent, alice.counters.send_errors) == (2, {})
+    assert told == [(other, 1280)]
 
 
 @pytest.mark.req("rfc7383-s2.5.2-02", "rfc7383-s2.5.2-03", "rfc7383-s2.5.2-07", "rfc7383-s2.4-02")
