@@ -38,6 +38,8 @@ _ICMP = frozenset((socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
 
 NO_PORT = -1
 """The port of a packet that shows none: "OPAQUE" of RFC 4301 section 4.4.1.1."""
+TYPED = -2
+"""In the place of the receiver's port where there is one type of message, which the sender's selector is asked for."""
 
 
 class MalformedPacket(ValueError):
@@ -48,8 +50,9 @@ class MalformedPacket(ValueError):
 class Flow:
     """What selectors match of one packet, seen from its sender; addresses as integers.
 
-    ICMP's type and code stand for both ports, as type times 256 plus code, and so does the type of a Mobility Header,
-    times 256 (RFC 4301 section 4.4.1.1).
+    ICMP's type and code stand for the sender's port, as type times 256 plus code, and so does the type of a Mobility
+    Header, times 256; the receiver's is TYPED then: what a side's selector says is what it may send.
+    RFC 4301 sections 4.4.1.1 and 4.4.1.3.
     """
 
     source: int
@@ -118,9 +121,9 @@ def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) ->
         if len(payload) >= 4:
             source_port, destination_port = struct.unpack_from("!HH", payload)
     elif ip_protocol in _ICMP and len(payload) >= 2:
-        source_port = destination_port = _U16.unpack_from(payload)[0]
+        source_port, destination_port = _U16.unpack_from(payload)[0], TYPED
     elif ip_protocol == _MOBILITY and len(payload) >= 3:
-        source_port = destination_port = payload[2] << 8
+        source_port, destination_port = payload[2] << 8, TYPED
     return Flow(
         int.from_bytes(source, "big"),
         int.from_bytes(destination, "big"),

@@ -164,11 +164,11 @@ class MemoryBackend(Backend):
         self._engine.remove_bypass(bypass)
 
     def add_trap(self, trap: Trap) -> None:
-        self._engine.traps.add(trap)
+        self._engine.add_trap(trap)
         self.network.attach(trap.local, self)
 
     def remove_trap(self, trap: Trap) -> None:
-        self._engine.traps.remove(trap)
+        self._engine.remove_trap(trap)
 
     def prepare_ike_socket(self, sock: socket.socket, *, encap: bool = False) -> None:
         """Nothing to do: the sockets of the system are not on this network."""

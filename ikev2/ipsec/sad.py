@@ -23,7 +23,7 @@ from ikev2.core.types import Address
 from ikev2.errors import BackendError, IkeError
 from ikev2.ipsec import ip, ipv6
 from ikev2.ipsec.arriving import FLOW_CACHE, from_transport, from_tunnel
-from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved, UnknownSpi
+from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved, Trap, UnknownSpi
 from ikev2.ipsec.esp import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, EspDrop
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
@@ -188,6 +188,18 @@ class Engine:
         self._flows = {}
         return True
 
+    def add_trap(self, trap: Trap) -> bool:
+        """True when it is new."""
+        added = self.traps.add(trap)
+        self._flows = {}
+        return added
+
+    def remove_trap(self, trap: Trap) -> bool:
+        """True when it was there."""
+        removed = self.traps.remove(trap)
+        self._flows = {}
+        return removed
+
     def clear(self) -> None:
         """Forget everything but the counters of drops."""
         self._bypasses = ()
@@ -331,13 +343,23 @@ class Engine:
         return found
 
     def pair_for_flow_of(self, packet: bytes) -> Pair | None:
-        """The newest pair whose policy protects the packet, a half-closed one only if there is no other.
+        """The pair whose policy protects the packet and most means it, of several alike the newest.
 
-        Raises MalformedPacket.
+        A half-closed one only if there is no other; none where a trap means the packet more. RFC 4301 section 4.4.1:
+        policies have an order, and here as in the kernel their selectors make it. Raises MalformedPacket.
         """
         flow = ip.flow_of(packet)
         found = [pair for pair in self._pairs if pair.policy.protects(flow)]
-        return min(found, key=lambda pair: pair.half_closed, default=None)
+        if not found:
+            return None
+        chosen = found[0]
+        if len(found) > 1:
+            chosen = min(found, key=lambda pair: (pair.half_closed, pair.policy.breadth(flow)))
+        if self.traps.traps:
+            trapped = self.traps.breadth(flow)
+            if trapped is not None and trapped < chosen.policy.breadth(flow):
+                return None
+        return chosen
 
     def passes_outside(self, packet: bytes) -> bool:
         """Whether a bypass lets the packet, in either direction, pass in clear. Raises MalformedPacket."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ikev2.iana import TsType
 from ikev2.ipsec.backend import IKE_PORT, NAT_PORT, Bypass
-from ikev2.ipsec.ipv4 import NO_PORT, Flow
+from ikev2.ipsec.ipv4 import NO_PORT, TYPED, Flow
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildSaParameters
@@ -70,11 +70,17 @@ class Selector:
             return False
         if self.ip_protocol not in (0, ip_protocol):
             return False
-        if self.any_port:
+        if self.any_port or port == TYPED:
             return True
         if port == NO_PORT:
             return self.opaque
         return self.first_port <= port <= self.last_port
+
+    @property
+    def breadth(self) -> tuple[int, int]:
+        """How much it takes in: the bits of its addresses that are open, and those of its ports."""
+        ports = 0 if self.opaque else self.last_port - self.first_port
+        return (self.last_address - self.first_address).bit_length(), ports.bit_length()
 
     def networks(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
         """The address range as prefixes, for routes."""
@@ -115,6 +121,22 @@ class Policy:
     def protects(self, flow: Flow) -> bool:
         """Whether a packet on its way out belongs to it."""
         return _both(self.local, self.remote, flow)
+
+    def breadth(self, flow: Flow) -> tuple[int, int, bool]:
+        """How much besides a flow that it protects its selectors take in: the less, the more they mean that flow.
+
+        Addresses count before ports, those before the protocol, as for the policies in the kernel.
+        """
+        ends = (
+            (self.local, flow.source, flow.source_port),
+            (self.remote, flow.destination, flow.destination_port),
+        )
+        matching = [
+            [one for one in side if one.version == flow.version and one.matches(address, flow.ip_protocol, port)]
+            for side, address, port in ends
+        ]
+        addresses, ports = map(sum, zip(*(min(one.breadth for one in side) for side in matching), strict=True))
+        return addresses, ports, not any(one.ip_protocol for side in matching for one in side)
 
     def accepts(self, flow: Flow) -> bool:
         """Whether a packet that came out of the SA belongs to it. RFC 4301 section 5.2, step 4."""

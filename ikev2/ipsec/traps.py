@@ -9,7 +9,7 @@ import ipaddress
 import time
 
 from ikev2.ipsec.backend import Acquire, Trap
-from ikev2.ipsec.ipv4 import NO_PORT, Flow
+from ikev2.ipsec.ipv4 import NO_PORT, TYPED, Flow
 from ikev2.ipsec.spd import Policy, selectors_of
 
 TELL_INTERVAL_S = 1.0
@@ -57,21 +57,27 @@ class TrapTable:
         """Whether a packet on its way out is of one, and so must not go in clear."""
         return any(policy.protects(flow) for policy in self._traps.values())
 
+    def breadth(self, flow: Flow) -> tuple[int, int, bool] | None:
+        """That of the trap that most means the flow; None when it is of no trap."""
+        found = (policy.breadth(flow) for policy in self._traps.values() if policy.protects(flow))
+        return min(found, default=None)
+
     def accepts(self, flow: Flow) -> bool:
         """Whether a packet that came is of one, and so must not have come in clear."""
         return any(policy.accepts(flow) for policy in self._traps.values())
 
     def met(self, flow: Flow) -> Acquire | None:
         """What a packet without a Child SA has to tell; None when it is of no trap, or that trap has just told."""
-        for trap, policy in self._traps.items():
-            if not policy.protects(flow):
-                continue
+        found = [(policy.breadth(flow), trap) for trap, policy in self._traps.items() if policy.protects(flow)]
+        for _, trap in sorted(found, key=lambda one: one[0])[:1]:
             now = time.monotonic()
             if now - self._told_at.get(trap, float("-inf")) < TELL_INTERVAL_S:
                 return None
             self._told_at[trap] = now
             address = ipaddress.IPv6Address if flow.version == 6 else ipaddress.IPv4Address
-            ports = (0 if port == NO_PORT else port for port in (flow.source_port, flow.destination_port))
+            ports = flow.source_port, flow.destination_port
+            if TYPED in ports:
+                ports = divmod(flow.source_port, 256)
             return Acquire(
                 trap.reqid,
                 trap.local,
@@ -79,7 +85,7 @@ class TrapTable:
                 flow.ip_protocol,
                 str(address(flow.source)),
                 str(address(flow.destination)),
-                *ports,
+                *(0 if port == NO_PORT else port for port in ports),
             )
         return None
 

@@ -248,15 +248,15 @@ class UserspaceBackend(Backend):
     def add_trap(self, trap: Trap) -> None:
         self._opened()
         self._check_scopes(trap)
-        if self._engine.traps.add(trap):
+        if self._engine.add_trap(trap):
             try:
                 self._lay(trap)
             except BackendError:
-                self._engine.traps.remove(trap)
+                self._engine.remove_trap(trap)
                 raise
 
     def remove_trap(self, trap: Trap) -> None:
-        if self._engine.traps.remove(trap) and self._tun is not None:
+        if self._engine.remove_trap(trap) and self._tun is not None:
             self._claim(trap, ())
 
     def _lay(self, trap: Trap) -> None:

@@ -672,3 +672,53 @@ def test_traffic_of_a_trap_is_dropped_and_told_until_a_child_sa_carries_it(world
     world.a.remove_trap(trap)
     world.a.send_packet(packet)
     assert world.seen[-1] == packet
+
+
+NARROWER = {
+    "addresses": ((TrafficSelector.from_network("192.0.2.0/24"),), (TrafficSelector.from_network("192.0.2.2/31"),)),
+    "ports": ((TrafficSelector.from_network(f"{A}/32"),), (TrafficSelector.from_network(f"{B}/32", UDP, 7, 7),)),
+    "protocol": ((TrafficSelector.from_network(f"{A}/32"),), (TrafficSelector.from_network(f"{B}/32", UDP),)),
+}
+WIDE = (TrafficSelector.from_network("192.0.2.0/24"),), (TrafficSelector.from_network("192.0.2.0/24"),)
+
+
+@pytest.mark.parametrize("newest", ["narrow", "wide"])
+@pytest.mark.parametrize("kind", NARROWER)
+def test_of_pairs_that_overlap_the_one_that_means_the_packet_sends_whichever_is_newer(
+    world: World, kind: str, newest: str
+) -> None:
+    """Else every rekey would change which one it is. RFC 4301 section 4.4.1: policies have an order."""
+    host_to_host = child_pair()[0]
+    wide_ts = WIDE if kind == "addresses" else (host_to_host.ts_local, host_to_host.ts_remote)
+    wide = child_pair(ts_a=wide_ts[0], ts_b=wide_ts[1])
+    narrow = child_pair(ts_a=NARROWER[kind][0], ts_b=NARROWER[kind][1], spis=(0x3003, 0x4004), seed=2)
+    for children in (wide, narrow) if newest == "narrow" else (narrow, wide):
+        world.install(children)
+    world.a.send_packet(udp_packet())
+    assert world.at_b == [udp_packet()]
+    assert (world.a.query(narrow[0]).packets_out, world.a.query(wide[0]).packets_out) == (1, 0)
+    tcp = udp_packet()[:9] + b"\x06" + udp_packet()[10:]
+    world.a.send_packet(tcp)
+    assert world.a.query(wide[0]).packets_out == (0 if kind == "addresses" else 1)
+
+
+def test_traffic_of_a_trap_within_the_selectors_of_a_pair_waits_for_its_own_child_sa(world: World) -> None:
+    wide = child_pair(ts_a=WIDE[0], ts_b=WIDE[1])
+    world.install(wide)
+    world.a.send_packet(udp_packet())
+    own, others = (
+        Trap(f"of {port}", port, Mode.TUNNEL, A, B, wide[0].ts_local, NARROWER["ports"][1]) for port in (7, 8)
+    )
+    others = replace(others, ts_remote=WIDE[1])
+    for trap in (others, own):
+        world.a.add_trap(trap)
+    world.a.send_packet(udp_packet())
+    assert len(world.at_b) == 1
+    event = world.a.next_event()
+    assert isinstance(event, Acquire)
+    assert event.reqid == own.reqid
+    world.a.send_packet(udp_packet(ports=(40000, 8)))
+    assert len(world.at_b) == 2
+    world.a.remove_trap(own)
+    world.a.send_packet(udp_packet())
+    assert len(world.at_b) == 3

@@ -14,9 +14,11 @@ from ikev2.iana import TsType
 from ikev2.ipsec.backend import Bypass
 from ikev2.ipsec.ipv4 import (
     NO_PORT,
+    TYPED,
     Flow,
     MalformedPacket,
     build_header,
+    flow,
     flow_of,
     fragmentation_needed,
     ones_complement_sum,
@@ -50,6 +52,8 @@ def selector(network: str, ip_protocol: int = 0, first: int = 0, last: int = 655
         (selector("192.0.2.1/32", UDP, 65535, 0), A, UDP, 7, False),
         (selector("192.0.2.1/32", ICMP, 0x0800, 0x08FF), A, ICMP, 0x0800, True),
         (selector("192.0.2.1/32", ICMP, 0x0800, 0x08FF), A, ICMP, 0x0000, False),
+        (selector("192.0.2.1/32", ICMP, 65535, 0), A, ICMP, 0x0800, False),
+        (selector("192.0.2.1/32", ICMP, 65535, 0), A, ICMP, TYPED, True),
         (selector("192.0.2.1/32", MOBILITY, 0x0500, 0x05FF), A, MOBILITY, 0x0500, True),
         (selector("192.0.2.1/32", MOBILITY, 0x0500, 0x05FF), A, MOBILITY, 0x0600, False),
         (selector("192.0.2.1/32", MOBILITY, 0x0500, 0x05FF), A, MOBILITY, NO_PORT, False),
@@ -57,6 +61,28 @@ def selector(network: str, ip_protocol: int = 0, first: int = 0, last: int = 655
 )
 def test_selectors(chosen: Selector, address: int, ip_protocol: int, port: int, expected: bool) -> None:
     assert chosen.matches(address, ip_protocol, port) is expected
+
+
+@pytest.mark.parametrize("protocol", [ICMP, 58, MOBILITY])
+@pytest.mark.parametrize(
+    ("local", "remote", "sends", "receives"),
+    [
+        ((0x0500, 0x05FF), (0x0500, 0x05FF), True, True),
+        ((0x0500, 0x05FF), (65535, 0), True, False),
+        ((65535, 0), (0x0500, 0x05FF), False, True),
+        ((0x0500, 0x05FF), (0x0700, 0x07FF), True, False),
+    ],
+    ids=["both", "sent-only", "received-only", "another-comes-back"],
+)
+def test_what_the_selector_of_a_side_says_of_types_is_what_it_sends(
+    protocol: int, local: tuple[int, int], remote: tuple[int, int], sends: bool, receives: bool
+) -> None:
+    """The examples of RFC 4301 section 4.4.1.3, B to D, for messages of type 5; RFC 7296 section 3.13.1."""
+    policy = Policy((selector("192.0.2.1/32", protocol, *local),), (selector("192.0.2.2/32", protocol, *remote),))
+    ends = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
+    message = bytes((59, 0, 5, 0)) if protocol == MOBILITY else bytes((5, 0, 0, 0))
+    assert policy.protects(flow(*ends, protocol, message)) is sends
+    assert policy.accepts(flow(*reversed(ends), protocol, message)) is receives
 
 
 def test_a_selector_of_fibre_channel_is_none_of_ours() -> None:
@@ -129,7 +155,7 @@ def test_ike_is_known_by_its_ports() -> None:
 def test_the_flow_of_a_packet() -> None:
     assert flow_of(udp_packet(ports=(40000, 7))) == Flow(A, B, UDP, 40000, 7)
     ends = bytes((192, 0, 2, 1)), bytes((192, 0, 2, 2))
-    assert flow_of(build_header(*ends, ICMP, 8) + bytes((8, 3)) + bytes(6)) == Flow(A, B, ICMP, 0x0803, 0x0803)
+    assert flow_of(build_header(*ends, ICMP, 8) + bytes((8, 3)) + bytes(6)) == Flow(A, B, ICMP, 0x0803, TYPED)
     assert flow_of(build_header(*ends, 47, 4) + bytes(4)) == Flow(A, B, 47, NO_PORT, NO_PORT)
     assert flow_of(build_header(*ends, UDP, 3) + bytes(3)).source_port == NO_PORT
 
@@ -179,7 +205,7 @@ def test_changing_the_tos_keeps_the_header_checksum_right() -> None:
 def test_the_answer_to_a_packet_that_does_not_fit_quotes_it() -> None:
     packet = udp_packet(data=bytes(100), flags=0x4000)
     answer = fragmentation_needed(packet, 1280)
-    assert flow_of(answer) == Flow(B, A, ICMP, 0x0304, 0x0304)
+    assert flow_of(answer) == Flow(B, A, ICMP, 0x0304, TYPED)
     assert ones_complement_sum(answer[20:]) == 0xFFFF
     assert answer[26:28] == (1280).to_bytes(2, "big")
     assert answer[28:] == packet[:28]
