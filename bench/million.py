@@ -7,6 +7,7 @@ the server at their most, packets sent, received and not sent because their time
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -49,6 +50,7 @@ def sessions(server: subprocess.Popen[str]) -> None:
 
 def main() -> None:
     """A server, and the sessions."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     serve = [*COMMAND, "serve", "--listen", "127.0.0.1:0", "--owamp-port", "0", "-P", "32000-32099"]
     with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
         try:

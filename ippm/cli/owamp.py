@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,9 @@ def fetch(
             fetch_session(options, octets, provider, begin=begin, end=LAST_SEQNO if last is None else last)
         )
     result = _result(session, security.word)
+    if begin or last is not None:
+        words = f"only packets {begin} to {'the last' if last is None else last} were asked for"
+        result = replace(result, notes=(*result.notes, words))
     if output is not None:
         _save(Path(output), result.saved())
     if not quiet:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 from ippm.core.session_schedule import SessionSchedule
@@ -58,6 +58,14 @@ class FetchedSession:
     def is_within(self, begin: int, end: int) -> bool:
         """Whether all records are of packets from `begin` to `end`."""
         return all(begin <= number <= end for (number,) in _NUMBER.iter_unpack(self.records))
+
+    def part(self, begin: int, end: int) -> Self:
+        """The data of packets from `begin` to `end`: an answer to Fetch-Session has the Skip Ranges of the whole session.
+
+        RFC 4656 section 3.9.
+        """
+        ranges = (SkipRange(max(first, begin), min(last, end)) for first, last in self.skip_ranges)
+        return replace(self, skip_ranges=tuple(one for one in ranges if one.first <= one.last))
 
     def encode(self, mode: int = 0) -> bytes:
         """The octets of a file; `mode` is the security mode of the session, 0 when it is not known."""

@@ -449,10 +449,14 @@ async def fetch(
     begin: int = 0,
     end: int = LAST_SEQNO,
 ) -> tuple[FetchedSession, Mode]:
-    """The data of a session of ours from a server, and the security mode. Raises IppmError. RFC 4656 section 3.9."""
+    """The data of a session of ours from a server, or of a part of it, and the security mode.
+
+    Raises IppmError. RFC 4656 section 3.9.
+    """
     async with await OwampTcpClient.connect(options, provider) as client:
         try:
-            return await client.fetch(sid, begin, end), client.role.mode.security
+            session = await client.fetch(sid, begin, end)
+            return session.part(begin, end), client.role.mode.security
         except ServerRefused as error:
             raise ServerRefused(
                 error.accept, error.reason, error.message, _FETCH_HINTS.get(Accept(error.accept), "")

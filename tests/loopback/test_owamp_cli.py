@@ -151,6 +151,8 @@ def test_records_of_every_keyed_mode_are_fetched_whole_and_in_part(
     sid = json.loads(done.stdout)["results"][0]["sid"]
     part = ippm("fetch", *keys, "--begin", "1", "--end", "3", "-R", f"127.0.0.1:{port}", sid.upper())
     assert [line.split()[0] for line in part.stdout.splitlines()] == ["1", "2", "3"]
+    told = json.loads(ippm("fetch", *keys, "--begin", "1", "--json", f"127.0.0.1:{port}", sid).stdout)["results"][0]
+    assert "only packets 1 to the last were asked for" in told["notes"]
     whole = ippm("fetch", *keys, "-R", f"127.0.0.1:{port}", sid)
     assert whole.stdout == ippm("stats", "-R", str(tmp_path / f"{sid}.owp")).stdout
     # Of several modes the one that was taken is told, and kept in the file.

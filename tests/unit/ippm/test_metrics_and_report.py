@@ -335,6 +335,17 @@ def test_the_first_and_the_last_packet_sent_may_be_lost_ones() -> None:
     assert (nothing.first_sent_unix_ns, nothing.last_sent_unix_ns) == (0, 0)
 
 
+def test_a_part_of_a_session_has_the_skip_ranges_that_lie_in_it() -> None:
+    """The answer to Fetch-Session has those of the whole session. RFC 4656 section 3.9."""
+    request = RequestSession(False, True, 20, (Slot(SlotType.FIXED, 1 << 25),), sid=bytes(16))
+    whole = FetchedSession(request, 1, 20, (SkipRange(2, 4), SkipRange(8, 8), SkipRange(12, 19)), b"")
+    assert whole.part(0, 0xFFFFFFFF) == whole
+    assert whole.part(3, 13).skip_ranges == (SkipRange(3, 4), SkipRange(8, 8), SkipRange(12, 13))
+    assert whole.part(5, 7).skip_ranges == ()
+    assert one_way_metrics(whole.part(4, 8)).skipped == 2
+    assert FetchedSession.decode(whole.part(3, 13).encode()) == whole.part(3, 13)
+
+
 def test_a_one_way_session_across_the_change_of_era_ends_after_it_begins() -> None:
     """From 45 ms before 7 February 2036, 06:28:16 UTC."""
     era_1_s = (1 << 32) - 2_208_988_800
