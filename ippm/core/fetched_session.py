@@ -60,7 +60,7 @@ class FetchedSession:
         return all(begin <= number <= end for (number,) in _NUMBER.iter_unpack(self.records))
 
     def part(self, begin: int, end: int) -> Self:
-        """The data of packets from `begin` to `end`: an answer to Fetch-Session has the Skip Ranges of the whole session.
+        """The data of packets from `begin` to `end`; an answer to Fetch-Session has all Skip Ranges of the session.
 
         RFC 4656 section 3.9.
         """
