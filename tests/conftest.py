@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +52,24 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if skips > limit and session.exitstatus == 0:
         reporter.write_line(f"{skips} tests were skipped, at most {limit} may be", red=True)
         session.exitstatus = 1
+
+
+@pytest.fixture
+def messages_fit_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds all that `ippm decode` makes of a capture in a test to share/ippm-decode.schema.json."""
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the dependency group test")
+    from ippm.decode.decoder import Decoder
+
+    schema = json.loads(
+        (Path(__file__).parents[1] / "share" / "ippm-decode.schema.json").read_text(encoding="utf-8")
+    )
+    of_a_message = {"$ref": "#/$defs/message", "$defs": schema["$defs"]}
+    validator = jsonschema.Draft202012Validator(of_a_message)
+    decode = Decoder.decode
+
+    def decode_and_check(self: Decoder, frames: Any) -> Iterator[Any]:
+        for message in decode(self, frames):
+            validator.validate(json.loads(json.dumps(message.to_dict())))
+            yield message
+
+    monkeypatch.setattr(Decoder, "decode", decode_and_check)

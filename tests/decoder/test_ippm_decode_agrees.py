@@ -30,6 +30,7 @@ from ippm.decode.messages import Decoded
 from ippm.iana import FEATURE_BITS, NO_FEATURES, Mode
 from ippm.io.keylog import KeyLogWriter
 
+pytestmark = pytest.mark.usefixtures("messages_fit_the_schema")
 SENDER_NAME, REFLECTOR_NAME = "Session-Sender packet", "Session-Reflector packet"
 
 

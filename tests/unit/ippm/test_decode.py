@@ -46,6 +46,8 @@ from ippm.wire.server_greeting import ServerGreeting
 from ippm.wire.set_up_response import SetUpResponse
 from ippm.wire.test_packet import SenderPacket
 
+pytestmark = pytest.mark.usefixtures("messages_fit_the_schema")
+SCHEMA = Path(__file__).resolve().parents[3] / "share" / "ippm-decode.schema.json"
 NAMES = [
     "Server Greeting",
     "Set-Up-Response",
@@ -501,6 +503,31 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def fits_the_schema(document: dict[str, Any]) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the dependency group test")
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(document)
+
+
+def test_the_schema_knows_what_is_no_message(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the dependency group test")
+    path = control_capture(CLIENT, SERVER, conversation(Mode.OPEN).said).save(tmp_path / "c.pcap")
+    document = json.loads(command(str(path), "--json").stdout)
+    fits_the_schema(document)
+    for at, change in (
+        (3, {"timeout_ns": "2"}),
+        (3, {"timeout": 2}),
+        (4, {"sid": "00"}),
+        (0, {"mode_words": None}),
+        (5, {"accept": 0}),
+    ):
+        broken = json.loads(json.dumps(document))
+        broken["messages"][at]["fields"] |= change
+        with pytest.raises(jsonschema.ValidationError):
+            fits_the_schema(broken)
+
+
 def test_the_command_prints_text_and_json(tmp_path: Path) -> None:
     path = control_capture(CLIENT, SERVER, conversation(Mode.ENCRYPTED, tmp_path / "keys").said).save(
         tmp_path / "c.pcap"
@@ -513,6 +540,7 @@ def test_the_command_prints_text_and_json(tmp_path: Path) -> None:
     assert "MALFORMED" not in done.stdout
     document = json.loads(command(str(path), "--keys", str(tmp_path / "keys"), "--json").stdout)
     assert [message["name"] for message in document["messages"]] == NAMES
+    fits_the_schema(document)
     assert (document["ok"], document["count"], document["with_problems"], document["error"]) == (True, 8, 0, None)
     document = json.loads(command(str(path), "--json").stdout)
     assert document["with_problems"] == 1
@@ -532,6 +560,7 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert "Start-Ack" in done.stdout
     document = json.loads(command(str(path), "--json").stdout)
     assert (document["ok"], document["count"]) == (False, 7)
+    fits_the_schema(document)
     assert "cut off" in document["error"]
 
 
