@@ -50,8 +50,8 @@ PLUGINS = (
 )
 MARK = "0x42"
 """Set on what charon sends itself, so that IKE and ESP do not go into the tunnel."""
-READY_S = 20.0
-WAIT_S = 15.0
+READY_S = 60.0
+WAIT_S = 45.0
 POLL_S = 0.05
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -22,7 +22,7 @@ from interop.peers.strongswan import wait_until
 
 ALICE, BOB, SERVER, PUBLIC = "10.0.0.2", "10.0.1.2", "203.0.113.2", "203.0.113.5"
 INSIDE = ("10.0.0.0/24", "10.0.1.0/24")
-WAIT_S = 15.0
+WAIT_S = 45.0
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Site:
         sock = self.lab.call(host, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self.stack.enter_context(sock)
         sock.bind((address, 0))
-        sock.settimeout(5)
+        sock.settimeout(WAIT_S)
         return sock
 
 

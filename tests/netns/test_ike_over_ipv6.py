@@ -78,7 +78,7 @@ def test_ike_and_esp_over_ipv6_as_tshark_sees_them(tmp_path: Path, mode: str, en
             sock = lab.call(host, lambda: socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
             stack.enter_context(sock)
             sock.bind((address, 0))
-            sock.settimeout(10)
+            sock.settimeout(30)
             socks.append(sock)
         for _ in range(5):
             exchange(*socks)

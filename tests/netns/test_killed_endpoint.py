@@ -52,7 +52,7 @@ def traffic_passes(lab: Lab) -> None:
             sock = lab.call(host, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             stack.enter_context(sock)
             sock.bind((address, 0))
-            sock.settimeout(5)
+            sock.settimeout(WAIT_S)
             socks.append(sock)
         exchange(socks[0], socks[1])
 

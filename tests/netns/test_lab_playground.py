@@ -259,12 +259,19 @@ def stack() -> Iterator[ExitStack]:
         yield opened
 
 
+def heed_interrupts() -> None:
+    """A shell has what it starts in the background ignore SIGINT, and so would a lab whose tests run there."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(temporary: Path, command: str, stack: ExitStack) -> tuple[subprocess.Popen[str], Path, list[int]]:
     """A lab whose command says "started"; its process, directory, and the numbers of its namespaces."""
     process = subprocess.Popen(
         [*LAB, "--run", command], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=heed_interrupts,
     )  # fmt: skip
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
     assert process.stdout is not None
     line = process.stdout.readline()
     if line != "started\n":

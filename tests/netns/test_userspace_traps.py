@@ -23,7 +23,7 @@ from interop.peers.strongswan import wait_until
 
 pytestmark = [
     pytest.mark.netns,
-    pytest.mark.timeout(60),
+    pytest.mark.timeout(120),
     pytest.mark.skipif(why_no_namespaces() is not None, reason=f"{why_no_namespaces()}"),
 ]
 

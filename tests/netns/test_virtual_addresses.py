@@ -36,7 +36,7 @@ from esp_support import child_pair  # noqa: E402
 REASON = why_no_namespaces() or ("" if Path("/dev/net/tun").exists() else "there is no /dev/net/tun")
 pytestmark = [pytest.mark.netns, pytest.mark.skipif(bool(REASON), reason=f"{REASON}")]
 
-WAIT_S = 10.0
+WAIT_S = 45.0
 INSIDE, INSIDE6 = "10.2.0.1", "2001:db8:2::1"
 ADDRESS, ADDRESS6 = "10.9.0.10", "2001:db8:9::1"
 MARKER = b"a datagram that nobody on the way may read"

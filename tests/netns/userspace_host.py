@@ -35,7 +35,7 @@ from ikev2.ipsec.tun import TunDevice
 from ikev2.ipsec.userspace import UserspaceBackend
 from ikev2.wire.payloads.ts import TrafficSelector
 
-REPLY_TIMEOUT_S = 10.0
+REPLY_TIMEOUT_S = 30.0
 ETH_P_IP, ETH_P_IPV6 = 0x0800, 0x86DD
 
 

@@ -28,7 +28,7 @@ from ikev2.ipsec.xfrm.state import default_directory, namespace_name  # noqa: E4
 from interop.peers.ours import Ours  # noqa: E402
 
 ALICE, SERVER = "192.0.2.1", "192.0.2.2"
-WAIT_S = 20.0
+WAIT_S = 45.0
 SPAN_S = 0.3
 """About what an action takes in the guest."""
 
@@ -54,7 +54,7 @@ def traffic_passes(hosts: TwoHosts) -> None:
         for host, address in (("a", ALICE), ("b", SERVER)):
             sock = stack.enter_context(hosts.call(host, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)))
             sock.bind((address, 0))
-            sock.settimeout(5)
+            sock.settimeout(WAIT_S)
             socks.append(sock)
         for sender, receiver in (socks, socks[::-1]):
             sender.sendto(b"alive", receiver.getsockname())

@@ -32,7 +32,7 @@ from interop.peers.openiked import OpenIked, Policy  # noqa: E402
 from interop.peers.ours import Ours  # noqa: E402
 from interop.peers.strongswan import wait_until  # noqa: E402
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 LIFETIME_S = 8
 """After which iked rekeys, where it is to do so; it takes 85 to 95 percent of that."""
 IKE = itertools.cycle(

@@ -38,7 +38,7 @@ IKE = "aes128gcm16-prfsha256-curve25519"
 GCM, CBC, GMAC = "aes128gcm16", "aes128-sha256", "aes128gmac"
 PACKETS = 5
 VOLUME = 60
-WAIT_S = 5.0
+WAIT_S = 30.0
 ETH_P_ALL = 3
 CHARON: dict[str, Any] = {
     "load": "random nonce openssl kdf hmac sha1 sha2 aes gcm curve25519 kernel-netlink socket-default vici",

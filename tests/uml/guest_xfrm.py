@@ -106,7 +106,7 @@ class Lab:
         def make() -> socket.socket:
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
             sock.bind((address, port))
-            sock.settimeout(1.5)
+            sock.settimeout(5)
             return sock
 
         return self.call(host, make)

@@ -16,14 +16,14 @@ from interop.lab.uml import GuestOptions, run_in_guest, why_not
 
 pytestmark = [
     pytest.mark.uml,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(700),
     pytest.mark.skipif(why_not() is not None, reason=f"no guest kernel: {why_not()}"),
 ]
 
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, dict[str, object]]:
-    options = GuestOptions(prewarm=True, timeout_s=360, working_directory=guest_killed.ROOT)
+    options = GuestOptions(prewarm=True, timeout_s=600, working_directory=guest_killed.ROOT)
     result = run_in_guest([sys.executable, str(Path(guest_killed.__file__))], options)
     lines = [line for line in result.text.splitlines() if line.startswith("{")]
     found = {document["case"]: document for document in map(json.loads, lines)}

@@ -16,14 +16,14 @@ from interop.lab.uml import GuestOptions, run_in_guest, why_not
 
 pytestmark = [
     pytest.mark.uml,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(why_not() is not None, reason=f"no guest kernel: {why_not()}"),
 ]
 
 
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, dict[str, object]]:
-    options = GuestOptions(prewarm=True, timeout_s=280, working_directory=guest_matrix.ROOT)
+    options = GuestOptions(prewarm=True, timeout_s=480, working_directory=guest_matrix.ROOT)
     result = run_in_guest([sys.executable, str(Path(guest_matrix.__file__))], options)
     lines = [line for line in result.text.splitlines() if line.startswith("{")]
     found = {document["case"]: document for document in map(json.loads, lines)}

@@ -21,7 +21,7 @@ REASON = why_not() or why_no_iked() or skip_reason("ip")
 in_a_guest = [
     pytest.mark.uml,
     pytest.mark.openiked,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(REASON is not None, reason=f"no OpenIKED in a guest: {REASON}"),
 ]
 
@@ -29,7 +29,7 @@ in_a_guest = [
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, dict[str, object]]:
     script = Path(guest_openiked.__file__)
-    options = GuestOptions(prewarm=True, timeout_s=240, working_directory=guest_openiked.ROOT)
+    options = GuestOptions(prewarm=True, timeout_s=480, working_directory=guest_openiked.ROOT)
     result = run_in_guest([sys.executable, str(script)], options)
     lines = [line for line in result.text.splitlines() if line.startswith("{")]
     found = {document["case"]: document for document in map(json.loads, lines)}

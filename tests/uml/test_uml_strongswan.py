@@ -19,7 +19,7 @@ REASON = why_not() or skip_reason("charon-systemd", "swanctl", "ip")
 pytestmark = [
     pytest.mark.uml,
     pytest.mark.strongswan,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(REASON is not None, reason=f"no strongSwan in a guest: {REASON}"),
 ]
 
@@ -27,7 +27,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, dict[str, object]]:
     script = Path(guest_strongswan.__file__)
-    options = GuestOptions(prewarm=True, timeout_s=240, working_directory=guest_strongswan.ROOT)
+    options = GuestOptions(prewarm=True, timeout_s=480, working_directory=guest_strongswan.ROOT)
     result = run_in_guest([sys.executable, str(script)], options)
     lines = [line for line in result.text.splitlines() if line.startswith("{")]
     found = {document["case"]: document for document in map(json.loads, lines)}

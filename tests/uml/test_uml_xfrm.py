@@ -16,7 +16,7 @@ from interop.lab.uml import GuestOptions, run_in_guest, why_not
 
 pytestmark = [
     pytest.mark.uml,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(why_not() is not None, reason=f"no guest kernel: {why_not()}"),
 ]
 
@@ -29,7 +29,7 @@ PROVES = {
 @pytest.fixture(scope="module")
 def verdicts() -> dict[str, dict[str, object]]:
     script = Path(guest_xfrm.__file__)
-    options = GuestOptions(prewarm=True, timeout_s=240, working_directory=guest_xfrm.ROOT)
+    options = GuestOptions(prewarm=True, timeout_s=480, working_directory=guest_xfrm.ROOT)
     result = run_in_guest([sys.executable, str(script)], options)
     lines = [line for line in result.text.splitlines() if line.startswith("{")]
     found = {document["case"]: document for document in map(json.loads, lines)}
