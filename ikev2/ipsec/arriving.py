@@ -45,7 +45,7 @@ def from_tunnel(pair: Pair, inner: bytes, next_header: int, tos: int) -> bytes:
     accepted = pair.accepted
     if not plain or key not in accepted:
         if not pair.policy.accepts(flow_of(inner)):
-            raise EspDrop(DropReason.SELECTOR_MISMATCH)
+            return _marked(_about_the_pair(pair, inner), tos)
         if 0 < fragment_offset(inner) < _LEAST_OFFSET_OCTETS and pair.policy.looks_at_ports:
             raise EspDrop(DropReason.FRAGMENT, "a fragment that could lie over ports: RFC 4301 section 7.2")
         if plain:
@@ -59,10 +59,17 @@ def _ipv6_from_tunnel(pair: Pair, inner: bytes) -> bytes:
     accepted = pair.accepted
     if not key or key not in accepted:
         if not pair.policy.accepts(ipv6.flow_of(inner)):
-            raise EspDrop(DropReason.SELECTOR_MISMATCH)
+            return _about_the_pair(pair, inner)
         if key:
             _remember(accepted, key)
     return inner
+
+
+def _about_the_pair(pair: Pair, packet: bytes) -> bytes:
+    """A packet that the selectors do not take, if it is an ICMP error about one that they do. RFC 4301 section 6.2."""
+    if not pair.takes_about(packet):
+        raise EspDrop(DropReason.SELECTOR_MISMATCH)
+    return packet
 
 
 def _marked(inner: bytes, tos: int) -> bytes:
@@ -94,15 +101,17 @@ def from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, ttl: 
         raise EspDrop(DropReason.SELECTOR_MISMATCH, "a packet in transport mode between other addresses")
     key = bytes((next_header,)) + payload[:4]
     accepted = pair.accepted
-    if key not in accepted:
-        if not pair.policy.accepts(flow(pair.remote, pair.local, next_header, payload[:4])):
-            raise EspDrop(DropReason.SELECTOR_MISMATCH)
+    known = key in accepted
+    if not known and pair.policy.accepts(flow(pair.remote, pair.local, next_header, payload[:4])):
         _remember(accepted, key)
+        known = True
     if pair.checksum_old != pair.checksum_new:
         payload = readdressed(payload, next_header, pair.checksum_old, pair.checksum_new)
     if header:
-        return with_protocol_and_length(header, next_header, len(payload)) + payload
-    return build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, ttl=ttl) + payload
+        packet = with_protocol_and_length(header, next_header, len(payload)) + payload
+    else:
+        packet = build_header(pair.remote, pair.local, next_header, len(payload), tos=tos, ttl=ttl) + payload
+    return packet if known else _about_the_pair(pair, packet)
 
 
 def _ipv6_from_transport(pair: Pair, payload: bytes, next_header: int, tos: int, hop_limit: int) -> bytes:
@@ -115,9 +124,7 @@ def _ipv6_from_transport(pair: Pair, payload: bytes, next_header: int, tos: int,
         chain = ipv6.chain_of(packet)
         upper = readdressed(packet[chain.offset :], chain.upper, pair.checksum_old, pair.checksum_new)
         packet = packet[: chain.offset] + upper
-    if not pair.policy.accepts(ipv6.flow_of(packet)):
-        raise EspDrop(DropReason.SELECTOR_MISMATCH)
-    return packet
+    return packet if pair.policy.accepts(ipv6.flow_of(packet)) else _about_the_pair(pair, packet)
 
 
 def _remember(accepted: set[bytes], key: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 
 from ikev2.ipsec import ipv4, ipv6
 from ikev2.ipsec.ipv4 import Flow, MalformedPacket
@@ -34,6 +35,26 @@ def flow_of(packet: bytes) -> Flow:
     return ipv6.flow_of(packet) if version(packet) == 6 else ipv4.flow_of(packet)
 
 
+def flow_in_error(packet: bytes) -> Flow | None:
+    """The flow that an ICMP error is about, as its packet was sent; None when the (whole) packet is none.
+
+    None, too, of one that does not go to who has sent that packet.
+    """
+    if version(packet) == 4:
+        octets = ipv4.header_octets(packet)
+        if packet[9] != socket.IPPROTO_ICMP or ipv4.is_fragment(packet):
+            return None
+        found = ipv4.flow_in_error(packet[octets:])
+    else:
+        chain = ipv6.chain_of(ipv6.checked(packet))
+        if chain.upper != ipv6.ICMPV6 or chain.fragment_at:
+            return None
+        found = ipv6.flow_in_error(packet[chain.offset :])
+    if found is None or found.source != int.from_bytes(destination(packet), "big"):
+        return None
+    return found
+
+
 def is_fragment(packet: bytes) -> bool:
     """True for any fragment, the first included. The packet is `checked`."""
     if packet[0] >> 4 == 4:
@@ -59,3 +80,8 @@ def must_not_be_cut(packet: bytes) -> bool:
 def destination(packet: bytes) -> bytes:
     """The destination address of a checked packet."""
     return packet[16:20] if packet[0] >> 4 == 4 else packet[24:40]
+
+
+def ends(packet: bytes) -> bytes:
+    """Source and destination address of a checked packet."""
+    return packet[12:20] if packet[0] >> 4 == 4 else packet[8:40]

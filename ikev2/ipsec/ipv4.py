@@ -134,6 +134,26 @@ def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) ->
     )
 
 
+_ERRORS = frozenset((3, 4, 5, 11, 12))
+"""ICMP messages about a packet: unreachable, source quench, redirect, time exceeded, parameter problem. RFC 792."""
+ICMP_HEADER_OCTETS = 8
+
+
+def flow_in_error(message: bytes | memoryview) -> Flow | None:
+    """The flow of the packet that an ICMP message is about, as that was sent; None of a message about none.
+
+    What is quoted may end anywhere behind the header: without ports it has none. RFC 4301 section 6.2.
+    """
+    quoted = bytes(message[ICMP_HEADER_OCTETS:])
+    if not message or message[0] not in _ERRORS or len(quoted) < HEADER_OCTETS or quoted[0] >> 4 != 4:
+        return None
+    octets = (quoted[0] & 0x0F) * 4
+    if not HEADER_OCTETS <= octets <= len(quoted):
+        return None
+    payload = b"" if fragment_offset(quoted) else quoted[octets : octets + 4]
+    return flow(quoted[12:16], quoted[16:20], quoted[9], payload)
+
+
 def ones_complement_sum(octets: bytes | bytearray | memoryview) -> int:
     """The 16-bit one's complement sum, an odd octet padded with zero. RFC 1071."""
     if len(octets) & 1:

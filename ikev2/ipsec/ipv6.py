@@ -22,6 +22,8 @@ _U16 = struct.Struct("!H")
 _PSEUDO = struct.Struct("!16s16sII")
 _ICMP = struct.Struct("!BBHI")
 _PACKET_TOO_BIG = 2
+_ERRORS = frozenset((1, 2, 3, 4))
+"""Unreachable, packet too big, time exceeded, parameter problem. RFC 4443 section 2.1."""
 
 
 class Chain(NamedTuple):
@@ -88,6 +90,22 @@ def flow_of(packet: bytes) -> Flow:
     chain = chain_of(packet)
     payload = packet[chain.offset : chain.offset + 4] if chain.first else b""
     return flow(packet[8:24], packet[24:40], chain.upper, payload)
+
+
+def flow_in_error(message: bytes) -> Flow | None:
+    """The flow of the packet that an ICMPv6 error is about, as that was sent; None of a message about none.
+
+    What is quoted may end anywhere behind the header: without ports it has none. RFC 4301 section 6.2, RFC 4443.
+    """
+    quoted = message[_ICMP.size :]
+    if not message or message[0] not in _ERRORS or len(quoted) < HEADER_OCTETS or quoted[0] >> 4 != 6:
+        return None
+    try:
+        chain = chain_of(quoted)
+    except MalformedPacket:
+        return None
+    payload = quoted[chain.offset : chain.offset + 4] if chain.first else b""
+    return flow(quoted[8:24], quoted[24:40], chain.upper, payload)
 
 
 def traffic_class(packet: bytes) -> int:

@@ -95,6 +95,24 @@ class Pair:
         """
         self.outbound.pad_to = max(0, min(self.child.tfc_padding, most)) if self.tunnel else 0
 
+    def sends_about(self, packet: bytes) -> bool:
+        """Whether an ICMP error of ours, that no policy means, is about a packet that this pair may have brought.
+
+        Transport mode carries what is between its own addresses only. RFC 4301 section 6.2.
+        """
+        about = ip.flow_in_error(packet)
+        if about is None or not self.policy.accepts(about):
+            return False
+        return self.tunnel or ip.ends(packet) == self.local + self.remote
+
+    def takes_about(self, packet: bytes) -> bool:
+        """Whether an ICMP error that came on this pair, against its selectors, is about a packet that it may have sent.
+
+        RFC 4301 section 6.2.
+        """
+        about = ip.flow_in_error(packet)
+        return about is not None and self.policy.protects(about)
+
     def counters(self) -> ChildCounters:
         """A snapshot."""
         # Each counter is copied in one step, because the packet path may be adding a name to it on its thread.

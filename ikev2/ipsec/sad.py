@@ -28,6 +28,7 @@ from ikev2.ipsec.esp import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, EspDrop
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
     HEADER_OCTETS,
+    Flow,
     MalformedPacket,
     header_octets,
     is_fragment,
@@ -335,20 +336,32 @@ class Engine:
         """Look a packet up, and remember the pair under `key` if there is one."""
         # Taken before the look-up: if the tables are swapped meanwhile, the result goes into a cache that is gone.
         cache = self._flows
-        found = self.pair_for_flow_of(packet)
-        if found is not None and key:
+        found = self._pair_that_means(ip.flow_of(packet))
+        if found is None:
+            return self._pair_about(packet)
+        if key:
             if len(cache) >= FLOW_CACHE:
                 cache.clear()
             cache[key] = found
         return found
 
     def pair_for_flow_of(self, packet: bytes) -> Pair | None:
+        """The pair that carries a packet, None when there is none. Raises MalformedPacket."""
+        return self._pair_that_means(ip.flow_of(packet)) or self._pair_about(packet)
+
+    def _pair_about(self, packet: bytes) -> Pair | None:
+        """The pair of a packet that an ICMP error is about, which no policy means itself. RFC 4301 section 6.2."""
+        if ip.flow_in_error(packet) is None or self.traps.protects(ip.flow_of(packet)):
+            return None
+        found = [pair for pair in self._pairs if pair.sends_about(packet)]
+        return min(found, key=lambda pair: pair.half_closed, default=None)
+
+    def _pair_that_means(self, flow: Flow) -> Pair | None:
         """The pair whose policy protects the packet and most means it, of several alike the newest.
 
         A half-closed one only if there is no other; none where a trap means the packet more. RFC 4301 section 4.4.1:
-        policies have an order, and here as in the kernel their selectors make it. Raises MalformedPacket.
+        policies have an order, and here as in the kernel their selectors make it.
         """
-        flow = ip.flow_of(packet)
         found = [pair for pair in self._pairs if pair.policy.protects(flow)]
         if not found:
             return None
