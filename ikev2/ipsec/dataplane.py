@@ -213,7 +213,7 @@ class DataPlane:
 
     def _from_tun(self) -> None:
         read, fd, protect, put = os.read, self._tun_fd, self._engine.protect, self._outgoing.put
-        trace = self._trace
+        trace, outside = self._trace, self._engine.outside
         try:
             for _ in range(BATCH):
                 packet = read(fd, _LONGEST)
@@ -222,6 +222,8 @@ class DataPlane:
                     trace.sent(packet, result)
                 if result is not None:
                     put(*result)
+                elif outside:
+                    self._outgoing.put_outside(outside.popleft())
         except BlockingIOError:
             pass
         finally:

@@ -93,6 +93,11 @@ class Outgoing:
         batch.add(head, esp, to, control)
         self._waiting.append((pair, esp, inner))
 
+    def put_outside(self, packet: bytes) -> None:
+        """Send a packet of the host's as it is, by the way that it would have taken. Raises OSError."""
+        to = ip.destination(packet)
+        (self._alone.get((to, "")) or self._sender(to)).send(packet)
+
     def forget_ways(self) -> None:
         """There are other UDP sockets than before."""
         self._known6.clear()

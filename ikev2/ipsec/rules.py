@@ -36,6 +36,17 @@ IpNetwork = IPv4Network | IPv6Network
 Ports = tuple[int, int]
 
 
+ICMP_ERRORS: dict[int, tuple[int, tuple[Ports, ...]]] = {
+    4: (1, ((0x0300, 0x04FF), (0x0B00, 0x0CFF))),
+    6: (58, ((0x0100, 0x04FF),)),
+}
+"""By IP version: ICMP's protocol, and where its errors lie as `destination_ports`: the type times 256 plus the code.
+
+The kernel keeps type and code of what it sends itself where it keeps the destination port of other protocols (union
+flowi_uli of `include/net/flow.h`), so that a rule can tell errors from echoes; of what it forwards it keeps neither.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One `ip rule`; None in a field: any. Ports are first and last. `from_here`: only what this host sends itself."""

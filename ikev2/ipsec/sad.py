@@ -67,6 +67,8 @@ class Engine:
         self._reserved: set[int] = set()
         self._flows: dict[bytes, Pair] = {}
         self._reassembler = Reassembler()
+        self.outside: deque[bytes] = deque()
+        """ICMP errors that came to `protect` for nothing: what they are about goes in clear, and so may they."""
         self.stray_spi = 0
         """The SPI of the last packet, when it was not ours; `tell_stray` takes it."""
         self._told_at = float("-inf")
@@ -227,7 +229,7 @@ class Engine:
     def protect(self, packet: bytes) -> tuple[Pair, bytes, bytes] | None:
         """The pair, the ESP packet and the packet inside, for an IP packet on its way out.
 
-        None when it is dropped and counted, or when it is a fragment that waits for others.
+        None when it is dropped and counted, when it is a fragment that waits for others, or when it is in `outside`.
         """
         if packet and packet[0] >> 4 == 6:
             return self._protect6(packet)
@@ -247,7 +249,7 @@ class Engine:
             self._drop(self.drops, DropReason.MALFORMED)
             return None
         if pair is None or pair.half_closed:
-            self._not_carried(packet)
+            self._not_carried(pair, packet)
             return None
         outbound = pair.outbound
         try:
@@ -289,7 +291,7 @@ class Engine:
             self._drop(self.drops, DropReason.MALFORMED)
             return None
         if pair is None or pair.half_closed:
-            self._not_carried(packet)
+            self._not_carried(pair, packet)
             return None
         outbound = pair.outbound
         try:
@@ -388,11 +390,21 @@ class Engine:
         """Whether a packet on its way out belongs to a Child SA, there or to come. Raises MalformedPacket."""
         return self.pair_for_flow_of(packet) is not None or self.traps.protects(ip.flow_of(packet))
 
-    def _not_carried(self, packet: bytes) -> None:
-        """A packet that no Child SA carries is dropped; that of a trap tells."""
+    def _not_carried(self, pair: Pair | None, packet: bytes) -> None:
+        """A packet that no Child SA carries is dropped; that of a trap tells. `pair`: one that carries nothing more."""
+        if pair is None and self._is_about_nothing_of_ours(packet):
+            self.outside.append(packet)
+            return
         self._drop(self.drops, DropReason.NO_SA)
         if self.traps.traps and (event := self.traps.met(ip.flow_of(packet))) is not None:
             self.events.append(event)
+
+    def _is_about_nothing_of_ours(self, packet: bytes) -> bool:
+        """Whether an ICMP error, itself of no policy, is about a packet that is of none either."""
+        about, flow = ip.flow_in_error(packet), ip.flow_of(packet)
+        if about is None or self.traps.protects(flow) or any(pair.policy.protects(flow) for pair in self._pairs):
+            return False
+        return not self.traps.accepts(about) and not any(pair.policy.accepts(about) for pair in self._pairs)
 
     def _tell_limit(self, pair: Pair, *, hard: bool, inbound: bool) -> None:
         if (hard, inbound) in pair.told:

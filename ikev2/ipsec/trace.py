@@ -35,9 +35,8 @@ class EspTrace:
     def sent(self, packet: bytes, result: tuple[Pair, bytes, bytes] | None) -> None:
         """A packet of the host, and what `Engine.protect` made of it."""
         if result is None:
-            self._sink.esp_packet(
-                packet, inside=True, outbound=True, comment=self._dropped("waits for its fragments")
-            )
+            otherwise = "goes in clear" if self._engine.outside else "waits for its fragments"
+            self._sink.esp_packet(packet, inside=True, outbound=True, comment=self._dropped(otherwise))
             return
         pair, esp, inner = result
         comment = _name(esp)

@@ -51,7 +51,7 @@ from ikev2.ipsec.routing import (
     TABLE,
     HostRouting,
 )
-from ikev2.ipsec.rules import IpNetwork, Ports, Route, Rule, Wanted
+from ikev2.ipsec.rules import ICMP_ERRORS, IpNetwork, Ports, Route, Rule, Wanted
 from ikev2.ipsec.sad import Engine
 from ikev2.ipsec.spd import Policy, Selector, selectors_of
 from ikev2.ipsec.trace import EspTrace, PacketSink
@@ -431,6 +431,7 @@ class UserspaceBackend(Backend):
         """
         if local.version != remote.version:
             return set()
+        icmp, errors = ICMP_ERRORS[local.version]
         if local.ip_protocol and remote.ip_protocol and local.ip_protocol != remote.ip_protocol:
             return set()
         ip_protocol = local.ip_protocol or remote.ip_protocol or None
@@ -461,6 +462,20 @@ class UserspaceBackend(Backend):
                 )
                 for source in sources
             }
+            if ip_protocol not in (None, icmp):
+                # Errors about what is protected go with it, and others on to where they would have gone.
+                rules |= {
+                    Rule(
+                        PRIORITY_PROTECT + self._instance,
+                        TABLE + self._instance,
+                        source=source,
+                        destination=destination,
+                        ip_protocol=icmp,
+                        destination_ports=types,
+                    )
+                    for source in sources
+                    for types in errors
+                }
             if unbound and local.version == 6:
                 # No rule of IPv6 with a source matches before there is one: whatever this host sends goes there.
                 rules.add(

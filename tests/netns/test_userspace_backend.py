@@ -375,6 +375,26 @@ def test_a_policy_for_one_protocol_and_port_leaves_the_rest_alone(hosts: Hosts) 
     assert protocols(a.capture_stop()) == {UDP, ICMP}
 
 
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+def test_an_icmp_error_about_what_is_protected_is_protected_and_others_pass_as_ever(
+    hosts: Hosts, mode: str
+) -> None:
+    """It quotes what was protected. RFC 4301 section 6.2."""
+    a, b = hosts
+    install(hosts, mode=mode, ts_a=[[A + "/32", UDP]], ts_b=[[B + "/32", UDP, 7, 7]])
+    a.capture_start(interface="v0")
+    for port in (7, 8):  # nobody listens there
+        with pytest.raises(HostError, match="refused"):
+            a.udp_ask(to=B, port=port, octets=10)
+    assert a.ping(to=B)[0] == 0
+    seen = [bytes.fromhex(packet) for packet in a.capture_stop()]
+    errors = [packet for packet in seen if packet[9] == ICMP and packet[20] == 3]
+    assert [int.from_bytes(packet[50:52], "big") for packet in errors] == [8]
+    assert [packet[9] for packet in seen].count(ESP) == 2
+    assert a.query()["packets_in"] == b.query()["packets_out"] == 1
+    assert a.query()["drops"] == b.query()["drops"] == {}
+
+
 def test_fragments_from_a_network_behind_do_not_leave_in_clear(hosts: Hosts) -> None:
     """A fragment shows the host's rules no ports. RFC 4301 section 7."""
     a, b = hosts

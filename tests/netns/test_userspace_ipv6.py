@@ -235,6 +235,25 @@ def test_ports_of_later_fragments_are_known(hosts: Hosts) -> None:
     assert a.query()["packets_out"] == before
 
 
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+def test_an_icmp_error_about_what_is_protected_is_protected_and_others_pass_as_ever(
+    hosts: Hosts, mode: str
+) -> None:
+    """It quotes what was protected. RFC 4301 section 6.2."""
+    a, b = hosts
+    install(hosts, mode=mode, ts_a=[[A6 + "/128", 17]], ts_b=[[B6 + "/128", 17, 7, 7]], **OUTER6)
+    a.capture_start(interface="v0", ipv6=True)
+    for port in (7, 8):  # nobody listens there
+        with pytest.raises(HostError, match="refused"):
+            a.udp_ask(to=B6, port=port, octets=10)
+    seen = [bytes.fromhex(packet) for packet in a.capture_stop()]
+    errors = [packet for packet in seen if packet[6] == ICMPV6 and packet[40] == 1]
+    assert [int.from_bytes(packet[90:92], "big") for packet in errors] == [8]
+    assert [packet[6] for packet in seen].count(ESP_PROTOCOL) == 2
+    assert a.query()["packets_in"] == b.query()["packets_out"] == 1
+    assert a.query()["drops"] == b.query()["drops"] == {}
+
+
 def test_closing_takes_rules_and_routes_of_ipv6_away(hosts: Hosts) -> None:
     a, _ = hosts
     install(hosts, **OUTER6)
