@@ -26,7 +26,7 @@ from binding.switches import (
 )
 
 if TYPE_CHECKING:
-    from binding.twping import Outcome
+    from binding.twping import Outcome, PingRequest
     from ippm import Form
 
 P = ParamSpec("P")
@@ -208,7 +208,13 @@ def _ping_options(switches: tuple[Switch, ...]) -> Callable[[Callable[..., Any]]
         click.option("--ike-sa", metavar="SPIi:SPIr", help="Take the keys of this IKE SA."),
         click.option("--ike-peer", metavar="ID", help="Take the keys of the newest IKE SA with this identity."),
         click.option("--max-loss", type=click.FloatRange(0, 100), metavar="PERCENT",
-                     help="Exit with 3 when more is lost."),
+                     help="Exit with 3 when more is lost, or nothing was sent."),
+        click.option("--continuous", is_flag=True,
+                     help="Measure on one path until interrupted: one line of JSON for each period."),
+        click.option("--period", "period_s", type=click.FloatRange(0.1, 86400), default=10.0, show_default=True,
+                     metavar="SECONDS", help="How long a period of --continuous is; of owping a second or more."),
+        click.option("--impair", "knobs", multiple=True, metavar="KNOB",
+                     help="Spoil what is sent, as drop:test:3; `ippm impairments` lists the knobs."),
         _backend(),
         KEYLOG,
         *FORM_OPTIONS,
@@ -264,6 +270,38 @@ COUNT = click.option(
 )
 
 
+NO_END = {
+    "count": "-n", "directory": "-d", "max_loss": "--max-loss", "max_delay": "--max-delay", "form_word": "--format",
+    "raw": "-R", "machine": "-M", "packets": "--packets", "unit": "--unit", "percentiles": "-a", "bucket_width": "-b",
+}  # fmt: skip
+"""Parameters, and the options of them, that a measurement without an end has no use for."""
+
+
+def _is_without_end(options: dict[str, Any]) -> bool:
+    """Whether `--continuous` is there; ends with status 2 when another option does not go with it."""
+    from click.core import ParameterSource
+
+    def given(parameter: str) -> bool:
+        return click.get_current_context().get_parameter_source(parameter) is ParameterSource.COMMANDLINE
+
+    if not options["continuous"]:
+        if given("period_s"):
+            _end("--period is that of --continuous", EXIT_USAGE)
+        return False
+    for parameter, option in NO_END.items():
+        if given(parameter):
+            _end(f"--continuous and {option} exclude each other", EXIT_USAGE)
+    return True
+
+
+def _go_on(request: PingRequest, period_s: float) -> None:
+    """Lines of JSON until a signal."""
+    from binding.measurement import WithoutEnd
+    from binding.twping import run_without_end
+
+    run_without_end(request, WithoutEnd(lambda line: click.echo(json.dumps(line)), period_s))
+
+
 def _tell(outcome: Outcome, form: Form) -> None:
     """What was measured on stdout, and the exit status."""
     from binding.twping import present
@@ -284,7 +322,8 @@ def _tell(outcome: Outcome, form: Form) -> None:
 @CONFIG
 @click.option("-A", "security", metavar="O|A|E|M", help="Open, authenticated, encrypted or mixed.")
 @COUNT
-@click.option("-i", "interval_s", default=0.1, show_default=True, help="Seconds between packets.")
+@click.option("-i", "interval_s", default="0.1", show_default=True, metavar="SECONDS[e|f]",
+              help="Between packets: fixed (f, the default here), or exponential with this mean (e).")  # fmt: skip
 @click.option("--equal-size", is_flag=True, help="At least the padding that makes both directions equally long.")
 @click.option("--max-delay", type=click.FloatRange(0), metavar="MS",
               help="Exit with 3 when the median round-trip time is longer.")  # fmt: skip
@@ -296,6 +335,9 @@ def twping(destination: str, config_file: Path, form: Form, verbose: bool, **opt
 
     _log_to_stderr(verbose)
     form.refuse_two_way()
+    if _is_without_end(options):
+        _go_on(twping_request(destination, config_file, options), options["period_s"])
+        return
     _tell(run_ping(twping_request(destination, config_file, options)), form)
 
 
@@ -325,6 +367,9 @@ def owping(
 
     _log_to_stderr(verbose)
     request = owping_request(destination, config_file, options)
+    if _is_without_end(options):
+        _go_on(request, options["period_s"])
+        return
     if directory is not None:
         prepare(directory)
     outcome = run_ping(request)

@@ -23,10 +23,13 @@ from binding.measurement import (
     BY_ADDRESS,
     NO_TRAFFIC,
     AnyRequest,
+    Circumstances,
     Measurement,
     MeasureRequest,
     OneWayMeasurement,
+    WithoutEnd,
     measure,
+    measure_without_end,
     perform,
     with_passphrases,
 )
@@ -60,6 +63,7 @@ from ippm import (
     OwampServer,
     OwampServerOptions,
     ServerOptions,
+    StopSignal,
     TwampServer,
 )
 
@@ -204,9 +208,15 @@ class Host:
         """One TWAMP measurement. Raises IkeError or IppmError with a reason for a person."""
         return await measure(self, request, self._secret_log)
 
-    async def perform(self, request: AnyRequest) -> Measurement | OneWayMeasurement:
-        """One measurement of either kind. Raises IkeError or IppmError with a reason for a person."""
-        return await perform(self, request, self._secret_log)
+    async def perform(self, request: AnyRequest, stop: StopSignal | None = None) -> Measurement | OneWayMeasurement:
+        """One measurement of either kind; `stop` ends it early. Raises IkeError or IppmError, for a person."""
+        return await perform(self, request, self._secret_log, stop)
+
+    async def perform_without_end(
+        self, request: AnyRequest, wish: WithoutEnd, stop: StopSignal | None = None
+    ) -> Circumstances:
+        """One that goes on until `stop`. Raises IkeError or IppmError with a reason for a person."""
+        return await measure_without_end(self, request, wish, self._secret_log, stop)
 
     async def _open_endpoint(self, stack: AsyncExitStack) -> Endpoint:
         """A started endpoint; `stack` takes it down."""

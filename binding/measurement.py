@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from binding.config import MeasurementConfig
@@ -29,11 +30,15 @@ from ippm import (
     PassphraseProvider,
     PreferringProvider,
     RunResult,
+    StopSignal,
     TwampRun,
     TwpingOptions,
     owping,
     read_key_file,
+    run_continuous,
+    run_continuous_owping,
     run_twping,
+    unless_stopped,
 )
 
 log = logging.getLogger("ippm-ipsec")
@@ -141,8 +146,8 @@ class Circumstances:
     record: KeyChainRecord | None
     elapsed_ms: int
 
-    def _run(self, protocol: str, result: dict[str, Any]) -> dict[str, Any]:
-        """One entry of `runs` (docs/cli.md). `keys_equal` is known only to who sees both ends."""
+    def circumstances_dict(self, protocol: str) -> dict[str, Any]:
+        """An entry of `runs` (docs/cli.md) but for the result. `keys_equal` is known only to who sees both ends."""
         sa = self.ike_sa
         return {
             "derivation": self.derivation,
@@ -154,9 +159,12 @@ class Circumstances:
             },
             "child_sa": None if self.child is None else self.child.to_dict(),
             "keys_equal": None,
-            "result": result,
             "elapsed_ms": self.elapsed_ms,
         }  # fmt: skip
+
+    def _run(self, protocol: str, result: dict[str, Any]) -> dict[str, Any]:
+        """One entry of `runs`."""
+        return {**self.circumstances_dict(protocol), "result": result}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,19 +194,27 @@ class OneWayMeasurement(Circumstances):
         return [self._run("owamp", result.to_dict()) for result in self.results]
 
 
-async def measure(side: IkeSide, request: MeasureRequest, secret_log: SecretLog | None = None) -> Measurement:
-    """Measure two ways, once. Raises IkeError or IppmError with a reason for a person."""
-    run, how = await _measure(side, request, request.destination, run_twping, secret_log)
+async def measure(
+    side: IkeSide,
+    request: MeasureRequest,
+    secret_log: SecretLog | None = None,
+    stop: StopSignal | None = None,
+) -> Measurement:
+    """Measure two ways, once; `stop` ends it early. Raises IkeError or IppmError with a reason for a person."""
+    run, how = await _measure(side, request, request.destination, partial(run_twping, stop=stop), secret_log, stop)
     result = run.result
     _check_path(request.path, how.child, result.sent)
     return _with(Measurement, how, result=result, run=run)
 
 
 async def measure_one_way(
-    side: IkeSide, request: OneWayRequest, secret_log: SecretLog | None = None
+    side: IkeSide,
+    request: OneWayRequest,
+    secret_log: SecretLog | None = None,
+    stop: StopSignal | None = None,
 ) -> OneWayMeasurement:
-    """Measure one way, once. Raises IkeError or IppmError with a reason for a person."""
-    results, how = await _measure(side, request, request.destination, owping, secret_log)
+    """Measure one way, once; `stop` ends it early. Raises IkeError or IppmError with a reason for a person."""
+    results, how = await _measure(side, request, request.destination, partial(owping, stop=stop), secret_log, stop)
     _check_path(request.path, how.child, sum(one.sent for one in results if one.direction == "to"))
     received = sum(one.metrics.received for one in results if one.direction == "from")
     _check_path(request.path, how.child, received, out=False)
@@ -209,12 +225,40 @@ async def measure_one_way(
 
 
 async def perform(
-    side: IkeSide, request: AnyRequest, secret_log: SecretLog | None = None
+    side: IkeSide,
+    request: AnyRequest,
+    secret_log: SecretLog | None = None,
+    stop: StopSignal | None = None,
 ) -> Measurement | OneWayMeasurement:
     """Either of the two."""
     if isinstance(request, OneWayRequest):
-        return await measure_one_way(side, request, secret_log)
-    return await measure(side, request, secret_log)
+        return await measure_one_way(side, request, secret_log, stop)
+    return await measure(side, request, secret_log, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutEnd:
+    """A measurement that goes on until it is stopped: `report` gets a dictionary each `period_s`, and at the end."""
+
+    report: Callable[[dict[str, Any]], None]
+    period_s: float = 10.0
+
+
+async def measure_without_end(
+    side: IkeSide,
+    request: AnyRequest,
+    wish: WithoutEnd,
+    secret_log: SecretLog | None = None,
+    stop: StopSignal | None = None,
+) -> Circumstances:
+    """Measure until `stop`, and say how it was done. Raises IkeError or IppmError with a reason for a person."""
+    if isinstance(request, OneWayRequest):
+        one_way = partial(run_continuous_owping, report=wish.report, period_s=wish.period_s, stop=stop)
+        _, how = await _measure(side, request, request.destination, one_way, secret_log, stop)
+    else:
+        two_way = partial(run_continuous, report=wish.report, period_s=wish.period_s, stop=stop)
+        _, how = await _measure(side, request, request.destination, two_way, secret_log, stop)
+    return how
 
 
 MeasuredAs = TypeVar("MeasuredAs", bound=Circumstances)
@@ -230,11 +274,12 @@ async def _measure(
     destination: Options,
     ping: Callable[[Options, KeyProvider], Awaitable[Result]],
     secret_log: SecretLog | None,
+    stop: StopSignal | None,
 ) -> tuple[Result, Circumstances]:
     wish = request.measurement
     key_log = None if secret_log is None else secret_log.key_log
     options = replace(destination, host=await resolve(destination), key_log=key_log)
-    sa = await sa_for(side, request, options.host)
+    sa = await unless_stopped(stop, sa_for(side, request, options.host))
     if sa is None and options.security.keyed and wish.key_file is None:
         # rfc7717-s5.1-m4: an error is logged, and the plain mode taken that needs no passphrase.
         log.error("no IKE SA with %s: measuring in open mode, without keys (no_sa = fallback)", options.host)

@@ -5,7 +5,6 @@ How it finds the IKE SA and the keys is what `twping` does. RFC 4656; RFC 7717; 
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,9 @@ from binding.host import HostConfig
 from binding.measurement import Measurement, OneWayMeasurement, OneWayRequest
 from binding.policy import SaChoice
 from binding.switches import ONE_WAY_CLIENT
-from binding.twping import PingRequest, security_mode, split_destination
+from binding.twping import PingRequest, impairments_of, security_mode, slot, split_destination, stamps_with
 from ikev2.embedding import ConfigurationError
 from ippm import OneWayResult, OwpingOptions
-
-_SLOT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([ef]?)", re.ASCII)
 
 
 def owping_request(destination: str, config_file: Path, options: Mapping[str, Any]) -> PingRequest:
@@ -39,6 +36,7 @@ def one_way_requests(config: HostConfig, destination: str, options: Mapping[str,
         raise ConfigurationError("-A, measurement.mode: OWAMP has no mixed mode: open, authenticated or encrypted")
     choice = SaChoice.parse(options.get("ike_sa"), options.get("ike_peer"))
     both = options["from_server"] == options["to_server"]
+    spoilt = impairments_of(options)
     ways = ("bypass", "tunnel") if measurement.path == "both" else (measurement.path,)
     return tuple(
         OneWayRequest(
@@ -60,6 +58,8 @@ def one_way_requests(config: HostConfig, destination: str, options: Mapping[str,
                 path=way,
                 io=options.get("io", "auto"),
                 realtime=options.get("realtime", False),
+                stamps=stamps_with(spoilt),
+                impairments=spoilt,
             ),
             measurement,
             way,
@@ -71,13 +71,7 @@ def one_way_requests(config: HostConfig, destination: str, options: Mapping[str,
 
 def schedule(text: str) -> tuple[tuple[bool, float], ...]:
     """The slots of `-i`: seconds, each with `e` (exponential, the default) or `f` (fixed). ConfigurationError."""
-    slots = []
-    for one in text.split(","):
-        match = _SLOT.fullmatch(one.strip())
-        if match is None:
-            raise ConfigurationError(f"-i: {one!r} is not seconds with e or f, such as 0.1 or 0.02f")
-        slots.append((match[2] != "f", float(match[1])))
-    return tuple(slots)
+    return tuple(slot(one, exponential=True) for one in text.split(","))
 
 
 def prepare(directory: Path) -> None:

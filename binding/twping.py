@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,13 @@ from binding.derivation import Derivation
 from binding.host import Host, HostConfig, load_host_config
 from binding.measurement import (
     AnyRequest,
+    Circumstances,
     Measurement,
     MeasureRequest,
     OneWayMeasurement,
     OneWayRequest,
+    WithoutEnd,
+    measure_without_end,
     perform,
 )
 from binding.policy import SaChoice
@@ -31,19 +35,24 @@ from ikev2.embedding import ConfigurationError, IkeError, choose_backend
 from ippm import ConfigurationError as KeyLogError
 from ippm import (
     Form,
+    Impairments,
     IppmError,
     OneWayResult,
     RunResult,
     ServerRefused,
+    StampOptions,
+    StopSignal,
     Thresholds,
     TwpingOptions,
     form_table,
     one_way_form,
     two_way_form,
+    until_interrupted,
 )
 
 log = logging.getLogger("ippm-ipsec")
 
+_SLOT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([ef]?)", re.ASCII)
 SECURITY = {"O": "open", "A": "authenticated", "E": "encrypted", "M": "mixed"}
 
 
@@ -93,6 +102,8 @@ def measure_requests(
     host, port = split_destination(destination)
     mode = security_mode(options.get("security"), measurement.mode)
     choice = SaChoice.parse(options.get("ike_sa"), options.get("ike_peer"))
+    exponential, interval_s = slot(str(options["interval_s"]), exponential=False)
+    spoilt = impairments_of(options)
     ways = ("bypass", "tunnel") if measurement.path == "both" else (measurement.path,)
     return tuple(
         MeasureRequest(
@@ -101,7 +112,8 @@ def measure_requests(
                 port=port or measurement.port,
                 mode=mode,
                 count=options["count"],
-                interval_s=options["interval_s"],
+                interval_s=interval_s,
+                exponential=exponential,
                 padding=options["padding"],
                 equal_size=options["equal_size"],
                 timeout_s=options["timeout_s"],
@@ -112,6 +124,8 @@ def measure_requests(
                 path=way,
                 io=options.get("io", "auto"),
                 realtime=options.get("realtime", False),
+                stamps=stamps_with(spoilt),
+                impairments=spoilt,
             ),
             measurement,
             way,
@@ -119,6 +133,27 @@ def measure_requests(
         )
         for way in ways
     )
+
+
+def impairments_of(options: Mapping[str, Any]) -> Impairments | None:
+    """The knobs of `--impair`, None without any. Raises ConfigurationError."""
+    knobs = options.get("knobs") or ()
+    for knob in knobs:
+        log.warning("impaired on purpose: %s", knob)
+    return Impairments.parse(knobs) if knobs else None
+
+
+def stamps_with(impairments: Impairments | None) -> StampOptions:
+    """No transmit stamps of the kernel where test packets are spoilt: they would be given to other packets."""
+    return StampOptions(transmit=impairments is None or not impairments.touches_packets)
+
+
+def slot(text: str, *, exponential: bool) -> tuple[bool, float]:
+    """Whether an interval is exponential, by its letter `e` or `f` or as given, and its seconds. ConfigurationError."""
+    match = _SLOT.fullmatch(text.strip())
+    if match is None:
+        raise ConfigurationError(f"-i: {text!r} is not seconds with e or f, such as 0.1 or 0.02f")
+    return {"e": True, "f": False}.get(match[2], exponential), float(match[1])
 
 
 def security_mode(given: str | None, default: str) -> str:
@@ -178,13 +213,11 @@ class Outcome:
 
 
 def run_ping(request: PingRequest) -> Outcome:
-    """Measure. Raises ConfigurationError; what the peer or the network refuse is in the outcome."""
+    """Measure; SIGINT ends that with what there is. Raises ConfigurationError; what is refused is in the outcome."""
     outcome = Outcome()
+    doing = _through_agent if runs_at(request.config.file.control_socket) else _as_host
     try:
-        if runs_at(request.config.file.control_socket):
-            asyncio.run(_through_agent(request, outcome))
-        else:
-            asyncio.run(_as_host(request, outcome))
+        asyncio.run(until_interrupted(lambda stop: doing(request, outcome, stop)))
     except (ConfigurationError, KeyLogError):
         raise
     except (IkeError, IppmError) as error:
@@ -202,18 +235,32 @@ def _exceeded(thresholds: Thresholds, measurement: Measurement | OneWayMeasureme
     return next((reason for reason in reasons if reason is not None), None)
 
 
-async def _as_host(request: PingRequest, outcome: Outcome) -> None:
+def run_without_end(request: PingRequest, wish: WithoutEnd) -> None:
+    """Measure on the one path until SIGINT or SIGTERM; the last report says how it was done.
+
+    Raises ConfigurationError, IkeError or IppmError.
+    """
+    if len(request.requests) > 1:
+        raise ConfigurationError("--continuous is on one path: --path bypass or --path tunnel")
+    doing = _through_agent if runs_at(request.config.file.control_socket) else _as_host
+    asyncio.run(until_interrupted(lambda stop: doing(request, wish, stop), until_terminated=True))
+
+
+async def _as_host(request: PingRequest, result: Outcome | WithoutEnd, stop: StopSignal) -> None:
     chosen, _ = choose_backend(request.backend or request.config.file.backend)
     host = Host(request.config, chosen(), keylog=request.keylog, serve=False)
     await host.start()
     try:
         for one in request.requests:
-            outcome.add(one, await host.perform(one))
+            if isinstance(result, WithoutEnd):
+                _tell_how(one, await host.perform_without_end(one, result, stop), result)
+            elif not stop():
+                result.add(one, await host.perform(one, stop))
     finally:
         await host.stop()
 
 
-async def _through_agent(request: PingRequest, outcome: Outcome) -> None:
+async def _through_agent(request: PingRequest, result: Outcome | WithoutEnd, stop: StopSignal) -> None:
     """Keys from the endpoint that runs on this host; its policies decide the path."""
     side = RunningHost(request.config.file)
     check_running(request, side.backend_name)
@@ -222,10 +269,18 @@ async def _through_agent(request: PingRequest, outcome: Outcome) -> None:
         log.warning("keys of O/TWAMP are written to %s", request.keylog)
     try:
         for one in request.requests:
-            outcome.add(one, await perform(side, one, secret_log))
+            if isinstance(result, WithoutEnd):
+                _tell_how(one, await measure_without_end(side, one, result, secret_log, stop), result)
+            elif not stop():
+                result.add(one, await perform(side, one, secret_log, stop))
     finally:
         if secret_log is not None:
             secret_log.close()
+
+
+def _tell_how(request: AnyRequest, how: Circumstances, wish: WithoutEnd) -> None:
+    protocol = "owamp" if isinstance(request, OneWayRequest) else "twamp"
+    wish.report({"kind": "circumstances", **how.circumstances_dict(protocol)})
 
 
 def check_running(request: PingRequest, backend: str) -> None:

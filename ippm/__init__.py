@@ -20,6 +20,7 @@ from ippm.iana import Accept, Mode
 if TYPE_CHECKING:
     from ippm.core.control_events import ClientSetUp
     from ippm.core.control_events import Endpoint as PacketEndpoint
+    from ippm.core.impair import Impairments
     from ippm.core.limits import Limits, LimitUsage
     from ippm.crypto import (
         ControlSecret,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
         seal_token,
         test_session_keys,
     )
+    from ippm.io.continuous import run_continuous
+    from ippm.io.continuous_one_way import run_continuous_owping
+    from ippm.io.interrupt import unless_stopped, until_interrupted
     from ippm.io.key_agent import KeyAgentProvider
     from ippm.io.key_preference import PreferringProvider
     from ippm.io.keyfile import read_key_file
@@ -41,7 +45,9 @@ if TYPE_CHECKING:
     from ippm.io.owamp_client import owping
     from ippm.io.owamp_options import OwampServerOptions, OwpingOptions
     from ippm.io.owamp_server import OwampServer
+    from ippm.io.pacing import StopSignal
     from ippm.io.packet_path import PacketSession
+    from ippm.io.transmit_stamps import StampOptions
     from ippm.io.twamp_client import TwampRun, run_twping, twping
     from ippm.io.twamp_server import TwampServer
     from ippm.report.forms import FORM_WORDS, Form, form_table, one_way_form, two_way_form
@@ -59,6 +65,7 @@ __all__ = [
     "ControlSecret",
     "Entropy",
     "Form",
+    "Impairments",
     "IppmError",
     "KeyAgentProvider",
     "KeyLogWriter",
@@ -81,6 +88,8 @@ __all__ = [
     "ServerOptions",
     "ServerRefused",
     "SessionKeys",
+    "StampOptions",
+    "StopSignal",
     "Thresholds",
     "TwampRun",
     "TwampServer",
@@ -93,14 +102,25 @@ __all__ = [
     "parse_limits",
     "pbkdf2_token_key",
     "read_key_file",
+    "run_continuous",
+    "run_continuous_owping",
     "run_twping",
     "seal_token",
     "test_session_keys",
     "two_way_form",
     "twping",
+    "unless_stopped",
+    "until_interrupted",
 ]
 
 _LATER = {
+    "Impairments": "ippm.core.impair",
+    "StampOptions": "ippm.io.transmit_stamps",
+    "StopSignal": "ippm.io.pacing",
+    "run_continuous": "ippm.io.continuous",
+    "run_continuous_owping": "ippm.io.continuous_one_way",
+    "unless_stopped": "ippm.io.interrupt",
+    "until_interrupted": "ippm.io.interrupt",
     "ClientSetUp": "ippm.core.control_events",
     "ControlSecret": "ippm.crypto",
     "Entropy": "ippm.crypto",

@@ -232,9 +232,10 @@ def run_client(
     import asyncio
 
     from ippm.cli.progress import shown
+    from ippm.io.interrupt import until_interrupted
 
     with errors_as_json(as_json), shown(expected_s):
-        return asyncio.run(_until_interrupt(run, until_terminated))
+        return asyncio.run(until_interrupted(run, until_terminated=until_terminated))
 
 
 def run_here(run: Callable[[StopSignal], T], *, as_json: bool) -> T:
@@ -274,38 +275,6 @@ def errors_as_json(as_json: bool) -> Iterator[None]:
             accept = error.accept if isinstance(error, ServerRefused) else None  # what the server answered
             click.echo(json.dumps({"ok": False, "error": str(error), "accept": accept}))
         raise
-
-
-async def _until_interrupt(run: Callable[[StopSignal], Coroutine[Any, Any, T]], until_terminated: bool) -> T:
-    import asyncio
-    import signal
-
-    from ippm.io.pacing import StopSignal
-
-    stop = StopSignal()
-    loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(run(stop))
-    interrupts = 0
-
-    def interrupt() -> None:
-        """The first time: stop sending, and report what there is. The second time: end at once."""
-        nonlocal interrupts
-        interrupts += 1
-        stop.set()
-        if interrupts > 1:
-            task.cancel()
-
-    signals = [signal.SIGINT, *([signal.SIGTERM] if until_terminated else [])]
-    for one in signals:
-        loop.add_signal_handler(one, interrupt)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        for one in signals:
-            loop.remove_signal_handler(one)
-        stop.close()
 
 
 def document_head(options: TwpingOptions | OwpingOptions, connected: Connected, mode: str) -> dict[str, Any]:

@@ -33,9 +33,9 @@ def impairments_of(knobs: tuple[str, ...]) -> Impairments | None:
     """The knobs of the command line, said on stderr; None without any. Raises ConfigurationError."""
     if not knobs:
         return None
-    from ippm.core.impair import Impairments, Knob
+    from ippm.core.impair import Impairments
 
-    made = Impairments(Knob.parse(text) for text in knobs)
+    made = Impairments.parse(knobs)
     for text in knobs:
         click.echo(f"ippm: impaired on purpose: {text}", err=True)
     return made

@@ -16,6 +16,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from ippm.crypto import SessionKeys
 from ippm.crypto_packet import REFLECTOR_COVERED, SENDER_COVERED, decrypt_unverified, seal_clear
@@ -383,6 +384,11 @@ class Impairments:
 
     def __init__(self, knobs: Iterable[Knob]) -> None:
         self.knobs = tuple(knobs)
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Self:
+        """Of knobs as they are written. Raises ConfigurationError."""
+        return cls(Knob.parse(text) for text in texts)
 
     def control(self, name: str, body: bytes, protect: Protect) -> bytes:
         """What goes out for a Control message."""

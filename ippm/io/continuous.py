@@ -19,6 +19,7 @@ from ippm.core.session_sender import SenderPlan
 from ippm.crypto import Entropy, KeyProvider
 from ippm.errors import ConfigurationError
 from ippm.io.clock import SystemClock
+from ippm.io.interrupt import unless_stopped
 from ippm.io.options import TwpingOptions
 from ippm.io.pacing import StopSignal, Waiter, exact_timers, frozen_heap
 from ippm.io.realtime import check_realtime, realtime
@@ -57,9 +58,12 @@ async def run_continuous(
     reporter: _PeriodReporter = Reporter(lines, report, stop)
     async with reporter.reporting():
         with frozen_heap():
-            async with await TwampClient.connect(options, provider, entropy) as client:
+            connecting = TwampClient.connect(options, provider, entropy)
+            async with await unless_stopped(reporter.stop, connecting) as client:
+                before: StopSignal | None = reporter.stop
                 while True:
-                    await _one_session(client, options, session_packets, round(period_s * 1e9), reporter)
+                    await _one_session(client, options, session_packets, round(period_s * 1e9), reporter, before)
+                    before = None
                     if reporter.stop():
                         break
 
@@ -70,13 +74,15 @@ async def _one_session(
     packets: int,
     period_ns: int,
     reporter: _PeriodReporter,
+    before: StopSignal | None,
 ) -> None:
+    """`before` ends the wait for the session, while nothing has been measured."""
     with ExitStack() as stack:
-        sock, session = await open_session(client, options, stack)
+        sock, session = await unless_stopped(before, open_session(client, options, stack))
         plan = replace(sender_plan(replace(options, count=1), session), count=packets)
         if options.exponential:
             plan = replace(plan, schedule=poisson_stream(round(options.interval_s * 1e9), session.sid))
-        await client.start_sessions()
+        await unless_stopped(before, client.start_sessions())
         start_unix_ns = unix_ns_from_ntp(plan.start_time) if plan.start_time else time.time_ns()
         words = SessionWords.of(plan, session.mode.word, start_unix_ns)
         await while_watched(

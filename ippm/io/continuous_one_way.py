@@ -20,6 +20,7 @@ from ippm.crypto import Entropy, KeyProvider
 from ippm.errors import ConfigurationError, IppmError
 from ippm.io.clock import now_ntp
 from ippm.io.entropy import SystemEntropy
+from ippm.io.interrupt import unless_stopped
 from ippm.io.owamp_client import OwampTcpClient, SessionPair, slots_of
 from ippm.io.owamp_options import OwpingOptions
 from ippm.io.pacing import StopSignal
@@ -134,24 +135,25 @@ class _Chain:
 
     async def _periods(self, lead_s: float, stop: StopSignal | None) -> None:
         beginning = ntp_add_ns(now_ntp(), round(self._options.start_delay_s * 1e9))
-        starts, before = (dict.fromkeys(self._options.ways, value) for value in (beginning, 0))
+        starts, sent = (dict.fromkeys(self._options.ways, value) for value in (beginning, 0))
         number = 0
         while stop is None or not stop():
-            client = await self._client()
+            before = None if number else stop  # ends the waits while nothing has been measured
+            client = await unless_stopped(before, self._client())
             pair = SessionPair(client, self._options, self._entropy)
             try:
                 counts = packets_of_period(
                     starts, ntp_add_ns(beginning, (number + 1) * self._period_ns), self._mean_ns
                 )
-                await pair.begin(starts, counts)
+                await unless_stopped(before, pair.begin(starts, counts))
             except BaseException:
                 await pair.close()
                 await client.close()
                 raise
             starts = {server_sends: pair.last_due(server_sends=server_sends) for server_sends in starts}
             soonest, latest = first_and_last(starts.values())
-            self._start(number, client, pair, latest, before)
-            before = {way: before[way] + counts[way] for way in before}
+            self._start(number, client, pair, latest, sent)
+            sent = {way: sent[way] + counts[way] for way in sent}
             number += 1
             await self._until(soonest, lead_s, stop)
 

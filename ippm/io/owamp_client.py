@@ -34,6 +34,7 @@ from ippm.io.clock import now_ntp
 from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_any
 from ippm.io.control_tcp import endpoint_of, own_ipv4
 from ippm.io.entropy import SystemEntropy
+from ippm.io.interrupt import unless_stopped
 from ippm.io.one_way_loop import OneWayLoop, SenderEnding
 from ippm.io.owamp_options import OwpingOptions
 from ippm.io.pacing import StopSignal, frozen_heap
@@ -417,11 +418,13 @@ async def run_owping(
     if options.realtime and options.to_server:
         check_realtime(mean_interval(slots_of(options)) * 1e9)
     with frozen_heap():
-        async with await OwampTcpClient.connect(options, provider, entropy) as client:
+        connecting = OwampTcpClient.connect(options, provider, entropy)
+        async with await unless_stopped(stop, connecting) as client:
             pair = SessionPair(client, options, entropy or SystemEntropy())
             try:
                 start_time = ntp_add_ns(now_ntp(), round(options.start_delay_s * 1e9))
-                await pair.begin(*(dict.fromkeys(options.ways, value) for value in (start_time, options.count)))
+                ways = (dict.fromkeys(options.ways, value) for value in (start_time, options.count))
+                await unless_stopped(stop, pair.begin(*ways))
                 return await pair.finish(stop)
             finally:
                 await pair.close()

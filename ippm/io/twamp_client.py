@@ -31,6 +31,7 @@ from ippm.io.clock import clock_state, now_ntp, utc_offset_s
 from ippm.io.control_client_tcp import ControlTcpClient, client_config, connect_any
 from ippm.io.control_tcp import endpoint_of
 from ippm.io.entropy import SystemEntropy
+from ippm.io.interrupt import unless_stopped
 from ippm.io.options import TwpingOptions
 from ippm.io.pacing import StopSignal, frozen_heap
 from ippm.io.realtime import check_realtime
@@ -144,10 +145,11 @@ async def run_twping(
         check_realtime(options.interval_s * 1e9)
     async with AsyncExitStack() as stack:
         stack.enter_context(frozen_heap())
-        client = await stack.enter_async_context(await TwampClient.connect(options, provider, entropy))
-        sock, session = await open_session(client, options, stack)
+        connecting = TwampClient.connect(options, provider, entropy)
+        client = await stack.enter_async_context(await unless_stopped(stop, connecting))
+        sock, session = await unless_stopped(stop, open_session(client, options, stack))
         plan = sender_plan(options, session)
-        await client.start_sessions()
+        await unless_stopped(stop, client.start_sessions())
         clock = clock_state()
         records = await while_watched(
             client,

@@ -28,7 +28,7 @@ from binding.demo_hosts import UnknownSpis
 from binding.derivation import Derivation
 from binding.host import Host, ServingHost, load_host_config
 from binding.init import host_toml, write_psk
-from binding.measurement import MeasureRequest, OneWayRequest, measure
+from binding.measurement import Measurement, MeasureRequest, OneWayRequest, WithoutEnd, measure
 from binding.policy import SaChoice
 from binding.provider import IkeKeyProvider
 from binding.twping import present
@@ -42,7 +42,8 @@ from ikev2.embedding import (
     NoSuchSa,
     control_call,
 )
-from ippm import Form, IppmError, NoSecret, OwpingOptions, TwpingOptions, twping
+from ippm import Form, IppmError, NoSecret, OwpingOptions, StopSignal, TwpingOptions, twping
+from ippm.io.sender_loop import run_sender
 
 QUICK = {"count": 5, "interval_s": 0.002, "timeout_s": 0.5}
 
@@ -482,6 +483,99 @@ def test_a_measurement_is_printed_in_every_form_that_ippm_has(pair: Pair) -> Non
         assert [one["packets-received"] for one in latency] == [5, 5]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("protocol", ["twamp", "owamp"])
+def test_a_measurement_without_an_end_goes_on_until_it_is_stopped(pair: Pair, protocol: str) -> None:
+    async def scenario() -> None:
+        a, b = pair.host("a"), pair.host("b")
+        stop, lines = StopSignal(), list[dict[str, Any]]()
+
+        def report(line: dict[str, Any]) -> None:
+            lines.append(line)
+            if len(lines) == 2:
+                stop.set()
+
+        wish = WithoutEnd(report, 1.0)
+        async with running(b, a):
+            if protocol == "twamp":
+                how = await a.perform_without_end(pair.request(a, interval_s=0.02), wish, stop)
+            else:
+                options = OwpingOptions(HOST_B, port=pair.owamp, mode="encrypted", interval_s=0.02, timeout_s=0.2,
+                                        require_ikev2=True)  # fmt: skip
+                how = await a.perform_without_end(
+                    OneWayRequest(options, a.config.measurement, "bypass"), wish, stop
+                )
+        stop.close()
+        kinds = [line["kind"] for line in lines]
+        one = "period" if protocol == "twamp" else "one_way_period"
+        assert kinds[:2] == [one, one]
+        assert (kinds[-1], lines[-1]["ok"]) == (one.replace("period", "end"), True)
+        total = lines[-1]["total"] if protocol == "twamp" else lines[-1]["total"]["to"]
+        assert (total["sent"] > 40, total["lost"]) == (True, 0)
+        assert how.ike_sa is not None
+        told = how.circumstances_dict(protocol)
+        assert (told["derivation"], told["mode"], told["path"]) == ("rfc7717", "encrypted", "bypass")
+        assert told["ike"]["spi_i"] == how.ike_sa.spi_i.hex()
+
+    run(scenario)
+
+
+def test_a_stop_ends_a_measurement_with_what_there_is(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the first packet is to be sent."""
+    stop = StopSignal()
+
+    def stop_and_send(*arguments: Any, **named: Any) -> Any:
+        stop.set()
+        return run_sender(*arguments, **named)
+
+    monkeypatch.setattr("ippm.io.twamp_client.run_sender", stop_and_send)
+
+    async def scenario() -> None:
+        a, b = pair.host("a"), pair.host("b")
+        async with running(b, a):
+            done = await a.perform(pair.request(a, count=10_000, interval_s=1.0), stop)
+            assert isinstance(done, Measurement)
+            assert done.result.sent < 10_000
+            assert "stopped before its end" in done.result.notes
+
+    run(scenario)
+    stop.close()
+
+
+def test_a_stop_ends_the_wait_for_an_ike_sa(pair: Pair) -> None:
+    """B is not there: the retransmissions would go on for a while."""
+
+    async def scenario() -> None:
+        a = pair.host("a")
+        async with running(a):
+            stop = StopSignal()
+            waiting = asyncio.create_task(a.perform(pair.request(a), stop))
+            await asyncio.sleep(0)
+            stop.set()
+            with pytest.raises(IppmError, match="interrupted before the measurement began"):
+                await waiting
+            stop.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--continuous", "-n", "5"], "--continuous and -n exclude each other"),
+        (["--continuous", "--max-loss", "5"], "--continuous and --max-loss exclude each other"),
+        (["--continuous", "-R"], "--continuous and -R exclude each other"),
+        (["--continuous", "--path", "both"], "--continuous is on one path"),
+        (["--period", "5"], "--period is that of --continuous"),
+        (["--impair", "drop:nothing:1"], "there is no message 'nothing'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["owping", "twping"])
+def test_options_of_a_measurement_without_an_end(pair: Pair, command: str, words: list[str], what: str) -> None:
+    result = CliRunner().invoke(main, [command, HOST_B, "-c", str(pair.file("a")), *words])
+    assert result.exit_code == 2
+    assert what in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -244,6 +245,33 @@ def test_a_threshold_that_is_exceeded_ends_with_3(lab: Lab) -> None:
     assert document["ok"] is False
     assert "more than 0 ms" in document["exceeded"]
     lab.twping("-n", "3", "--path", "bypass", "--max-loss", "0", "--max-delay", "10000")
+
+
+@pytest.mark.parametrize("command", ["twping", "owping"])
+def test_a_measurement_without_an_end_is_ended_by_a_signal(lab: Lab, command: str) -> None:
+    words = ["binding", command, "-c", str(lab.config("a")), lab.hosts.address_b, "-i", "0.02f"]
+    process = lab.hosts.popen(
+        "a", [*PYTHON, *words, "--path", "bypass", "--continuous", "--period", "1", "-L", "0.5"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    first = json.loads(process.stdout.readline())
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    *_, end, how = map(json.loads, rest.splitlines())
+    one = "period" if command == "twping" else "one_way_period"
+    assert (first["kind"], end["kind"], end["ok"]) == (one, one.replace("period", "end"), True)
+    (sa,) = lab.listed("a")
+    assert how["kind"] == "circumstances"
+    assert (how["derivation"], how["ike"]["spi_i"]) == ("rfc7717", sa["spi_i"])
+
+
+def test_packets_are_lost_on_purpose(lab: Lab) -> None:
+    done = lab.twping("-n", "5", "--path", "bypass", "--impair", "drop:test:2", "--json", "-L", "0.5")
+    (run,) = json.loads(done.stdout)["runs"]
+    assert (run["result"]["sent"], run["result"]["lost"]) == (5, 1)
+    assert "impaired on purpose: drop:test:2" in done.stderr
 
 
 def test_the_key_log_of_a_command_at_the_agent_has_what_is_of_o_twamp_only(lab: Lab, tmp_path: Path) -> None:

@@ -285,6 +285,29 @@ def test_path_both_is_two_requests_the_bypass_with_its_ports(tmp_path: Path) -> 
     assert (bypass.destination.io, bypass.destination.realtime) == ("portable", True)
 
 
+@pytest.mark.parametrize(
+    ("text", "exponential", "seconds"), [("0.1", False, 0.1), ("0.02f", False, 0.02), (".5e", True, 0.5)]
+)
+def test_intervals(tmp_path: Path, text: str, exponential: bool, seconds: float) -> None:
+    config = load(tmp_path)
+    (request,) = measure_requests(config, "192.0.2.2", {**OPTIONS, "interval_s": text})
+    assert (request.destination.exponential, request.destination.interval_s) == (exponential, seconds)
+    for wrong in ("1x", "", "-1", "٣"):
+        with pytest.raises(ConfigurationError, match="-i: "):
+            measure_requests(config, "192.0.2.2", {**OPTIONS, "interval_s": wrong})
+
+
+def test_knobs_are_one_set_for_both_paths_and_kernel_stamps_are_not_asked_for(tmp_path: Path) -> None:
+    config = load(tmp_path, path="both")
+    for knob, transmit in (("drop:test:3", False), ("hmac:start-sessions:1", True)):
+        one, other = measure_requests(config, "192.0.2.2", {**OPTIONS, "knobs": (knob,)})
+        assert one.destination.impairments is not None
+        assert one.destination.impairments is other.destination.impairments
+        assert one.destination.stamps.transmit is transmit
+    (plain, _) = measure_requests(config, "192.0.2.2", OPTIONS)
+    assert (plain.destination.impairments, plain.destination.stamps.transmit) == (None, True)
+
+
 def test_open_mode_needs_no_keys_from_ikev2(tmp_path: Path) -> None:
     (request,) = measure_requests(load(tmp_path), "192.0.2.2", {**OPTIONS, "security": "o"})
     assert (request.destination.mode, request.destination.require_ikev2) == ("open", False)

@@ -140,7 +140,7 @@ def test_fallback_measures_in_a_mode_of_the_older_documents_and_logs_an_error(
     class Measured(Exception):
         """What the test wanted to know is known."""
 
-    async def ping(options: TwpingOptions, provider: object) -> object:
+    async def ping(options: TwpingOptions, provider: object, **_: object) -> object:
         asked.append((options, provider))
         raise Measured
 
