@@ -45,7 +45,7 @@ from ikev2.embedding import (
 from ippm import Form, IppmError, NoSecret, OwpingOptions, StopSignal, TwpingOptions, twping
 from ippm.io.sender_loop import run_sender
 
-QUICK = {"count": 5, "interval_s": 0.002, "timeout_s": 0.5}
+QUICK = {"count": 5, "interval_s": 0.002, "timeout_s": 1.5}
 
 
 class Pair:
@@ -182,7 +182,7 @@ def test_key_count_at_one_end_alone_loses_every_packet_and_the_servers_log_asks_
     async def scenario() -> None:
         a, b = pair.host("a", "key_count = 2"), pair.host("b")
         async with running(b, a):
-            done = await a.measure(pair.request(a, timeout_s=0.1))
+            done = await a.measure(pair.request(a, timeout_s=0.5))
             assert (done.result.sent, done.result.lost) == (5, 5)
             await until(lambda: "key_count differs?" in caplog.text, 20)
         assert "hmac_mismatch (key_count differs?) 5" in caplog.text
@@ -461,7 +461,7 @@ def test_a_measurement_is_printed_in_every_form_that_ippm_has(pair: Pair) -> Non
             wish = a.config.measurement
             port = pair.owamp
             options = OwpingOptions(HOST_B, port=port, mode="encrypted", count=5, schedule=((False, 0.002),),
-                                    timeout_s=0.2, require_ikev2=True)  # fmt: skip
+                                    timeout_s=0.5, require_ikev2=True)  # fmt: skip
             one_way = await a.perform(OneWayRequest(options, wish, "bypass"))
 
         def text(*measurements: Any, **form: Any) -> str:

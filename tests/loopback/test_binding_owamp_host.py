@@ -26,7 +26,7 @@ from binding.provider import IkeKeyProvider
 from ikev2.embedding import DaemonOptions, IkeError, MemoryBackend
 from ippm import IppmError, OwpingOptions, owping
 
-QUICK: dict[str, Any] = {"count": 5, "interval_s": 0.002, "timeout_s": 0.2, "start_delay_s": 0.02}
+QUICK: dict[str, Any] = {"count": 5, "interval_s": 0.002, "timeout_s": 0.5, "start_delay_s": 0.02}
 
 
 @pytest.fixture

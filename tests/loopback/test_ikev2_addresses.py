@@ -54,7 +54,7 @@ def test_client_sends_from_its_address_and_the_gateway_sends_there(tmp_path: Pat
         backend_a.on_packet, backend_b.on_packet = at_a.append, at_b.append
         a.subscribe(events.append)
         async with pair.running(a, b):
-            info = await a.up("lab", 5)
+            info = await a.up("lab", 30)
             assert set(info.local_vips) == backend_a.addresses == BOTH
             assert backend_b.addresses == set()
             assert info.dns == ("10.2.0.53", "2001:db8:2::53")
@@ -126,7 +126,7 @@ def test_empty_pool_is_told_to_who_waits(tmp_path: Path) -> None:
         a = pair.endpoint("a", MemoryBackend(pair.network))
         async with pair.running(b, a):
             with pytest.raises(IkeError, match="Child SA net: the peer refused: INTERNAL_ADDRESS_FAILURE"):
-                await a.up("lab", 5)
+                await a.up("lab", 30)
             (info,) = a.sa_infos()
             assert (info.state, info.children, info.local_vips) == ("ESTABLISHED", (), ())
 
@@ -145,7 +145,7 @@ def test_address_that_the_system_refuses_does_not_cost_the_others(tmp_path: Path
         backend = NoIpv6(pair.network)
         a, b = pair.endpoint("a", backend), pair.endpoint("b")
         async with pair.running(a, b):
-            info = await a.up("lab", 5)
+            info = await a.up("lab", 30)
             assert backend.addresses == {ADDRESS}
             assert len(info.children) == 1
             assert "no IPv6 here" in [record.text for record in a.log.records()]
@@ -161,13 +161,13 @@ def test_other_pools_after_a_reload_leave_who_has_an_address_alone(tmp_path: Pat
         backend = MemoryBackend(pair.network)
         a, b = pair.endpoint("a", backend), pair.endpoint("b")
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             pair.sections["b"]["pools"]["four"] = {"addrs": "10.8.0.0/24"}
             await b.reload(pair.configuration("b").endpoint)
             assert b.sa_infos()[0].remote_vips == (ADDRESS, "2001:db8:9::1")
             await a.down("lab")
             await until(lambda: not b.sa_infos())
-            info = await a.up("lab", 5)
+            info = await a.up("lab", 30)
             assert set(info.local_vips) == {"10.8.0.1", "2001:db8:9::1"}
             assert info.local.host == HOST_A
 

@@ -44,7 +44,7 @@ def test_up_list_traffic_down(pair: Pair) -> None:
         received: list[bytes] = []
         backend_b.on_packet = received.append
         async with pair.running(a, b):
-            info = await a.up("lab", 5)
+            info = await a.up("lab", 30)
             assert (info.state, info.local_id, info.remote_id) == ("ESTABLISHED", "a.example", "b.example")
             await until(lambda: b.sa_infos() and b.sa_infos()[0].children)
             (peer,) = b.sa_infos()
@@ -68,8 +68,8 @@ def test_up_again_is_the_same_sa_and_two_at_once_are_one(pair: Pair) -> None:
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            first, second = await asyncio.gather(a.up("lab", 5), a.up("net", 5))
-            third = await a.up("lab", 5)
+            first, second = await asyncio.gather(a.up("lab", 30), a.up("net", 5))
+            third = await a.up("lab", 30)
             assert first.spi_i == second.spi_i == third.spi_i
             assert len(a.sa_infos()) == 1
 
@@ -80,7 +80,7 @@ def test_down_of_a_child_leaves_the_ike_sa(pair: Pair) -> None:
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             await b.down("net")
             await until(lambda: not a.sa_infos()[0].children)
             assert a.sa_infos()[0].state == b.sa_infos()[0].state == "ESTABLISHED"
@@ -97,7 +97,7 @@ def test_a_wrong_secret_is_told_with_the_peers_reason(tmp_path: Path) -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
             with pytest.raises(IkeError, match="AUTHENTICATION_FAILED"):
-                await a.up("lab", 5)
+                await a.up("lab", 30)
             assert a.sa_infos() == []
 
     asyncio.run(scenario())
@@ -110,7 +110,7 @@ def test_no_answer_is_told_and_names_that_are_not_configured_too(tmp_path: Path)
         a = pair.endpoint("a")
         async with pair.running(a):
             with pytest.raises(IkeError, match="the peer does not answer"):
-                await a.up("lab", 10)
+                await a.up("lab", 30)
             assert a.socket_counters()["datagrams_sent"] == 3
             with pytest.raises(
                 LocalProtocolError, match="there is no connection or child 'nobody'; connections: lab"
@@ -127,7 +127,7 @@ def test_a_lost_request_is_sent_again(tmp_path: Path) -> None:
         a = pair.endpoint("a", impairments=[Knob.parse("drop:IKE_AUTH:request:1")])
         b = pair.endpoint("b", impairments=[Knob.parse("drop:IKE_SA_INIT:response:1")])
         async with pair.running(a, b):
-            assert (await a.up("lab", 5)).state == "ESTABLISHED"
+            assert (await a.up("lab", 30)).state == "ESTABLISHED"
 
     asyncio.run(scenario())
 
@@ -139,7 +139,7 @@ def test_behind_a_nat_ike_moves_to_the_other_port_and_esp_into_udp(tmp_path: Pat
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            info = await a.up("lab", 5)
+            info = await a.up("lab", 30)
             assert info.local == Address(HOST_A, pair.ports[1])
             assert info.remote == Address(HOST_B, pair.ports[1])
             assert info.children[0].encap
@@ -156,7 +156,7 @@ def test_behind_a_nat_keepalives_are_sent_and_ignored(tmp_path: Path) -> None:
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             await until(lambda: b.socket_counters()["nat_keepalives_received"] > 1)
             assert b.manager.dropped == 0
 
@@ -172,7 +172,7 @@ def test_without_a_nat_or_when_they_are_switched_off_there_are_no_keepalives(
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             sent = a.socket_counters()["datagrams_sent"]
             a._mappings._remind()
             assert not a._mappings.waiting
@@ -189,7 +189,7 @@ def test_an_initiator_can_begin_on_the_port_that_ike_shares_with_esp(tmp_path: P
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            info = await a.up("lab", 5)
+            info = await a.up("lab", 30)
             assert (info.local, info.remote) == (Address(HOST_A, pair.ports[1]), Address(HOST_B, pair.ports[1]))
             assert (info.nat_local, info.nat_remote, info.children[0].encap) == (False, False, False)
             (of_b,) = b.sa_infos()
@@ -216,7 +216,7 @@ def test_requests_from_any_port_are_answered_to_that_port(pair: Pair) -> None:
             peer.bind((HOST_A, strange_port))
             async with pair.running(b):
                 await loop.sock_sendto(peer, request.data, (HOST_B, pair.ports[0]))
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     data, source = await loop.sock_recvfrom(peer, 65535)
                 assert source == (HOST_B, pair.ports[0])
                 header = Message.parse(data).header
@@ -243,7 +243,7 @@ def test_a_wildcard_socket_answers_from_the_address_that_was_called(tmp_path: Pa
             peer.bind((HOST_A, port))
             async with pair.running(b):
                 await loop.sock_sendto(peer, request.data, called)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     _, source = await loop.sock_recvfrom(peer, 65535)
                 assert source == called
 
@@ -291,7 +291,7 @@ def test_esp_for_nobody_is_reported_to_the_peer_from_which_it_came(pair: Pair) -
         log_b = LogRing()
         a, b = pair.endpoint("a", backend), pair.endpoint("b", log=log_b)
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             backend.stray(UnknownSpi(0xDEADBEEF, Address(HOST_A, 0), Address(HOST_B, 0)))
             await until(lambda: any("N(INVAL_SPI)" in str(line) for line in log_b.records()))
             assert len(a.sa_infos()) == len(b.sa_infos()) == 1
@@ -306,7 +306,7 @@ def test_the_responder_installs_before_it_answers(pair: Pair, monkeypatch: pytes
         send = b._send
         monkeypatch.setattr(b, "_send", lambda datagram: (story.append("send"), send(datagram)))
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             assert story == ["send", "install", "send"]
 
     asyncio.run(scenario())
@@ -325,9 +325,9 @@ def test_a_failed_install_takes_the_child_back_at_both_ends(pair: Pair, who: str
         async with pair.running(a, b):
             if who == "a":
                 with pytest.raises(IkeError, match="Child SA net: the kernel has no ESP"):
-                    await a.up("lab", 5)
+                    await a.up("lab", 30)
             else:
-                await a.up("lab", 5)
+                await a.up("lab", 30)
             await until(lambda: not (a.sa_infos()[0].children or b.sa_infos()[0].children))
             assert any(isinstance(event, ChildSaFailed) for event in events)
             assert not any(isinstance(event, ChildSaReady) for event in events)
@@ -351,7 +351,7 @@ def test_deletes_that_cross_take_the_outbound_sa_at_once(pair: Pair) -> None:
         story: list[str] = []
         a, b = pair.endpoint("a", HalfClosing(pair.network, story)), pair.endpoint("b")
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             (child,) = a.sa_infos()[0].children
             await asyncio.gather(a.down("net"), b.down("net"))
             wanted = f"{child.spi_out:08x}"
@@ -366,7 +366,7 @@ def test_subscribers_hear_of_what_happens(pair: Pair) -> None:
         events: list[Event] = []
         unsubscribe = a.subscribe(events.append)
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             assert [type(event) for event in events] == [IkeSaEstablished, ChildSaReady]
             unsubscribe()
             await a.down("lab")
@@ -380,7 +380,7 @@ def test_stop_tells_the_peer(pair: Pair) -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         await b.start()
         await a.start()
-        await a.up("lab", 5)
+        await a.up("lab", 30)
         await a.stop()
         await until(lambda: not b.sa_infos())
         await a.stop()  # a second time is no error
@@ -396,7 +396,7 @@ def test_stop_does_not_wait_for_ever_for_a_peer_that_is_gone(pair: Pair, monkeyp
         monkeypatch.setattr(endpoint_module, "STOP_S", 0.01)
         await b.start()
         await a.start()
-        await a.up("lab", 5)
+        await a.up("lab", 30)
         await a.stop()
         assert "did not acknowledge" in str(a.log.records(1)[0])
         await b.stop()
@@ -467,7 +467,7 @@ def test_reload_adds_a_connection_and_leaves_sas_alone(pair: Pair) -> None:
     async def scenario() -> None:
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             (lab,) = a.config.connections
             pair.connection = {"local_addrs": ["127.0.0.3"]}
             (other,) = pair.configuration("a").endpoint.connections
@@ -502,7 +502,7 @@ def test_no_key_is_in_a_log_or_a_repr(tmp_path: Path, proposals: str, capfd: pyt
             one.subscribe(lambda event: said.append(repr(event)))
             one.log.subscribe(lambda record: said.append(repr(record)))
         async with pair.running(a, b):
-            info = await a.up("lab", 5)
+            info = await a.up("lab", 30)
             handle = a.exporter.open((info.spi_i, info.spi_r))
             for one in (a, b):
                 said += [repr(one), repr(one.config), repr(one.sa_infos()), repr(one.exporter), repr(handle)]

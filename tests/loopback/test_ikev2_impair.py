@@ -18,7 +18,7 @@ from ikev2_pair import Pair
 from ikev2.core.impair import Knob
 from ikev2.errors import IkeError
 
-FAST = {"retransmit_timeout": "20ms", "retransmit_base": 1, "retransmit_tries": 3}
+FAST = {"retransmit_timeout": "20ms", "retransmit_base": 1, "retransmit_tries": 30}
 
 
 def knobs(*texts: str) -> list[Knob]:
@@ -42,7 +42,7 @@ def test_endpoints_live_with(tmp_path: Path, of_a: list[str], of_b: list[str]) -
     async def scenario() -> None:
         a, b = pair.endpoint("a", impairments=knobs(*of_a)), pair.endpoint("b", impairments=knobs(*of_b))
         async with pair.running(a, b):
-            assert (await a.up("lab", 5)).state == "ESTABLISHED"
+            assert (await a.up("lab", 30)).state == "ESTABLISHED"
 
     asyncio.run(scenario())
 
@@ -65,7 +65,7 @@ def test_endpoints_refuse(tmp_path: Path, of_a: list[str], of_b: list[str], reas
         a, b = pair.endpoint("a", impairments=knobs(*of_a)), pair.endpoint("b", impairments=knobs(*of_b))
         async with pair.running(a, b):
             with pytest.raises(IkeError, match=reason):
-                await a.up("lab", 5)
+                await a.up("lab", 30)
 
     asyncio.run(scenario())
 
@@ -79,7 +79,7 @@ def test_fragments_over_sockets(tmp_path: Path, encap: bool) -> None:
         a = pair.endpoint("a", impairments=knobs("drop:IKE_AUTH:request:1"))
         b = pair.endpoint("b", impairments=knobs("drop:IKE_AUTH:response:2"))
         async with pair.running(a, b):
-            assert (await a.up("lab", 5)).state == "ESTABLISHED"
+            assert (await a.up("lab", 30)).state == "ESTABLISHED"
             assert a.socket_counters()["datagrams_sent"] > 6
             await a.down("lab")
 
@@ -135,8 +135,8 @@ backend = "memory"
         a = pair.endpoint("a")
         async with pair.running(a):
             with pytest.raises(IkeError, match="AUTH"):
-                await a.up("lab", 5)
-            assert (await a.up("lab", 5)).state == "ESTABLISHED"  # the knob was for the first one
+                await a.up("lab", 30)
+            assert (await a.up("lab", 30)).state == "ESTABLISHED"  # the knob was for the first one
 
     with running(tmp_path, toml, "--impair", knob) as process:
         asyncio.run(scenario())

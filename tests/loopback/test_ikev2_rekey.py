@@ -51,7 +51,7 @@ async def both(pair: Pair, stack: contextlib.AsyncExitStack) -> tuple[Endpoint, 
     backends = MemoryBackend(pair.network), MemoryBackend(pair.network)
     a, b = pair.endpoint("a", backends[0]), pair.endpoint("b", backends[1])
     await stack.enter_async_context(pair.running(a, b))
-    await a.up("lab", 5)
+    await a.up("lab", 30)
     await until(lambda: b.sa_infos() and b.sa_infos()[0].children)
     traffic = Traffic(*backends)
     traffic.exchange()
@@ -121,12 +121,12 @@ def test_child_that_is_wanted_later_comes_up_on_the_ike_sa_that_is_there(tmp_pat
         pair = Pair(tmp_path, connection={"children": children})
         a, b = pair.endpoint("a"), pair.endpoint("b")
         async with pair.running(a, b):
-            first = await a.up("net", 5)
-            info = await a.up("more", 5)
+            first = await a.up("net", 30)
+            info = await a.up("more", 30)
             assert info.spi_i == first.spi_i
             assert [child.name for child in info.children] == ["net", "more"]
             with pytest.raises(LocalProtocolError):
-                await a.up("nothing", 5)
+                await a.up("nothing", 30)
             await a.down("more")
             assert [child.name for child in a.sa_infos()[0].children] == ["net"]
 
@@ -140,9 +140,9 @@ def test_child_that_the_peer_does_not_have_is_refused_with_its_reason(tmp_path: 
         a = Pair(tmp_path, ports=pair.ports, network=pair.network, connection={"children": more}).endpoint("a")
         b = pair.endpoint("b")
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             with pytest.raises(IkeError, match="TS_UNACCEPTABLE"):
-                await a.up("more", 5)
+                await a.up("more", 30)
             with pytest.raises(IkeError, match="more: no such SA is up"):
                 await a.rekey("more", 5)
 
@@ -168,7 +168,7 @@ def test_limit_of_the_backend_rekeys_or_ends_a_child_sa(tmp_path: Path, hard: bo
         events: list[Event] = []
         a.subscribe(events.append)
         async with pair.running(a, b):
-            await a.up("lab", 5)
+            await a.up("lab", 30)
             await until(lambda: b.sa_infos() and b.sa_infos()[0].children)
             before = pairs_of(a)
             backend.pending.append(Expire(a.sa_infos()[0].children[0].spi_out, HOST_A, HOST_B, hard=hard))

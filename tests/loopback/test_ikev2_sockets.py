@@ -53,7 +53,7 @@ async def speak(path: Path, octets: bytes) -> list[dict[str, Any]]:
     with contextlib.suppress(ConnectionError):
         writer.write_eof()
         await writer.drain()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         answer = await reader.read()
     writer.close()
     return [json.loads(line) for line in answer.splitlines()]
@@ -109,7 +109,7 @@ def test_reload_reads_the_configuration_again(tmp_path: Path) -> None:
 def test_a_connection_with_start_action_comes_up_by_itself(tmp_path: Path) -> None:
     async def scenario() -> None:
         pair = Pair(tmp_path, child={"start_action": "start"})
-        async with daemons(pair) as (a, _), asyncio.timeout(5):
+        async with daemons(pair) as (a, _), asyncio.timeout(30):
             while not any("established" in str(record) for record in a.log.records()):  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
@@ -119,7 +119,7 @@ def test_a_connection_with_start_action_comes_up_by_itself(tmp_path: Path) -> No
 def test_the_log_is_followed_until_the_client_goes(tmp_path: Path) -> None:
     async def scenario() -> None:
         pair = Pair(tmp_path)
-        async with daemons(pair) as (a, _), asyncio.timeout(5):
+        async with daemons(pair) as (a, _), asyncio.timeout(30):
             reader, writer = await asyncio.open_unix_connection(a.configuration.control_socket)
             writer.write(b'{"command":"log","follow":true,"last":0}\n')
             listeners = len(a.log._listeners)
@@ -199,7 +199,7 @@ def test_the_key_agent_gives_prf_outputs_and_nothing_else(tmp_path: Path) -> Non
     async def scenario() -> None:
         pair = Pair(tmp_path)
         async with daemons(pair) as (a, b):
-            info = await a.endpoint.up("lab", 5)
+            info = await a.endpoint.up("lab", 30)
             path = a.configuration.key_agent_socket
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             spis = (info.spi_i, info.spi_r)
@@ -233,7 +233,7 @@ def test_the_key_agent_gives_prf_outputs_and_nothing_else(tmp_path: Path) -> Non
 def test_a_key_agents_handle_outlives_its_sa(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with daemons(Pair(tmp_path)) as (a, _):
-            info = await a.endpoint.up("lab", 5)
+            info = await a.endpoint.up("lab", 30)
             handle = await asyncio.to_thread(
                 KeyAgentClient(a.configuration.key_agent_socket).open, (info.spi_i, info.spi_r)
             )
@@ -327,7 +327,7 @@ def test_an_idle_connection_to_the_key_agent_is_closed(tmp_path: Path, monkeypat
         server = KeyAgentServer(tmp_path / "keys", FakeExporter())
         await server.start()
         reader, writer = await asyncio.open_unix_connection(server.path)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reader.read() == b""
         writer.close()
         await server.stop()
@@ -342,7 +342,7 @@ def test_the_service_manager_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not sd_notify("READY=1")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(5)
+        manager.settimeout(30)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         assert sd_notify("READY=1")
         assert manager.recv(100) == b"READY=1"

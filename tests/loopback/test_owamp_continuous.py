@@ -28,7 +28,7 @@ from ippm.io.pacing import StopSignal
 COMMAND = [sys.executable, "-m", "ippm"]
 SCHEMA = Path(__file__).resolve().parents[2] / "share" / "ippm.schema.json"
 OPTIONS = OwampServerOptions(address="127.0.0.1", port=0, test_ports=(27360, 27460), count=1024)
-PING = OwpingOptions("127.0.0.1", interval_s=0.004, timeout_s=0.2)
+PING = OwpingOptions("127.0.0.1", interval_s=0.004, timeout_s=0.4)
 KEYS = PassphraseProvider({"alice": b"correct"}, "alice")
 
 

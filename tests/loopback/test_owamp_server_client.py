@@ -34,7 +34,7 @@ from ippm.wire.stop_descriptions import SessionDescription
 
 OPTIONS = OwampServerOptions(address="127.0.0.1", port=0, test_ports=(28300, 28699), count=1024)
 PING = OwpingOptions(
-    "127.0.0.1", count=20, interval_s=0.001, timeout_s=0.2, start_delay_s=0.05, local_address="127.0.0.1"
+    "127.0.0.1", count=20, interval_s=0.001, timeout_s=0.5, start_delay_s=0.05, local_address="127.0.0.1"
 )
 
 

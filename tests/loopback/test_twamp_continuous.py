@@ -22,7 +22,7 @@ from ippm.io.pacing import StopSignal
 
 COMMAND = [sys.executable, "-m", "ippm"]
 OPTIONS = ServerOptions(address="127.0.0.1", port=0, test_ports=(27760, 27860), count=1024)
-PING = TwpingOptions("127.0.0.1", interval_s=0.002, timeout_s=0.2)
+PING = TwpingOptions("127.0.0.1", interval_s=0.002, timeout_s=0.8)
 KEYS = PassphraseProvider({"alice": b"correct"}, "alice")
 
 

@@ -27,7 +27,7 @@ from ippm.metrics.marking import Marking
 OPTIONS = ServerOptions(
     address="127.0.0.1", port=0, test_ports=(28760, 28960), count=1024, server_octets=0x5A5B, refwait_s=60
 )
-PING = TwpingOptions("127.0.0.1", count=5, interval_s=0.001, timeout_s=0.5)
+PING = TwpingOptions("127.0.0.1", count=5, interval_s=0.001, timeout_s=1.5)
 SETS = [
     ("session-control",),
     ("reflect-octets",),
@@ -104,14 +104,14 @@ def test_sessions_of_one_connection_start_and_stop_one_by_one() -> None:
     async def test() -> None:
         server = TwampServer(OPTIONS)
         await server.start()
-        options = replace(PING, port=server.port, features=("session-control",), timeout_s=0.05)
+        options = replace(PING, port=server.port, features=("session-control",), timeout_s=0.5)
         try:
             async with await TwampClient.connect(options) as client:
                 socks = [open_test_socket("127.0.0.1") for _ in range(2)]
                 plans = []
                 for sock in socks:
                     sender = Endpoint("127.0.0.1", sock.getsockname()[1])
-                    session = await client.request_session(SessionWish(sender, timeout_ns=50_000_000))
+                    session = await client.request_session(SessionWish(sender, timeout_ns=500_000_000))
                     plans.append(sender_plan(options, session))
                 sids = [plan.sid for plan in plans]
                 await client.start_sessions(sids[:1])

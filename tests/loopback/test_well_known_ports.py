@@ -198,14 +198,14 @@ def test_a_receiver_records_what_comes_from_elsewhere_when_it_is_asked_to(
     def exchange(port: int) -> list[int]:
         client = FakeClient((LOCAL, port), 1)
         client.set_up()
-        start = now_ntp() - SECOND
-        head = request_session(port=9, packets=4, slots=4, start_time=start, timeout=SECOND * 4 // 5)
-        client.request(head, slot(0) * 3 + slot(SECOND))
+        start = now_ntp() - 3 * SECOND
+        head = request_session(port=9, packets=4, slots=4, start_time=start, timeout=SECOND * 5 // 2)
+        client.request(head, slot(0) * 3 + slot(3 * SECOND))
         answer = client.accept_session()
         client.command(start_sessions())
         assert client.start_ack() == 0
         for n in range(3):
-            sock.sendto(sender_packet(1, None, n, start + SECOND // 2), (LOCAL, answer["port"]))
+            sock.sendto(sender_packet(1, None, n, start + SECOND * 5 // 2), (LOCAL, answer["port"]))
         client.command(stop_sessions(1) + description(answer["sid"], 4, [(3, 3)]))
         assert client.stop_of_server() == []
         client.command(fetch_session(answer["sid"]))

@@ -26,7 +26,7 @@ Received = tuple[bytes, Address, Address]
 def peer() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
-        sock.settimeout(5)
+        sock.settimeout(30)
         yield sock
 
 
@@ -43,7 +43,7 @@ def receive(sock: IkeSocket, count: int) -> list[Received]:
                 done.set()
 
         sock.start(asyncio.get_running_loop(), on_datagram)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await done.wait()
         sock.stop()
         return received
@@ -126,7 +126,7 @@ def test_ipv6(host: str) -> None:
         pytest.skip(f"no IPv6 loopback here: {error}")
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer:
         peer.bind(("::1", 0))
-        peer.settimeout(5)
+        peer.settimeout(30)
         called = Address("::1", sock.local.port)
         try:
             peer.sendto(bytes(4) + MESSAGE, called)
