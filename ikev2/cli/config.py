@@ -75,6 +75,7 @@ def parse(document: Mapping[str, Any], path: Path) -> Configuration:
             _label(host.measurement, faults),
             _sa_grace(host.measurement, faults),
             pools,
+            endpoint.drop_clear,
         ),
         endpoint.backend,
         path.parent / endpoint.control_socket if endpoint.control_socket else default_control_socket(),

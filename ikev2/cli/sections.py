@@ -150,6 +150,7 @@ class EndpointSection(_Section):
     half_open_limit: Annotated[int, Field(ge=1)] = Limits().half_open_limit
     half_open_timeout: Annotated[Seconds, Field(gt=0)] = Limits().half_open_timeout_s
     half_open_per_address: Annotated[int, Field(ge=1)] = Limits().half_open_per_address
+    drop_clear: bool = True
 
 
 class HostSection(_Section):

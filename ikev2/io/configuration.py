@@ -16,7 +16,8 @@ class EndpointConfig:
     """What an Endpoint is told: whom to talk to, how much a stranger may cost.
 
     `label` and `sa_grace_s` are the key exporter's: RFC 7717's "IPPM", and how long an SA that is gone still serves.
-    `pools` are the internal addresses that the connections' pools name (RFC 7296 section 2.19).
+    `pools` are the internal addresses that the connections' pools name (RFC 7296 section 2.19). `drop_clear`: what
+    arrives in clear although a Child SA protects it is dropped, where a backend has the choice (RFC 4301 section 5.2).
     """
 
     connections: tuple[ConnectionConfig, ...]
@@ -24,6 +25,7 @@ class EndpointConfig:
     label: bytes = b"IPPM"
     sa_grace_s: float = 60.0
     pools: tuple[PoolConfig, ...] = ()
+    drop_clear: bool = True
 
 
 @dataclass(frozen=True, slots=True)

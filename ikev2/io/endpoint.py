@@ -128,6 +128,7 @@ class Endpoint:
     async def start(self) -> None:
         """Open the backend and bind the sockets. Nothing stays open when this raises."""
         loop = asyncio.get_running_loop()
+        self.backend.drops_clear = self.config.drop_clear
         self.backend.open()
         try:
             self._take_connections(self.config, loop)

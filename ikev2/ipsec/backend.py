@@ -178,6 +178,11 @@ class Backend(ABC):
     name: ClassVar[str]
     takes_kernel_options: ClassVar[bool] = False
     """Whether it heeds the `kernel` of a Child SA."""
+    drops_clear: bool = True
+    """Whether what arrives in clear although a policy protects it is dropped, where that is for the backend to choose.
+
+    To be set before `open`. RFC 4301 section 5.2 wants it dropped.
+    """
     wants_encap_socket: bool = False
     """True: `attach_encap_socket` is to be called with the UDP 4500 socket, and the caller no longer reads it."""
 

@@ -6,8 +6,8 @@ our own sockets send (they carry a mark), IKE and ESP between the outer addresse
 where inner and outer addresses are the same, works for that reason. It needs CAP_NET_ADMIN and CAP_NET_RAW in its
 network namespace: root, or root in a user namespace (`unshare -Urnm`).
 
-What comes in clear is not looked at: a packet that should have been protected and was not enters the host by the
-kernel's own way, where nothing of ours stands. RFC 4301 section 5.2 wants it dropped; kernel ESP does.
+What comes in clear enters the host by the kernel's own way, past this process: a packet that should have been
+protected and was not is dropped by rules of nftables (see `ikev2.ipsec.clear_traffic`), where the kernel has that.
 RFC 4301 sections 5.1 and 5.2, RFC 4303.
 """
 
@@ -30,11 +30,13 @@ from ikev2.ipsec.backend import (
     Backend,
     BackendEvent,
     Bypass,
+    DropReason,
     OnIke,
     ProbeResult,
     Trap,
 )
 from ikev2.ipsec.claims import Claims
+from ikev2.ipsec.clear_traffic import Arriving, ClearTraffic, mirrored, protected, to_socket
 from ikev2.ipsec.dataplane import DataPlane
 from ikev2.ipsec.esp_sockets import SO_MARK, open_esp_socket
 from ikev2.ipsec.icmp import OnPathMtu
@@ -87,6 +89,8 @@ class UserspaceBackend(Backend):
         self._trace = EspTrace(self._engine, trace) if trace is not None else None
         self._routing = HostRouting()
         self._claims = Claims()
+        self._clear = ClearTraffic()
+        self._ike_ports: dict[Arriving, None] = {}
         self._sharing: dict[_Alike, dict[int, Pair]] = {}
         self._alike_of: dict[int, _Alike] = {}
         self._sources = SourceCheck()
@@ -143,6 +147,9 @@ class UserspaceBackend(Backend):
             self._sources.relax(self._tun.name)
             self._device_index = self._routing.device_up(self._tun.name)
             self._plane = DataPlane(self._engine, self._tun.fd, self._signal, self._trace)
+            if self.drops_clear:
+                self._clear.open(DEVICE_PREFIX, self._instance)
+                self._clear.want("sockets", outside=self._ike_ports)
             self._claim("mark", [self._marked(network) for network in _EVERYWHERE[: 1 + has_ipv6()]])
             self._plane.start()
         except Exception:
@@ -157,6 +164,7 @@ class UserspaceBackend(Backend):
             stack.callback(self._close_device)
             stack.callback(self._sources.restore)
             stack.callback(self._routing.close)
+            stack.callback(self._clear.close)
             if self._plane is not None:
                 stack.callback(self._plane.stop)
             self._engine.clear()
@@ -165,6 +173,7 @@ class UserspaceBackend(Backend):
             self._alike_of.clear()
             self._checked.clear()
             self._inner_mtus.clear()
+            self._ike_ports.clear()
 
     def _close_device(self) -> None:
         if self._tun is not None:
@@ -230,7 +239,8 @@ class UserspaceBackend(Backend):
         return self._engine.counters(child)
 
     def drops(self) -> dict[str, int]:
-        return dict(self._engine.drops)
+        came_in_clear = self._clear.dropped()
+        return dict(self._engine.drops) | ({DropReason.CLEAR: came_in_clear} if came_in_clear else {})
 
     def add_bypass(self, bypass: Bypass) -> None:
         self._opened()
@@ -264,7 +274,7 @@ class UserspaceBackend(Backend):
         policy = policy_of(trap)
         if any(selector.version == 6 for selector in policy.local) and self._tun is not None:
             self._tun.with_ipv6()
-        self._claim(trap, self._wanted(policy, trap))
+        self._claim(trap, self._wanted(policy, trap), protected(policy))
 
     def add_address(self, address: str) -> None:
         self._opened()
@@ -282,6 +292,8 @@ class UserspaceBackend(Backend):
             sock.setsockopt(socket.SOL_SOCKET, SO_MARK, SOCKET_MARK)
         except OSError as error:
             raise BackendError(f"an IKE socket cannot be marked: {error.strerror}") from error
+        self._ike_ports[to_socket(sock)] = None
+        self._clear.want("sockets", outside=self._ike_ports)
 
     def attach_encap_socket(self, sock: socket.socket, on_ike: OnIke, on_path_mtu: OnPathMtu | None = None) -> None:
         plane = self._opened()
@@ -332,7 +344,7 @@ class UserspaceBackend(Backend):
         if before == alike:
             return
         if alike not in self._sharing:
-            self._claim(alike, self._wanted(pair.policy, pair.child))
+            self._claim(alike, self._wanted(pair.policy, pair.child), protected(pair.policy))
         self._sharing.setdefault(alike, {})[spi] = pair
         if before is not None:
             self._unshare(spi)
@@ -351,7 +363,7 @@ class UserspaceBackend(Backend):
     def _claim_again(self, alike: _Alike, pair: Pair) -> None:
         """The addresses of the host are others than when the pair was installed; what it has stays where that fails."""
         try:
-            self._claim(alike, self._wanted(pair.policy, pair.child))
+            self._claim(alike, self._wanted(pair.policy, pair.child), protected(pair.policy))
         except BackendError as error:
             log.warning("the routes of Child SA %s stay as they were: %s", pair.child.label, error)
 
@@ -361,15 +373,30 @@ class UserspaceBackend(Backend):
             self._routing.set_mtu(self._device_index, mtu)
             self._mtu = mtu
 
-    def _claim(self, owner: Hashable, wanted: Collection[Wanted]) -> None:
-        """Note what an owner wants, and make the kernel's rules and routes follow. Raises BackendError."""
+    def _claim(self, owner: Hashable, wanted: Collection[Wanted], refused: Collection[Arriving] = ()) -> None:
+        """Note what an owner wants, and make the kernel's rules and routes follow. Raises BackendError.
+
+        What its rules lead outside may come from there, too; what is `refused` must not come in clear.
+        """
         before = self._claims.of(owner)
+        outside = [
+            mirrored(one) for one in wanted if isinstance(one, Rule) and one.priority == self._outside_priority
+        ]
         add, remove = self._claims.want(owner, wanted)
         try:
             self._routing.change(add, remove)
+            try:
+                self._clear.want(owner, outside, refused)
+            except BackendError:
+                self._routing.change(remove, add)
+                raise
         except BackendError:
             self._claims.want(owner, before)
             raise
+
+    @property
+    def _outside_priority(self) -> int:
+        return PRIORITY_OUTSIDE + self._instance
 
     def _inner_mtu(self, pair: Pair) -> int:
         """The largest packet whose ESP packet fits the outer MTU."""
@@ -396,7 +423,7 @@ class UserspaceBackend(Backend):
 
     def _outside(self, remote: str, ip_protocol: int, ports: Ports) -> set[Rule]:
         """Both directions of the conversation: our own port lies in the range, or the peer's."""
-        priority, to = PRIORITY_OUTSIDE + self._instance, _network(remote)
+        priority, to = self._outside_priority, _network(remote)
         return {
             Rule(priority, MAIN_TABLE, destination=to, ip_protocol=ip_protocol, source_ports=ports),
             Rule(priority, MAIN_TABLE, destination=to, ip_protocol=ip_protocol, destination_ports=ports),
@@ -404,12 +431,8 @@ class UserspaceBackend(Backend):
 
     def _keep_outside(self, of: ChildSaParameters | Trap) -> set[Rule]:
         """IKE and ESP between two hosts: what our sockets' mark says, for IKE of others on this host too."""
-        esp = Rule(
-            PRIORITY_OUTSIDE + self._instance,
-            MAIN_TABLE,
-            destination=_network(of.remote),
-            ip_protocol=socket.IPPROTO_ESP,
-        )
+        to = _network(of.remote)
+        esp = Rule(self._outside_priority, MAIN_TABLE, destination=to, ip_protocol=socket.IPPROTO_ESP)
         ports = {IKE_PORT, NAT_PORT}
         if isinstance(of, ChildSaParameters) and of.encap is not None:
             ports |= {of.encap.local_port, of.encap.remote_port}

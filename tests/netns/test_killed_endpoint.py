@@ -19,6 +19,7 @@ from killed_endpoint import ACTIONS, Scene, kill_at_moments, settings
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from ike_hosts import WAIT_S, exchange
 
+from ikev2.ipsec.nftables import NftSocket
 from interop.lab.netns import Lab, why_no_namespaces
 from interop.peers.ours import Ours
 
@@ -32,16 +33,21 @@ ALICE, SERVER = "192.0.2.1", "192.0.2.2"
 
 
 def traces(lab: Lab) -> tuple[str, str, str]:
-    """What of an endpoint is in alice's host: rules, routes, devices."""
+    """What of an endpoint is in alice's host: rules, routes, devices and tables of nftables."""
 
     def said(command: str) -> str:
         return str(lab.run("alice", command.split(), capture_output=True, text=True).stdout)
 
     rules = [line for family in ("-4", "-6") for line in said(f"ip {family} rule").splitlines()]
+    nftables = lab.call("alice", NftSocket)
+    try:
+        tables = nftables.tables()
+    finally:
+        nftables.close()
     return (
         "\n".join(line for line in rules if "proto 73" in line),
         said("ip route show table all proto 73"),
-        " ".join(word for word in said("ip -o link").split() if word.startswith("ikesp")),
+        " ".join([*(word for word in said("ip -o link").split() if word.startswith("ikesp")), *tables]),
     )
 
 
@@ -77,5 +83,6 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 def test_the_next_start_cleans_up_and_works(scene: Scene, action: str) -> None:
     for left in kill_at_moments(scene, action):
         assert left[0], "the rules of the dead endpoint are there: there is something to clean up"  # type: ignore[index]
+        assert left[2] == "ikesp0", "and its table, but not its device"  # type: ignore[index]
     scene.alice.stop()
     assert scene.traces() == ("", "", "")

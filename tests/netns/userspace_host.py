@@ -28,9 +28,11 @@ from esp_support import child_pair, udp_packet
 from ikev2.core.child_sa import ChildSaParameters, UdpEncap
 from ikev2.core.types import Mode
 from ikev2.io.pcap import PcapWriter
-from ikev2.ipsec.backend import Bypass, UnknownSpi
+from ikev2.ipsec.backend import Bypass, Trap, UnknownSpi
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import ones_complement_sum
+from ikev2.ipsec.nftables import NftSocket
+from ikev2.ipsec.routing import SOCKET_MARK
 from ikev2.ipsec.tun import TunDevice
 from ikev2.ipsec.userspace import UserspaceBackend
 from ikev2.wire.payloads.ts import TrafficSelector
@@ -100,10 +102,11 @@ class Host:
             path.write_text(value)
         return path.read_text().strip()
 
-    def open(self, trace: str | None = None) -> str:
+    def open(self, trace: str | None = None, drops_clear: bool = True) -> str:
         """`trace` is the file that every packet before and after ESP is written to."""
         if trace is not None:
             self.backend = UserspaceBackend(trace=PcapWriter(Path(trace)))
+        self.backend.drops_clear = drops_clear
         self.backend.open()
         return self.backend.device
 
@@ -331,6 +334,61 @@ class Host:
         self.listener = listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         listener.bind((host, port))
         listener.settimeout(REPLY_TIMEOUT_S)
+
+    def heard_nothing(self) -> bool:
+        """Whether no datagram is there for `heard`."""
+        assert self.listener is not None
+        return not select.select([self.listener], [], [], 0)[0]
+
+    def send_packets(self, packets: list[str]) -> None:
+        """Whole IP packets as they are, header and all, beside every SA and every rule."""
+        for packet in map(bytes.fromhex, packets):
+            family, version6 = (socket.AF_INET6, True) if packet[0] >> 4 == 6 else (socket.AF_INET, False)
+            with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, SOCKET_MARK)
+                at = socket.inet_ntop(family, packet[24:40] if version6 else packet[16:20])
+                raw.sendto(packet, (at, 0))
+
+    def refused_by(self, to: str, port: int, local_port: int) -> str:
+        """The error that a datagram to a port where nobody listens comes back as."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("", local_port))
+            sock.settimeout(REPLY_TIMEOUT_S)
+            sock.connect((to, port))
+            sock.send(b"?")
+            try:
+                sock.recv(100)
+            except OSError as error:
+                return type(error).__name__
+        return ""
+
+    def tables(self) -> list[str]:
+        """The tables of nftables in this namespace."""
+        nftables = NftSocket()
+        try:
+            return nftables.tables()
+        finally:
+            nftables.close()
+
+    def dropped_in_clear(self) -> int:
+        """What the table that is there has counted, be its maker alive or dead."""
+        nftables = NftSocket()
+        try:
+            return nftables.packets("ikesp0", "refused")
+        finally:
+            nftables.close()
+
+    def empty_nftables(self) -> None:
+        """As `nft flush ruleset` does where a table cannot be ours alone."""
+        table = self.backend._clear
+        assert table._socket is not None
+        table._socket.delete_table(self.backend.device)
+
+    def trap(self, side: str, **options: Any) -> None:
+        child = self._child(side, **options)
+        self.backend.add_trap(
+            Trap("lab", 1, child.mode, child.local, child.remote, child.ts_local, child.ts_remote)
+        )
 
     def heard(self) -> int:
         """The octets of the next datagram."""

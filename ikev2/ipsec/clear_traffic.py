@@ -1,0 +1,349 @@
+"""What arrives in clear although a Child SA, or a trap, protects it is dropped: a table of nftables of our own.
+
+The table has the name of the TUN device. Its first chain hangs before everything else of the host. What comes out of
+the device has been under ESP, and goes on; so does what may come outside every tunnel: ESP itself, IKE, bypasses, what
+IPv6 needs to find its neighbours, and errors of ICMP (RFC 4301 section 5.2 step 3c leaves those to the host). Of the
+rest, what matches the selectors of a Child SA, seen from the peer, is counted and dropped. Later fragments go on: they
+show no ports, and without the first one nothing comes of them.
+
+    in            interfaces of ours accept, jump outside, jump protected
+    outside       what goes on
+    protected     what has to come under ESP: goto refused
+    refused       counter, drop
+
+After a crash the table stays, as the unreachable routes do: nothing passes for protected that is not. The next start
+takes it away. Since Linux 6.9 it belongs to our socket, and `nft flush ruleset` leaves it alone.
+RFC 4301 sections 4.4.1.1 and 5.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ikev2.errors import BackendError
+from ikev2.ipsec import nftables as nft
+from ikev2.ipsec.nftables import BaseChain, Header, Meta, NftSocket, TableFlag, Verdict
+from ikev2.ipsec.rules import Ports, Rule
+from ikev2.ipsec.spd import Policy, Selector
+
+log = logging.getLogger(__name__)
+
+_PRE_ROUTING = 0
+_BEFORE_ALL = -500
+"""Before connections are tracked (-200), fragments put together for that (-400), and raw tables (-300)."""
+
+_IN, _OUTSIDE, _PROTECTED, _REFUSED = "in", "outside", "protected", "refused"
+
+_DCCP, _MOBILITY, _UDPLITE, _ICMPV6 = 33, 135, 136, 58
+_PORTED = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, _DCCP, socket.IPPROTO_SCTP, _UDPLITE)
+_ICMP = (socket.IPPROTO_ICMP, _ICMPV6)
+_TYPED = (*_ICMP, _MOBILITY)
+
+_ICMP_ERRORS = ((3, 3), (11, 12))
+_ICMPV6_ERRORS = (1, 4)
+_ICMPV6_NEIGHBOURS = (133, 136)
+_FRAGMENT_HEADER = 44
+
+_NFPROTO = {4: 2, 6: 10}
+_ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}
+"""Where in a header source and destination lie, and their octets."""
+_LAST_ADDRESS = {4: 2**32 - 1, 6: 2**128 - 1}
+
+Range = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """Packets that arrive, by what their headers say; None: any. Both ends of a range belong to it.
+
+    Of ICMP the ports are type times 256 plus code, of mobility headers type times 256: one field, that both have to
+    hold. `but_not`: protocols that it is not about.
+    """
+
+    version: int | None = None
+    source: Range | None = None
+    destination: Range | None = None
+    ip_protocol: int | None = None
+    source_ports: Ports | None = None
+    destination_ports: Ports | None = None
+    but_not: tuple[int, ...] = ()
+
+    def expressions(self) -> list[bytes]:
+        """What nftables asks of a packet, cheapest and rarest first."""
+        found: list[bytes] = []
+        if self.version is not None:
+            found += [nft.meta(Meta.NFPROTO), nft.equal(bytes((_NFPROTO[self.version],)))]
+            *offsets, octets = _ADDRESS[self.version]
+            for offset, addresses in zip(offsets, (self.source, self.destination), strict=True):
+                if addresses is not None and addresses != (0, _LAST_ADDRESS[self.version]):
+                    found.append(nft.payload(Header.NETWORK, offset, octets))
+                    found.append(nft.between(*(address.to_bytes(octets, "big") for address in addresses)))
+        if self.ip_protocol is not None:
+            found += [nft.meta(Meta.L4PROTO), nft.equal(bytes((self.ip_protocol,)))]
+        for ip_protocol in self.but_not:
+            found += [nft.meta(Meta.L4PROTO), nft.equal(bytes((ip_protocol,)), negated=True)]
+        for offset, ports in ((0, self.source_ports), (2, self.destination_ports)):
+            if ports is not None:
+                found += self._ports(offset, ports)
+        return found
+
+    def _ports(self, offset: int, ports: Ports) -> list[bytes]:
+        if self.ip_protocol == _MOBILITY:
+            first, last = -(-ports[0] // 256), ports[1] // 256
+            return [nft.payload(Header.TRANSPORT, 2, 1), nft.between(bytes((first,)), bytes((last,)))]
+        if self.ip_protocol in _ICMP:
+            offset = 0
+        return [
+            nft.payload(Header.TRANSPORT, offset, 2),
+            nft.between(*(port.to_bytes(2, "big") for port in ports)),
+        ]
+
+
+def mirrored(rule: Rule) -> Arriving:
+    """The other direction of what a rule of the host keeps outside: from where it leads to."""
+    source = None if rule.destination is None else rule.destination
+    return Arriving(
+        None if source is None else source.version,
+        None if source is None else (int(source.network_address), int(source.broadcast_address)),
+        None,
+        rule.ip_protocol,
+        rule.destination_ports,
+        rule.source_ports,
+    )
+
+
+def to_socket(sock: socket.socket) -> Arriving:
+    """Whatever comes to the port of a bound UDP socket."""
+    port = sock.getsockname()[1]
+    return Arriving(ip_protocol=socket.IPPROTO_UDP, destination_ports=(port, port))
+
+
+def protected(policy: Policy) -> list[Arriving]:
+    """What has to come under ESP by a policy, nothing else among it. RFC 4301 section 4.4.1."""
+    found: dict[Arriving, None] = {}
+    for there in policy.remote:
+        for here in policy.local:
+            if there.version == here.version and (
+                not there.ip_protocol or not here.ip_protocol or there.ip_protocol == here.ip_protocol
+            ):
+                found |= dict.fromkeys(_protected(there, here))
+    return list(found)
+
+
+def _protected(there: Selector, here: Selector) -> Iterator[Arriving]:
+    ip_protocol = there.ip_protocol or here.ip_protocol
+    whole = Arriving(
+        there.version,
+        (there.first_address, there.last_address),
+        (here.first_address, here.last_address),
+        ip_protocol or None,
+    )
+    ends = (there, here)
+    if all(end.any_port for end in ends):
+        yield whole
+        return
+    if any(end.opaque for end in ends):
+        # Packets that show no ports; of protocols that have some these are later fragments, which go on.
+        if all(end.opaque or end.any_port for end in ends) and ip_protocol not in (*_PORTED, *_TYPED):
+            yield whole if ip_protocol else replace(whole, but_not=(*_PORTED, *_TYPED))
+        return
+    source_ports, destination_ports = (None if end.any_port else (end.first_port, end.last_port) for end in ends)
+    for one in (ip_protocol,) if ip_protocol else (*_PORTED, *_TYPED):
+        if one in _PORTED or (one in _TYPED and _has_type(one, source_ports, destination_ports)):
+            yield replace(whole, ip_protocol=one, source_ports=source_ports, destination_ports=destination_ports)
+
+
+def _has_type(ip_protocol: int, *ranges: Ports | None) -> bool:
+    """Whether some type of a mobility header lies in the ranges, whose lower octet is 0."""
+    return ip_protocol != _MOBILITY or all(-(-one[0] // 256) <= one[1] // 256 for one in ranges if one is not None)
+
+
+def _always_outside() -> Iterator[list[bytes]]:
+    """What goes on whatever the policies are, in the expressions of nftables."""
+    yield Arriving(ip_protocol=socket.IPPROTO_ESP).expressions()
+    yield [
+        nft.meta(Meta.NFPROTO),
+        nft.equal(bytes((_NFPROTO[4],))),
+        nft.payload(Header.NETWORK, 6, 2),
+        nft.masked(b"\x1f\xff"),
+        nft.equal(bytes(2), negated=True),
+    ]
+    yield [nft.extension(_FRAGMENT_HEADER, 2, 2), nft.masked(b"\xff\xf8"), nft.equal(bytes(2), negated=True)]
+    for ip_protocol, kinds in (
+        *((socket.IPPROTO_ICMP, kinds) for kinds in _ICMP_ERRORS),
+        (_ICMPV6, _ICMPV6_ERRORS),
+        (_ICMPV6, _ICMPV6_NEIGHBOURS),
+    ):
+        yield [
+            nft.meta(Meta.L4PROTO),
+            nft.equal(bytes((ip_protocol,))),
+            nft.payload(Header.TRANSPORT, 0, 1),
+            nft.between(*(bytes((kind,)) for kind in kinds)),
+        ]
+
+
+_Kept = tuple[bool, Arriving]
+"""Whether it goes on, and what it is."""
+
+
+class ClearTraffic:
+    """The table of one backend, and who wants what in it. Where the kernel has no nftables, it says so and is none."""
+
+    def __init__(self) -> None:
+        self._socket: NftSocket | None = None
+        self._device_prefix = self._table = ""
+        self._of: dict[Hashable, tuple[_Kept, ...]] = {}
+        self._users: Counter[_Kept] = Counter()
+        self._handles: dict[_Kept, int] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is dropped at all."""
+        return self._socket is not None
+
+    def open(self, device_prefix: str, instance: int) -> None:
+        """Make the table of this instance's device, and take away those whose device is gone."""
+        table = f"{device_prefix}{instance}"
+        sock = None
+        try:
+            sock = NftSocket()
+            self._clean(sock, device_prefix, table)
+            self._make(sock, device_prefix, table)
+        except OSError as error:
+            log.warning(
+                "what arrives in clear although a Child SA protects it is not dropped (RFC 4301 section 5.2): "
+                "nftables cannot be used: %s",
+                error.strerror,
+            )
+            if sock is not None:
+                sock.close()
+            return
+        self._socket, self._device_prefix, self._table = sock, device_prefix, table
+
+    @staticmethod
+    def _clean(sock: NftSocket, device_prefix: str, own: str) -> None:
+        for table in sock.tables():
+            if not (table.startswith(device_prefix) and table[len(device_prefix) :].isdecimal()):
+                continue
+            if table != own:
+                with contextlib.suppress(OSError):
+                    socket.if_nametoindex(table)
+                    continue  # of a running process
+            sock.delete_table(table)
+
+    @staticmethod
+    def _make(sock: NftSocket, device_prefix: str, table: str) -> None:
+        try:
+            sock.add_table(table, TableFlag.OURS_AND_STAYS)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
+            sock.add_table(table, TableFlag.NONE)
+        try:
+            chains = [(name, None) for name in (_REFUSED, _PROTECTED, _OUTSIDE)]
+            sock.add_chains(table, [*chains, (_IN, BaseChain(_PRE_ROUTING, _BEFORE_ALL))])
+            accept = nft.verdict(Verdict.ACCEPT)
+            interface = nft.meta(Meta.IIFNAME)
+            sock.change_rules(
+                table,
+                [
+                    (_REFUSED, [nft.counter(), nft.verdict(Verdict.DROP)]),
+                    *((_OUTSIDE, [*expressions, accept]) for expressions in _always_outside()),
+                    (_IN, [interface, nft.equal(device_prefix.encode()), accept]),
+                    (_IN, [interface, nft.equal(b"lo".ljust(16, b"\0")), accept]),
+                    (_IN, [nft.verdict(Verdict.JUMP, _OUTSIDE)]),
+                    (_IN, [nft.verdict(Verdict.JUMP, _PROTECTED)]),
+                ],
+            )
+        except OSError:
+            sock.delete_table(table)
+            raise
+
+    def close(self) -> None:
+        """Take the table away; a second call does nothing."""
+        sock, self._socket = self._socket, None
+        self._of.clear()
+        self._users.clear()
+        self._handles.clear()
+        if sock is None:
+            return
+        try:
+            sock.delete_table(self._table)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise BackendError(f"the table {self._table} of nftables stays: {error.strerror}") from error
+        finally:
+            sock.close()
+
+    def want(self, owner: Hashable, outside: Iterable[Arriving] = (), refused: Iterable[Arriving] = ()) -> None:
+        """What an owner wants from now on: `outside` goes on, and of the rest `refused` is dropped.
+
+        Raises BackendError; what was wanted before is then wanted still.
+        """
+        if self._socket is None:
+            return
+        new = tuple(dict.fromkeys([*((True, one) for one in outside), *((False, one) for one in refused)]))
+        old = self._of.get(owner, ())
+        users = self._users.copy()
+        users.update(new)
+        users.subtract(old)
+        added = [one for one in new if one not in self._handles]
+        removed = [one for one in old if not users[one]]
+        users = +users
+        self._change(self._socket, users, added, removed)
+        self._users = users
+        if new:
+            self._of[owner] = new
+        else:
+            self._of.pop(owner, None)
+
+    def _change(
+        self, sock: NftSocket, users: Collection[_Kept], added: Sequence[_Kept], removed: Sequence[_Kept]
+    ) -> None:
+        if not added and not removed:
+            return
+        try:
+            try:
+                gone = [(_chain(one), self._handles[one]) for one in removed]
+                handles = sock.change_rules(self._table, [_rule(one) for one in added], gone)
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+                # Somebody has emptied the host's nftables.
+                added, removed = list(users), list(self._handles)
+                with contextlib.suppress(OSError):
+                    sock.delete_table(self._table)
+                self._make(sock, self._device_prefix, self._table)
+                handles = sock.change_rules(self._table, [_rule(one) for one in added])
+        except OSError as error:
+            raise BackendError(
+                f"the table {self._table} of nftables cannot be changed: {error.strerror}"
+            ) from error
+        for one in removed:
+            del self._handles[one]
+        self._handles.update(zip(added, handles, strict=True))
+
+    def dropped(self) -> int:
+        """How many packets came in clear that must not."""
+        if self._socket is None:
+            return 0
+        try:
+            return self._socket.packets(self._table, _REFUSED)
+        except OSError:
+            return 0
+
+
+def _rule(one: _Kept) -> tuple[str, list[bytes]]:
+    goes_on, what = one
+    end = nft.verdict(Verdict.ACCEPT) if goes_on else nft.verdict(Verdict.GOTO, _REFUSED)
+    return _chain(one), [*what.expressions(), end]
+
+
+def _chain(one: _Kept) -> str:
+    return _OUTSIDE if one[0] else _PROTECTED
