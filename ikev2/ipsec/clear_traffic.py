@@ -42,8 +42,7 @@ _IN, _OUTSIDE, _PROTECTED, _REFUSED = "in", "outside", "protected", "refused"
 
 _DCCP, _MOBILITY, _UDPLITE, _ICMPV6 = 33, 135, 136, 58
 _PORTED = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, _DCCP, socket.IPPROTO_SCTP, _UDPLITE)
-_ICMP = (socket.IPPROTO_ICMP, _ICMPV6)
-_TYPED = (*_ICMP, _MOBILITY)
+_TYPED = (socket.IPPROTO_ICMP, _ICMPV6, _MOBILITY)
 
 _ICMP_ERRORS = ((3, 3), (11, 12))
 _ICMPV6_ERRORS = (1, 4)
@@ -62,8 +61,8 @@ Range = tuple[int, int]
 class Arriving:
     """Packets that arrive, by what their headers say; None: any. Both ends of a range belong to it.
 
-    Of ICMP the ports are type times 256 plus code, of mobility headers type times 256: one field, that both have to
-    hold. `but_not`: protocols that it is not about.
+    Of ICMP the source ports are type times 256 plus code, of mobility headers type times 256. `but_not`: protocols that
+    it is not about.
     """
 
     version: int | None = None
@@ -97,8 +96,6 @@ class Arriving:
         if self.ip_protocol == _MOBILITY:
             first, last = -(-ports[0] // 256), ports[1] // 256
             return [nft.payload(Header.TRANSPORT, 2, 1), nft.between(bytes((first,)), bytes((last,)))]
-        if self.ip_protocol in _ICMP:
-            offset = 0
         return [
             nft.payload(Header.TRANSPORT, offset, 2),
             nft.between(*(port.to_bytes(2, "big") for port in ports)),
@@ -144,24 +141,28 @@ def _protected(there: Selector, here: Selector) -> Iterator[Arriving]:
         (here.first_address, here.last_address),
         ip_protocol or None,
     )
-    ends = (there, here)
-    if all(end.any_port for end in ends):
+    if there.any_port and here.any_port:
         yield whole
         return
-    if any(end.opaque for end in ends):
-        # Packets that show no ports; of protocols that have some these are later fragments, which go on.
-        if all(end.opaque or end.any_port for end in ends) and ip_protocol not in (*_PORTED, *_TYPED):
-            yield whole if ip_protocol else replace(whole, but_not=(*_PORTED, *_TYPED))
-        return
-    source_ports, destination_ports = (None if end.any_port else (end.first_port, end.last_port) for end in ends)
-    for one in (ip_protocol,) if ip_protocol else (*_PORTED, *_TYPED):
-        if one in _PORTED or (one in _TYPED and _has_type(one, source_ports, destination_ports)):
-            yield replace(whole, ip_protocol=one, source_ports=source_ports, destination_ports=destination_ports)
+    others = (*_PORTED, *_TYPED)
+    # Of protocols with ports, packets that show none (OPAQUE) are later fragments, which go on.
+    if ip_protocol not in others and all(end.opaque or end.any_port for end in (there, here)):
+        yield whole if ip_protocol else replace(whole, but_not=others)
+    for one in (ip_protocol,) if ip_protocol else others:
+        if one in _PORTED and not (there.opaque or here.opaque):
+            yield replace(whole, ip_protocol=one, source_ports=_said(there), destination_ports=_said(here))
+        elif one in _TYPED and not there.opaque and _has_type(one, there):
+            # A type is what its sender's selector says. RFC 4301 section 4.4.1.3.
+            yield replace(whole, ip_protocol=one, source_ports=_said(there))
 
 
-def _has_type(ip_protocol: int, *ranges: Ports | None) -> bool:
-    """Whether some type of a mobility header lies in the ranges, whose lower octet is 0."""
-    return ip_protocol != _MOBILITY or all(-(-one[0] // 256) <= one[1] // 256 for one in ranges if one is not None)
+def _said(selector: Selector) -> Ports | None:
+    return None if selector.any_port else (selector.first_port, selector.last_port)
+
+
+def _has_type(ip_protocol: int, selector: Selector) -> bool:
+    """Whether a type of a mobility header lies in the range: its lower octet is 0."""
+    return ip_protocol != _MOBILITY or -(-selector.first_port // 256) <= selector.last_port // 256
 
 
 def _always_outside() -> Iterator[list[bytes]]:

@@ -34,7 +34,7 @@ CHILD_PRIORITY = 0x60000
 MAXIMUM_INSTANCE = 0xFF
 LEGACY_WINDOW = 32
 ESN_OUTBOUND_WINDOW = 1
-LAST_PACKETS = 0xF000_0000
+LAST_PACKETS = 0xFF00_0000
 """Without ESN an SA is to be rekeyed before its sequence numbers, of 32 bits, are used up. RFC 4303 section 3.3.3."""
 
 _MODES = {Mode.TUNNEL: SaMode.TUNNEL, Mode.TRANSPORT: SaMode.TRANSPORT}
@@ -146,7 +146,8 @@ def _carried(child: ChildSaParameters, *, inbound: bool) -> Selector:
     if child.mode is Mode.TUNNEL:
         return Selector()
     direction = PolicyDirection.IN if inbound else PolicyDirection.OUT
-    return hull(flows(child.ts_local, child.ts_remote), address_of(child.local).version, direction)
+    blocks = flows(child.ts_local, child.ts_remote, outbound=not inbound)
+    return hull(blocks, address_of(child.local).version, direction)
 
 
 def _lifetime(limits: VolumeLimits, *, counted: bool) -> LifetimeConfig:
@@ -172,12 +173,11 @@ def _policies(
     if mode is SaMode.TUNNEL:
         directions.insert(1, PolicyDirection.FWD)
     whole = offload if offload is not None and OffloadFlag.PACKET in offload.flags else None
-    blocks = flows(protected.ts_local, protected.ts_remote)
     for direction in directions:
         outbound = direction is PolicyDirection.OUT
         template = out if outbound else into
         if_id = protected.kernel.if_id_out if outbound else protected.kernel.if_id_in
-        for flow in blocks:
+        for flow in flows(protected.ts_local, protected.ts_remote, outbound=outbound):
             info = PolicyInfo(flow.selector(direction), direction, CHILD_PRIORITY - flow.specificity)
             # The kernel offloads no policy of what it forwards.
             yield Policy(info, (template,), if_id, None if direction is PolicyDirection.FWD else whole)

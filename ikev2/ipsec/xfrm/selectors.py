@@ -7,7 +7,7 @@ RFC 7296 section 3.13.1, RFC 4301 section 4.4.1.1.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -47,7 +47,10 @@ def cover_ports(first: int, last: int) -> list[PortBlock]:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One block of traffic between our side and the peer's, direction left open."""
+    """One block of traffic between our side and the peer's, direction left open.
+
+    Of messages that have a type the two blocks are type and code, and belong to one direction.
+    """
 
     local: IpNetwork
     remote: IpNetwork
@@ -55,16 +58,11 @@ class Flow:
     local_port: PortBlock = (0, 0)
     remote_port: PortBlock = (0, 0)
 
-    @property
-    def is_typed(self) -> bool:
-        """For ICMP the two blocks are the type and the code, in both directions; mobility headers have a type only."""
-        return self.protocol in TYPED_PROTOCOLS
-
     def selector(self, direction: PolicyDirection) -> Selector:
         """As the kernel matches it in that list: our side is the source of what goes out."""
         outbound = direction is PolicyDirection.OUT
         source, destination = (self.local, self.remote) if outbound else (self.remote, self.local)
-        straight = outbound or self.is_typed
+        straight = outbound or self.protocol in TYPED_PROTOCOLS
         source_port, destination_port = (
             (self.local_port, self.remote_port) if straight else (self.remote_port, self.local_port)
         )
@@ -97,71 +95,78 @@ def _is_any(selector: TrafficSelector) -> bool:
     return (selector.start_port, selector.end_port) == (0, 0xFFFF)
 
 
+def _is_opaque(selector: TrafficSelector) -> bool:
+    return selector.start_port > selector.end_port
+
+
 def _ports(local: TrafficSelector, remote: TrafficSelector, protocol: int) -> list[tuple[PortBlock, PortBlock]]:
-    """Pairs of port blocks of both sides; for ICMP (type, code), for mobility headers (type, any)."""
-    for selector in (local, remote):
-        if selector.start_port > selector.end_port:
-            raise BackendError(f"the kernel has no policy for OPAQUE ports ({selector})")
-    if protocol in TYPED_PROTOCOLS:
-        return _types(local, remote, protocol)
-    if protocol not in PORTED_PROTOCOLS and not (_is_any(local) and _is_any(remote)):
-        # Its policy would match nothing, and what it should protect would leave in clear.
+    """Pairs of port blocks of both sides; BackendError when the kernel cannot match them."""
+    both = (local, remote)
+    if protocol not in PORTED_PROTOCOLS:
+        # OPAQUE is what such a protocol has. RFC 4301 section 4.4.1.3.
+        if all(_is_any(one) or _is_opaque(one) for one in both):
+            return [((0, 0), (0, 0))]
+        # A policy would match nothing, and what it should protect would leave in clear.
         raise BackendError(f"the kernel looks at no ports of protocol {protocol} ({local}, {remote})")
-    return list(
-        product(cover_ports(local.start_port, local.end_port), cover_ports(remote.start_port, remote.end_port))
-    )
+    for selector in both:
+        if _is_opaque(selector):
+            raise BackendError(f"the kernel has no policy for OPAQUE ports ({selector})")
+    ours, theirs = (cover_ports(one.start_port, one.end_port) for one in both)
+    return list(product(ours, theirs))
 
 
-def _types(local: TrafficSelector, remote: TrafficSelector, protocol: int) -> list[tuple[PortBlock, PortBlock]]:
-    """What either side's selector says of the message's type, the same for both directions.
+def _messages(sender: TrafficSelector, protocol: int) -> list[tuple[PortBlock, PortBlock]]:
+    """Blocks of type and code that a side sends; none when it sends no message at all (OPAQUE).
 
-    The type is in the upper eight bits, the code in the lower ones. RFC 4301 sections 4.4.1.1 and 4.4.1.3.
+    The type is in the upper eight bits, the code in the lower ones; mobility headers have no code, which stands as 0.
+    RFC 4301 sections 4.4.1.1 and 4.4.1.3.
     """
-    told = [selector for selector in (local, remote) if not _is_any(selector)]
-    if not told:
+    if _is_any(sender):
         return [((0, 0), (0, 0))]
-    selector = told[0]
-    if any((other.start_port, other.end_port) != (selector.start_port, selector.end_port) for other in told):
-        raise BackendError(
-            f"the kernel has no policy for types of messages that differ by direction ({local}, {remote})"
-        )
-    first_type, first_code = divmod(selector.start_port, 256)
-    last_type, last_code = divmod(selector.end_port, 256)
+    first, last = sender.start_port, sender.end_port
     if protocol == MOBILITY_HEADER:
-        if first_code or last_code not in (0, 255):
-            raise BackendError(f"a mobility header has a type and no code ({selector})")
-        return [(block, (0, 0)) for block in cover_ports(first_type, last_type)]
-    if first_type == last_type:
-        codes = [(0, 0)] if (first_code, last_code) == (0, 255) else cover_ports(first_code, last_code)
-        return [((first_type, FULL_MASK), code) for code in codes]
-    if (first_code, last_code) == (0, 255):
-        return [(block, (0, 0)) for block in cover_ports(first_type, last_type)]
-    raise BackendError(f"the kernel has no policy for the range of ICMP types and codes of {selector}")
+        return [(block, (0, 0)) for block in cover_ports(-(-first // 256), last // 256)]
+    return [
+        # The kernel compares each of the two as a number of 16 bits.
+        ((port >> 8, 0xFF00 | mask >> 8), (port & 0xFF, 0xFF00 | mask & 0xFF) if mask & 0xFF else (0, 0))
+        for port, mask in cover_ports(first, last)
+    ]
 
 
-def _pair_flows(local: TrafficSelector, remote: TrafficSelector) -> Iterator[Flow]:
+def _common_protocol(local: TrafficSelector, remote: TrafficSelector) -> int | None:
+    """The protocol of both, 0 for any; None when the two have none, or no address family, in common."""
     if local.ts_type != remote.ts_type:
-        return
+        return None
     if local.ip_protocol and remote.ip_protocol and local.ip_protocol != remote.ip_protocol:
-        return
-    protocol = local.ip_protocol or remote.ip_protocol
-    ports = _ports(local, remote, protocol)
-    for local_net, remote_net in product(_networks(local), _networks(remote)):
-        for local_port, remote_port in ports:
-            yield Flow(local_net, remote_net, protocol, local_port, remote_port)
+        return None
+    return local.ip_protocol or remote.ip_protocol
 
 
-def flows(local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector]) -> list[Flow]:
-    """All blocks between two lists of traffic selectors; BackendError when there are none or absurdly many."""
+def flows(
+    local: Sequence[TrafficSelector], remote: Sequence[TrafficSelector], *, outbound: bool = True
+) -> list[Flow]:
+    """All blocks between two lists of traffic selectors, of what is sent or of what is received.
+
+    BackendError when there is nothing in common, or absurdly much.
+    """
     found: dict[Flow, None] = {}
-    for pair in product(local, remote):
-        for flow in _pair_flows(*pair):
-            found[flow] = None
-            if len(found) > MAXIMUM_SELECTORS:
-                raise BackendError(
-                    f"the traffic selectors need more than {MAXIMUM_SELECTORS} policies: use prefixes and aligned ports"
-                )
-    if not found:
+    common = False
+    for here, there in product(local, remote):
+        protocol = _common_protocol(here, there)
+        if protocol is None:
+            continue
+        common = True
+        typed = protocol in TYPED_PROTOCOLS
+        ports = _messages(here if outbound else there, protocol) if typed else _ports(here, there, protocol)
+        for local_net, remote_net in product(_networks(here), _networks(there)):
+            for local_port, remote_port in ports:
+                found[Flow(local_net, remote_net, protocol, local_port, remote_port)] = None
+                if len(found) > MAXIMUM_SELECTORS:
+                    raise BackendError(
+                        f"the traffic selectors need more than {MAXIMUM_SELECTORS} policies: "
+                        "use prefixes and aligned ports"
+                    )
+    if not common:
         raise BackendError("the traffic selectors of the two sides have no protocol and address family in common")
     return list(found)
 

@@ -20,6 +20,7 @@ from ikev2.errors import BackendError
 from ikev2.ipsec import clear_traffic
 from ikev2.ipsec.clear_traffic import Arriving, ClearTraffic, mirrored, protected
 from ikev2.ipsec.ipv4 import NO_PORT, Flow
+from ikev2.ipsec.ipv4 import TYPED as TYPED_PORT
 from ikev2.ipsec.nftables import BaseChain, TableFlag
 from ikev2.ipsec.rules import Rule
 from ikev2.ipsec.spd import Policy, Selector
@@ -56,7 +57,7 @@ def packets(draw: st.DrawFn) -> Flow:
     numbers = st.sampled_from((0, 7, 8, 9, 10, 0x0500, 0x0600, 0x0700, 0x0800, 0x08FF, 0x0900, 65535))
     source_port, destination_port = draw(numbers), draw(numbers)
     if ip_protocol in TYPED:
-        source_port = destination_port = source_port & 0xFF00 if ip_protocol == 135 else source_port
+        source_port, destination_port = source_port & 0xFF00 if ip_protocol == 135 else source_port, TYPED_PORT
     elif ip_protocol not in PORTED:
         source_port = destination_port = NO_PORT
     ends = draw(st.integers(0, 4)), draw(st.integers(0, 4))
