@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ikev2.core.types import Address
 from ikev2.errors import BackendError, ConfigurationError, IkeError, LocalProtocolError
 from ikev2.iana import ExchangeType
 from ikev2.io import endpoint as endpoint_module
+from ikev2.io.endpoint import Endpoint
 from ikev2.io.entropy import SystemEntropy
 from ikev2.io.keylog import ESP_TABLE, IKE_TABLE, KeyLogWriter
 from ikev2.io.log import LogRing
@@ -72,6 +74,23 @@ def test_up_again_is_the_same_sa_and_two_at_once_are_one(pair: Pair) -> None:
             third = await a.up("lab", 30)
             assert first.spi_i == second.spi_i == third.spi_i
             assert len(a.sa_infos()) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_backend_is_told_before_it_opens_whether_to_drop_what_arrives_in_clear(pair: Pair, wanted: bool) -> None:
+    told: list[bool] = []
+
+    class Asked(MemoryBackend):
+        def open(self) -> None:
+            told.append(self.drops_clear)
+            super().open()
+
+    async def scenario() -> None:
+        config = replace(pair.endpoint("a").config, drop_clear=wanted)
+        async with pair.running(Endpoint(config, Asked(pair.network))):
+            assert told == [wanted]
 
     asyncio.run(scenario())
 

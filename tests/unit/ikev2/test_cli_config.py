@@ -94,6 +94,16 @@ def test_a_replay_window_is_none_or_of_32_packets_at_least(directory: Path, pack
     assert configuration.endpoint.connections[0].children[0].replay_window == packets
 
 
+@pytest.mark.parametrize(
+    ("words", "wanted"), [("", True), ("drop_clear = true", True), ("drop_clear = false", False)]
+)
+def test_whether_what_arrives_in_clear_is_dropped_is_for_the_file_to_say(
+    directory: Path, words: str, wanted: bool
+) -> None:
+    configuration = load(written(directory, f"{LAB}{SECRETS}[endpoint]\n{words}\n"))
+    assert configuration.endpoint.drop_clear is wanted
+
+
 def test_what_only_the_kernel_is_told_reaches_the_child(directory: Path) -> None:
     words = "if_id_in = 42\nif_id_out = 43\nhw_offload = 'yes'\nsa_direction = true\n"
     configuration = load(written(directory, f"{LAB}[connections.lab.children.net]\n{words}{SECRETS}"))
