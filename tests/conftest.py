@@ -1,4 +1,4 @@
-"""What all tests share: the `req` marker's bookkeeping and the count of skips."""
+"""What all tests share: the `req` marker's bookkeeping, the count of skips, and time for Hypothesis."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# An example that takes longer than 200 ms fails by default: on a busy machine that says nothing of the code.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 TABLES = Path(__file__).parent / "requirements"
 

@@ -77,13 +77,13 @@ class ServerThread:
         async def doing() -> Any:
             return await what()
 
-        return asyncio.run_coroutine_threadsafe(doing(), self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(doing(), self.loop).result(60)
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Returns when the condition, looked at in the server's own thread, holds."""
 
         async def waiting() -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not condition():  # noqa: ASYNC110
                     await asyncio.sleep(0.005)
 
@@ -108,7 +108,7 @@ class ServerThread:
     def close(self) -> None:
         self.do(self.server.stop)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(30)
+        self.thread.join(60)
         self.loop.close()
 
 

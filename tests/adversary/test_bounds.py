@@ -227,7 +227,7 @@ class TestTurns:
             healthy = plan(b"h" * 16, 5, now_ntp() + SECOND // 1000, 1_000_000)
             loop.add_session(healthy, open_test_socket(LOCAL))
             loop.start(healthy.sid)
-            assert done.wait(20)
+            assert done.wait(60)
             loop.close()
         assert sequence >= 0
         assert ended[healthy.sid].session.next_seqno == 5

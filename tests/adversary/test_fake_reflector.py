@@ -130,7 +130,7 @@ def listening(serve: Callable[[Wire], None]) -> Iterator[int]:
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join(30)
+        thread.join(60)
     if faults:
         raise faults[0]
 

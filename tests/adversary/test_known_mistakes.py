@@ -248,7 +248,7 @@ def test_no_record_is_lost_when_the_server_is_killed(tmp_path: Path, mode: int) 
         session.send(0, 1, 2, 3, 4, 5, 6)
         assert recorded(tmp_path / "data", session.sid, 7)
         server.kill()
-        server.wait(20)
+        server.wait(60)
     with process(*options) as (server, port):
         client = FakeClient((LOCAL, port), mode, SECRET, b"alice")
         assert client.set_up() == 0
@@ -272,7 +272,7 @@ def test_results_that_cannot_be_written_are_told(
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=120,
         )
     assert done.returncode == 1
     assert "No space left on device" in done.stderr

@@ -90,7 +90,7 @@ def tshark(report: Path, role: str, *arguments: str, home: Path) -> str:
         shutil.copytree(report / role / "keys", keys)
     command = ["tshark", "-r", str(report / role / "host.pcapng"), *arguments]
     environment = {**os.environ, "WIRESHARK_CONFIG_DIR": str(keys), "HOME": str(home)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
     return done.stdout
 
 

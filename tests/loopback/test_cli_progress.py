@@ -81,7 +81,7 @@ def test_nothing_is_shown_where_there_is_no_terminal(ports: tuple[str, str]) -> 
         [*COMMAND, "twping", "--json", *LONG, f"127.0.0.1:{ports[1]}"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         env={**os.environ, "FORCE_COLOR": "1"},
     )
     assert done.stderr == ""

@@ -140,7 +140,7 @@ backend = "memory"
 
     with running(tmp_path, toml, "--impair", knob) as process:
         asyncio.run(scenario())
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     assert f"WARNING: messages are spoiled on purpose: {knob}" in stderr
     assert "Traceback" not in stderr

@@ -41,14 +41,14 @@ def serving(key_file: Path, *knobs: str) -> Iterator[tuple[str, str, list[str]]]
         yield owamp, twamp, log
     finally:
         server.send_signal(signal.SIGTERM)
-        log += server.communicate(timeout=20)[1].splitlines()
+        log += server.communicate(timeout=60)[1].splitlines()
     assert not [line for line in log if "Traceback" in line]
 
 
 def ippm(command: str, where: str, key_file: Path, *more: str) -> subprocess.CompletedProcess[str]:
     words = ["-c", "6", "-i", "0.01f", "-L", "0.3", "-S", "127.0.0.1", "-k", str(key_file), "--json", *more, where]
     return subprocess.run(
-        [sys.executable, "-m", "ippm", command, *words], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "ippm", command, *words], capture_output=True, text=True, timeout=120
     )
 
 

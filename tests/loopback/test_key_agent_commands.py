@@ -62,7 +62,7 @@ def ikev2_run(directory: Path, role: str, local: str, remote: str, ports: list[i
             yield
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(20)
+            process.wait(60)
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def serving(*more: str) -> Iterator[tuple[str, str]]:
         yield tuple(f"{HOST_B}:{port[1]}" for port in ports if port)  # type: ignore[misc]
     finally:
         server.send_signal(signal.SIGTERM)
-        _, log = server.communicate(timeout=20)
+        _, log = server.communicate(timeout=60)
         assert "Traceback" not in log
 
 
@@ -111,7 +111,7 @@ def ippm(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

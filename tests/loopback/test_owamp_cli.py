@@ -37,7 +37,7 @@ def port(key_file: Path) -> Iterator[str]:
         assert server.stdout.readline().startswith("TWAMP server on 127.0.0.1 port ")
         yield match[1]
         server.send_signal(signal.SIGTERM)
-        _, log = server.communicate(timeout=20)
+        _, log = server.communicate(timeout=60)
         assert server.returncode == 0
         assert "Traceback" not in log
         assert "636f7272656374" not in log
@@ -45,7 +45,7 @@ def port(key_file: Path) -> Iterator[str]:
 
 def ippm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
     )
 
 
@@ -244,9 +244,9 @@ def test_ctrl_c_ends_a_run_with_what_there_is(tmp_path: Path) -> None:
                 assert client.poll() is None
                 time.sleep(0.02)
             client.send_signal(signal.SIGINT)
-            text, log = client.communicate(timeout=20)
+            text, log = client.communicate(timeout=60)
         server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=20)
+        server.communicate(timeout=60)
     assert client.returncode == 0, log
     results = json.loads(text)["results"]
     assert len(results) == 2

@@ -243,7 +243,7 @@ def port() -> Iterator[str]:
         assert match
         yield match[1]
         server.send_signal(signal.SIGTERM)
-        _, log = server.communicate(timeout=20)
+        _, log = server.communicate(timeout=60)
         assert "Traceback" not in log
 
 
@@ -255,7 +255,7 @@ def test_an_interrupt_ends_it_with_the_statistics_so_far(port: str) -> None:
         assert client.stdout is not None
         first = json.loads(client.stdout.readline())
         client.send_signal(signal.SIGINT)
-        out, error = client.communicate(timeout=30)
+        out, error = client.communicate(timeout=60)
     assert client.returncode == 0, error
     assert error == ""
     lines = [first, *map(json.loads, out.splitlines())]
@@ -266,7 +266,7 @@ def test_an_interrupt_ends_it_with_the_statistics_so_far(port: str) -> None:
 @pytest.mark.parametrize("arguments", [["-c", "5"], ["-d", "."], ["-Q"], ["-M"]])
 def test_options_of_an_end_are_refused(arguments: list[str]) -> None:
     done = subprocess.run(
-        [*COMMAND, "owping", "--continuous", *arguments, "127.0.0.1"], capture_output=True, text=True, timeout=60
+        [*COMMAND, "owping", "--continuous", *arguments, "127.0.0.1"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
     assert done.stderr == f"ippm: --continuous and {arguments[0]} exclude each other\n"

@@ -36,7 +36,7 @@ STAMPED = "kernel" if has_stamps() else "user"
 
 def ippm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
     )
 
 
@@ -58,7 +58,7 @@ def ports(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         yield {"owping": owamp, "twping": twamp, "light": alone}
         for process in (server, reflector):
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
 
 
 def results(command: str, port: str, *more: str) -> list[dict[str, Any]]:

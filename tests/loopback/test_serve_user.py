@@ -67,11 +67,11 @@ def test_a_server_on_low_ports_is_nobody_and_serves(tmp_path: Path) -> None:
                 "0.3",
                 f"127.0.0.1:{port}",
             ]
-            done = subprocess.run(ping, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(ping, capture_output=True, text=True, timeout=120)
             assert done.returncode == 0, done.stderr
             assert "0 lost" in done.stdout
         server.send_signal(signal.SIGTERM)
-        _, said = server.communicate(timeout=20)
+        _, said = server.communicate(timeout=60)
         assert (server.returncode, said) == (0, "")
     data.rmdir()
 

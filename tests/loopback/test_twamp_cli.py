@@ -35,7 +35,7 @@ def port(key_file: Path) -> Iterator[str]:
         assert match, line
         yield match[1]
         server.send_signal(signal.SIGTERM)
-        _, log = server.communicate(timeout=20)
+        _, log = server.communicate(timeout=60)
         assert server.returncode == 0
         assert "correct" not in log
         assert "636f7272656374" not in log
@@ -45,7 +45,7 @@ def port(key_file: Path) -> Iterator[str]:
 
 def ippm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        [*COMMAND, *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
     )
 
 
@@ -55,7 +55,7 @@ def twping(*arguments: str) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -227,7 +227,7 @@ def test_an_interrupt_stops_and_reports(port: str) -> None:
         while client.poll() is None and not _has_udp_peer(sockets, client.pid):
             pass
         client.send_signal(signal.SIGINT)
-        out, error = client.communicate(timeout=30)
+        out, error = client.communicate(timeout=60)
     assert client.returncode == 0, error
     document = json.loads(out)
     assert document["result"]["sent"] < 100000
@@ -253,7 +253,11 @@ def test_serve_with_a_configuration_file(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
     config.write_text('[twamp]\naddress = "127.0.0.1"\nport = 0\nmodes = "O"\nmaximum = 3\n')
     done = subprocess.run(
-        [*COMMAND, "serve", "-c", str(config)], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        [*COMMAND, "serve", "-c", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 2
     assert done.stderr == f"ippm: {config}: twamp.maximum: not known\n"
@@ -263,5 +267,5 @@ def test_help_imports_neither_asyncio_nor_cryptography() -> None:
     code = (
         "import sys, ippm.cli.main; print([m for m in ('asyncio', 'cryptography', 'pydantic') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "[]\n"

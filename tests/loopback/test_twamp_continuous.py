@@ -189,7 +189,7 @@ def port() -> Iterator[str]:
         assert match
         yield match[1]
         server.send_signal(signal.SIGTERM)
-        _, log = server.communicate(timeout=20)
+        _, log = server.communicate(timeout=60)
         assert "Traceback" not in log
 
 
@@ -202,7 +202,7 @@ def test_an_interrupt_ends_it_with_the_statistics_so_far(port: str, ending: sign
         assert client.stdout is not None
         first = json.loads(client.stdout.readline())
         client.send_signal(ending)
-        out, error = client.communicate(timeout=30)
+        out, error = client.communicate(timeout=60)
     assert client.returncode == 0, error
     assert error == ""
     lines = [first, *map(json.loads, out.splitlines())]
@@ -215,7 +215,7 @@ def test_an_interrupt_ends_it_with_the_statistics_so_far(port: str, ending: sign
 @pytest.mark.parametrize("arguments", [["-c", "5"], ["--max-loss", "1"], ["-Q"], ["-R"], ["--format", "csv"]])
 def test_options_of_an_end_are_refused(arguments: list[str]) -> None:
     done = subprocess.run(
-        [*COMMAND, "twping", "--continuous", *arguments, "127.0.0.1"], capture_output=True, text=True, timeout=60
+        [*COMMAND, "twping", "--continuous", *arguments, "127.0.0.1"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
     assert done.stderr == f"ippm: --continuous and {arguments[0]} exclude each other\n"

@@ -39,7 +39,7 @@ class Lab:
     def run(self, role: str, *arguments: str, package: str = "binding") -> subprocess.CompletedProcess[str]:
         """One command on a host, to its end."""
         done: subprocess.CompletedProcess[str] = self.hosts.run(
-            role, [*PYTHON, package, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+            role, [*PYTHON, package, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120
         )
         assert "Traceback" not in done.stderr
         return done
@@ -91,7 +91,7 @@ def host(hosts: TwoHosts, directory: Path, role: str, *arguments: str) -> Iterat
             assert lines[-1].startswith("ready"), ("".join(lines), (directory / role / "log").read_text())
             yield process
             process.terminate()
-            assert process.wait(20) == 0, (directory / role / "log").read_text()
+            assert process.wait(60) == 0, (directory / role / "log").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -50,18 +50,20 @@ def serving(hosts: TwoHosts, key_file: Path, *more: str) -> Iterator[None]:
         yield
     finally:
         server.send_signal(signal.SIGTERM)
-        _, log = server.communicate(timeout=20)
+        _, log = server.communicate(timeout=60)
     assert "Traceback" not in log
 
 
 def client(hosts: TwoHosts, *arguments: str) -> dict[str, Any]:
-    done = hosts.run("a", [*IPPM, *arguments, "--json"], capture_output=True, text=True, timeout=60)
+    done = hosts.run("a", [*IPPM, *arguments, "--json"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 def decode(path: Path, *more: str) -> list[dict[str, Any]]:
-    done = subprocess.run([*IPPM, "decode", str(path), *more, "--json"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*IPPM, "decode", str(path), *more, "--json"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)["messages"]  # type: ignore[no-any-return]
 
@@ -137,7 +139,7 @@ def test_owping_and_its_fetch(mode: str, key_file: Path, tmp_path: Path) -> None
         [*IPPM, "stats", "-R", str(tmp_path / "saved" / f"{to['sid']}.owp")],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     lines = [line.split() for line in stats.stdout.splitlines()]
     assert [int(line[0]) for line in lines] == [row["sequence_number"] for row in records]

@@ -40,7 +40,7 @@ def dissected(capture: Path, keys: Path, home: Path) -> list[dict[str, Any]]:
     """The layers of each packet of the capture, decrypted with the key log."""
     environment = {**os.environ, "WIRESHARK_CONFIG_DIR": str(keys), "HOME": str(home)}
     argv = ["tshark", "-r", str(capture), "-o", "udp.check_checksum:TRUE", "-T", "json", "--no-duplicate-keys"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment, timeout=60)
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment, timeout=120)
     return [packet["_source"]["layers"] for packet in json.loads(done.stdout)]
 
 

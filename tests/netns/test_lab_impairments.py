@@ -104,7 +104,7 @@ def send(words: Sequence[str], *, seed: int = 7, version: int = 4, count: int = 
 def wait_until_idle(router: Router, came: object) -> None:
     """Until all have come to the router, and nothing is under way in it any more."""
     state: list[bool] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         router.call(lambda: state.append(bool(came()) and router.schedule.next_time() is None))  # type: ignore[operator]
         if state[-1]:

@@ -87,7 +87,7 @@ def measure(protocol: str, forward: Sequence[str], backward: Sequence[str], **op
             "timeout_s": 3.0,
         } | options
         argv = [sys.executable, "tests/netns/measure_once.py", protocol, json.dumps(asked)]
-        done = lab.run("alice", argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+        done = lab.run("alice", argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         server.stdout.close()
         record = {
@@ -380,7 +380,7 @@ def kept(directory: Path, knobs: Sequence[str]) -> str:
         server = lab.popen("server", serve, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
         assert server.stdout.readline()
         owping = ["owping", "-t", "-c", str(COUNT), "-i", "0.004f", "-L", "2", "-d", str(directory), SERVER]
-        done = lab.run("alice", [sys.executable, "-m", "ippm", *owping], cwd=ROOT, env=environment, timeout=60)
+        done = lab.run("alice", [sys.executable, "-m", "ippm", *owping], cwd=ROOT, env=environment, timeout=120)
         assert done.returncode == 0
         server.stdout.close()
     (file,) = directory.iterdir()

@@ -72,7 +72,7 @@ class RemoteHost:
         assert self._process.stdout is not None
         self._process.stdin.close()
         try:
-            code = self._process.wait(20)
+            code = self._process.wait(60)
         except subprocess.TimeoutExpired:
             self.kill()
             raise

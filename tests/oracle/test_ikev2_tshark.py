@@ -57,7 +57,7 @@ def tshark(path: Path, keys: Path | None, ports: list[int], *arguments: str) -> 
     environment = {**os.environ, "WIRESHARK_CONFIG_DIR": str(keys or path.parent / "nothing")}
     command = ["tshark", "-n", "-r", str(path), "-d", f"udp.port=={ports[0]},isakmp"]
     command += ["-d", f"udp.port=={ports[1]},udpencap", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=120)
     assert "Error" not in done.stderr, done.stderr
     return done.stdout
 

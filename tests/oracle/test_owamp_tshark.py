@@ -44,7 +44,7 @@ def test_packets_of_a_session(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=120,
     )
     assert "_ws.malformed" not in done.stdout
     layers = [packet["_source"]["layers"]["owamp.test"] for packet in json.loads(done.stdout)]

@@ -43,7 +43,7 @@ def pcap(packets: list[bytes]) -> bytes:
 def tshark(path: Path, *arguments: str) -> list[str]:
     # Without the Control connection the dissector reads every packet by the reflector's layout.
     command = ["tshark", "-n", "-r", str(path), "-d", f"udp.port=={REFLECTOR[1]},twamp.test", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     return done.stdout.splitlines()
 
 

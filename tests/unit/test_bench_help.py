@@ -14,6 +14,6 @@ COMMANDS = sorted(path for path in BENCH.glob("*.py") if "__main__" in path.read
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.name)
 def test_help(command: Path) -> None:
-    done = subprocess.run([sys.executable, str(command), "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, str(command), "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0
     assert done.stdout.startswith(f"usage: {command.name} [-h]")

@@ -91,7 +91,7 @@ def test_help_imports_no_heavy_module() -> None:
         "heavy = {'asyncio', 'cryptography', 'pydantic', 'pyroute2'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 
 
 def test_every_public_name_is_there() -> None:
@@ -208,13 +208,13 @@ def test_run_serves_until_it_is_told_to_stop(config: Path) -> None:
                 [sys.executable, "-m", "ikev2", "run", "-c", str(config)],
                 capture_output=True,
                 text=True,
-                timeout=60,
+                timeout=120,
             )
             assert second.returncode == 2
             assert second.stderr.startswith("ikev2: connections.lab.local_addrs: cannot bind UDP 127.0.0.1:")
         finally:
             process.send_signal(signal.SIGTERM)
-            _, stderr = process.communicate(timeout=30)
+            _, stderr = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "WARNING: the keys of every IKE and ESP SA are being written" in stderr
     assert "Traceback" not in stderr
@@ -363,7 +363,7 @@ def test_the_shell_completes_names_and_knobs(config: Path) -> None:
         line, last = " ".join(("ikev2", *words)), str(len(words))
         environment = {**os.environ, "_IKEV2_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": last}
         command = [sys.executable, "-c", "from ikev2.cli.main import main; main(prog_name='ikev2')"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
         assert done.stderr == ""
         return [line.split(",")[1] for line in done.stdout.split()]
 

@@ -170,7 +170,7 @@ def test_a_capture_that_goes_on_can_be_read(tmp_path: Path) -> None:
         sock.sendto(b"seen while it goes on", sock.getsockname())
         try:
             while b"seen while it goes on" not in path.read_bytes():
-                assert writer.flushed.wait(30)  # more than this packet may pass lo
+                assert writer.flushed.wait(60)  # more than this packet may pass lo
                 writer.flushed.clear()
         finally:
             capture.stop()

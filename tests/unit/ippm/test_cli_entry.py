@@ -51,7 +51,7 @@ def test_what_a_command_does_not_need_is_not_imported(arguments: list[str], neve
         "from ippm.cli.entry import cli\n"
         f"cli({arguments!r}, prog_name='ippm')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr.splitlines()[-1] == "[]"
 
 

@@ -499,7 +499,7 @@ def test_a_client_that_does_not_wish_to_continue(tmp_path: Path) -> None:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "ippm", "decode", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "ippm", "decode", *arguments], capture_output=True, text=True, timeout=120
     )
 
 

@@ -24,7 +24,7 @@ def test_the_soft_limit_becomes_the_hard_one_and_is_told() -> None:
         "print(limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
         "raise_descriptor_limit()\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == [f"open files: at most {hard} (it was 200)", "True"], done.stderr
 
 

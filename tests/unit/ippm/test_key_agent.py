@@ -87,7 +87,7 @@ def agent(path: Path, answer: Answer) -> Iterator[list[dict[str, Any]]]:
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(5)
+        thread.join(60)
 
 
 def test_a_handle_is_opened_for_the_peer_and_asked_for_its_one_context(tmp_path: Path) -> None:

@@ -206,10 +206,10 @@ def test_the_command_warns_before_it_connects_and_refuses_an_open_directory(tmp_
     (tmp_path / "keys.pfs").write_text("alice 636f7272656374\n")
     (tmp_path / "keys.pfs").chmod(0o600)
     command = [sys.executable, "-m", "ippm", "twping", "-k", str(tmp_path / "keys.pfs"), "127.0.0.1:1", "--keylog"]
-    done = subprocess.run([*command, str(tmp_path / "open")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, str(tmp_path / "open")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "chmod 700 it" in done.stderr
-    done = subprocess.run([*command, str(tmp_path / "keys")], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, str(tmp_path / "keys")], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1  # nobody listens there
     assert done.stderr.startswith("ippm: WARNING: the keys of every Control connection")

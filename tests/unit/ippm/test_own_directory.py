@@ -50,7 +50,7 @@ def test_that_of_a_killed_program_goes_with_the_next_start_that_of_a_living_one_
         ours = OwnDirectory("test-")
         assert (theirs / "records").exists()
         other.send_signal(signal.SIGKILL)
-        other.wait(20)
+        other.wait(60)
         assert theirs.exists()
         again = OwnDirectory("test-")
         assert not theirs.exists()
