@@ -323,7 +323,7 @@ def test_without_a_running_host_twping_is_one_itself(lab: Lab, tmp_path: Path) -
         own = Lab(hosts, tmp_path)
         for role in ("a", "b"):
             shutil.copytree(lab.directory / role, tmp_path / role, ignore=shutil.ignore_patterns("control", "keys"))
-            impatient = "[connections.lab]\nretransmit_timeout = 0.3\nretransmit_tries = 2"
+            impatient = "[connections.lab]\nretransmit_timeout = 0.3\nretransmit_tries = 4"
             text = lab.config(role).read_text().replace("[connections.lab]", impatient)
             sockets = lab.directory / f"{role}-alone"
             (tmp_path / role / f"{role}.toml").write_text(

@@ -195,9 +195,9 @@ def test_without_icmp_smaller_and_smaller_fragments_are_tried(narrow: Any) -> No
     for packet in auth_requests(packets):
         sizes[total_fragments(packet)] = max(len(packet), sizes.get(total_fragments(packet), 0))
     # 1280 octets would make no more fragments than 1400.
-    first, last = sizes.values()
+    first, second, *_ = sizes.values()  # a slow server is sent even smaller ones
     assert first == 1400
-    assert 500 < last <= 576
+    assert 500 < second <= 576
     assert list(sizes) == sorted(sizes)
     assert found.router.schedule.forward.counters.too_big > 2
 
