@@ -17,7 +17,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -39,16 +39,15 @@ DATAGRAM_OVERHEAD_OCTETS = 768
 _SO_RCVBUFFORCE = 33
 _IP_PKTINFO = 8
 _IP_MTU_DISCOVER = 10
-_IPV6_MTU_DISCOVER = 23
-# The same for IP and IPv6. What is larger than the path's MTU, as far as it is known, may be cut by routers, is cut by
-# the kernel, is refused: ip(7).
-_PMTUDISC_DONT = 0
-_PMTUDISC_WANT = 1
-_PMTUDISC_DO = 2
+# What is larger than the path's MTU, as far as it is known, may be cut by routers, is cut by the kernel, is refused.
+_IP_PMTUDISC_DONT = 0
+_IP_PMTUDISC_WANT = 1
+_IP_PMTUDISC_DO = 2
 _UNCUT_OCTETS = 576 - 28
 """What no path is expected to cut: RFC 7383 section 2.5.1."""
 _TRIES = 3
 """To send: all but the last may be told of an error of another datagram."""
+_DONTFRAG = (socket.IPPROTO_IPV6, socket.IPV6_DONTFRAG, struct.pack("@i", 1))
 _IN_PKTINFO = struct.Struct("@I4s4s")
 _IN6_PKTINFO = struct.Struct("@16sI")
 _CONTROL_OCTETS = socket.CMSG_SPACE(_IN6_PKTINFO.size) + socket.CMSG_SPACE(_IN_PKTINFO.size)
@@ -88,10 +87,10 @@ class IkeSocket:
             large_receive_buffer(self.sock)
             if family == socket.AF_INET:
                 self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+                self._discover(_IP_PMTUDISC_WANT)
             else:
                 self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            self._discover(_PMTUDISC_WANT)
             ask_for_errors(self.sock)
             self.sock.bind((host, port))
         except OSError:
@@ -130,18 +129,16 @@ class IkeSocket:
         # rfc7296-s2-03: IKE on the port that ESP shares begins with four zero octets.
         # rfc7296-s2.23-05
         octets = NON_ESP_MARKER + message if self.nat_traversal else message
-        if len(octets) <= _UNCUT_OCTETS or (not path_mtu_wanted and self.sock.family != socket.AF_INET):
+        if len(octets) <= _UNCUT_OCTETS:
             return self.send_raw(octets, local, remote)
-        # Errors are believed only while the socket wants them: it does so at all other times.
-        self._discover(_PMTUDISC_DO if path_mtu_wanted else _PMTUDISC_DONT)
-        try:
-            if not path_mtu_wanted:
+        if not path_mtu_wanted:
+            with self._discovering(_IP_PMTUDISC_DONT):
                 return self.send_raw(octets, local, remote)
-            if self._refusal(octets, local, remote, whole=True) is None:
-                self.counters.sent += 1
-                return True
-        finally:
-            self._discover(_PMTUDISC_WANT)
+        with self._discovering(_IP_PMTUDISC_DO):
+            refusal = self._refusal(octets, local, remote, whole=True)
+        if refusal is None:
+            self.counters.sent += 1
+            return True
         # Perhaps the path takes less, as has been told by now: what cannot be cut better goes in fragments of IP.
         return self.send_raw(octets, local, remote)
 
@@ -156,11 +153,11 @@ class IkeSocket:
         return True
 
     def _refusal(self, octets: bytes, local: Address, remote: Address, *, whole: bool = False) -> OSError | None:
-        """Why the kernel did not send, None when it did; `whole`: EMSGSIZE is an answer."""
+        """Why the kernel did not send, None when it did; `whole`: nor shall it cut, and EMSGSIZE is an answer."""
         refusal: OSError | None = None
         for _ in range(_TRIES):
             try:
-                self._transmit(octets, local, remote)
+                self._transmit(octets, local, remote, whole)
             except OSError as error:
                 # Perhaps the error of an earlier datagram: it is told once, by whatever call comes next.
                 read_errors(self.sock, self._on_path_mtu)
@@ -171,15 +168,26 @@ class IkeSocket:
                 return None
         return refusal
 
+    @contextlib.contextmanager
+    def _discovering(self, how: int) -> Iterator[None]:
+        """Errors are believed only while the socket wants them: it does so at all other times."""
+        self._discover(how)
+        try:
+            yield
+        finally:
+            self._discover(_IP_PMTUDISC_WANT)
+
     def _discover(self, how: int) -> None:
         if self.sock.family == socket.AF_INET:
             self.sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, how)
-        else:
-            self.sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, how)
 
-    def _transmit(self, octets: bytes, local: Address, remote: Address) -> None:
-        if self._wildcard:
-            self.sock.sendmsg([octets], [_pktinfo(local.host)], 0, remote)
+    def _transmit(self, octets: bytes, local: Address, remote: Address, whole: bool) -> None:
+        ancillary = [_pktinfo(local.host)] if self._wildcard else []
+        if whole and self.sock.family == socket.AF_INET6:
+            # Said of this datagram alone: userspace ESP leaves from the same socket, on a thread of its own.
+            ancillary.append(_DONTFRAG)
+        if ancillary:
+            self.sock.sendmsg([octets], ancillary, 0, remote)
         else:
             self.sock.sendto(octets, remote)
 
