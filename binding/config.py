@@ -54,7 +54,7 @@ def _ports(value: object) -> object:
     """`FIRST-LAST`, or the two as a list."""
     if isinstance(value, str):
         first, dash, last = value.partition("-")
-        if not first.strip().isdigit() or (dash and not last.strip().isdigit()):
+        if not first.strip().isdecimal() or (dash and not last.strip().isdecimal()):
             raise ValueError(f"is a range such as 18760-19959, not {value!r}")
         value = [int(first), int(last if dash else first)]
     if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(port) is int for port in value):

@@ -82,7 +82,7 @@ def given_switches(switches: tuple[Switch, ...], options: Mapping[str, Any]) -> 
     numbers = {switch.word for switch in switches if switch.number}
     given = {switch.word: options[switch.word] for switch in switches if options.get(switch.word) is not None}
     return {
-        word: int(value) if word in numbers and str(value).isdigit() else value for word, value in given.items()
+        word: int(value) if word in numbers and str(value).isdecimal() else value for word, value in given.items()
     }
 
 

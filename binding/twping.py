@@ -176,7 +176,7 @@ def split_destination(destination: str) -> tuple[str, int | None]:
     elif destination.count(":") == 1:
         host, _, port = destination.partition(":")
         good = bool(port)
-    if not good or not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+    if not good or not host or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
         raise ConfigurationError(f"{destination!r} is not HOST, HOST:PORT or [HOST]:PORT")
     return host, int(port) if port else None
 

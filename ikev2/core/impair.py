@@ -151,7 +151,7 @@ class Knob:
         exchange, direction, number = parts[:3]
         if direction not in DIRECTIONS:
             raise ConfigurationError(f"{what}: {direction!r} is not request, response or *")
-        if number != "*" and (not number.isdigit() or int(number) < 1):
+        if number != "*" and (not number.isdecimal() or int(number) < 1):
             raise ConfigurationError(f"{what}: {number!r} is no number: messages are counted from 1, or all (*)")
         return cls(
             action,
@@ -198,7 +198,7 @@ class Knob:
 
 def _exchange(what: str, text: str) -> ExchangeType:
     """An exchange by its name, or by its number."""
-    if text.isdigit() and int(text) <= 0xFF:
+    if text.isdecimal() and int(text) <= 0xFF:
         return ExchangeType(int(text))
     if text not in ExchangeType.__members__:
         names = tuple(ExchangeType.__members__)

@@ -166,7 +166,7 @@ def parse_selected(text: str) -> Selected:
     value = 0
     for sign, factor in (("@", 1), ("+", 1), ("-", -1)):
         head, found, tail = name.partition(sign)
-        if found and tail.isdigit():
+        if found and tail.isdecimal():
             name, value = head, factor * int(tail)
     notify_type = None
     if name.upper().startswith("N(") and name.endswith(")"):
@@ -175,7 +175,7 @@ def parse_selected(text: str) -> Selected:
 
 
 def _number(text: str, kind: type[PayloadType] | type[NotifyType]) -> int:
-    if text.isdigit() and int(text) <= (0xFF if kind is PayloadType else 0xFFFF):
+    if text.isdecimal() and int(text) <= (0xFF if kind is PayloadType else 0xFFFF):
         return int(text)
     for member in kind:
         if member.name.lower() == text.lower():

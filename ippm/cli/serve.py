@@ -160,7 +160,7 @@ def server_options(
     changes: dict[str, Any] = {}
     port: int | None = None
     if listen is not None:
-        if listen.startswith(":") and listen[1:].isdigit():
+        if listen.startswith(":") and listen[1:].isdecimal():
             port = int(listen[1:])
         elif listen.endswith(":0"):
             changes["address"], port = listen[:-2].strip("[]"), 0

@@ -29,7 +29,7 @@ def parse_host(text: str, default_port: int) -> tuple[str, int]:
         host, port = text.split(":")
     if "[" in host or "]" in host:
         host = ""
-    number = int(port) if port.isdigit() else -1 if port or text.endswith(":") else default_port
+    number = int(port) if port.isdecimal() else -1 if port or text.endswith(":") else default_port
     if not host or not 0 < number <= 65535:
         raise ConfigurationError(f"{text!r} is not HOST, HOST:PORT or [ADDRESS]:PORT")
     return host, number

@@ -325,7 +325,7 @@ class Knob:
         if action not in table:
             kind = "test packets" if message == TEST else "Control messages"
             raise ConfigurationError(f"{what}: {action} is not for {kind}: `ippm impairments` lists all")
-        if number != "*" and (not number.isdigit() or int(number) < 1):
+        if number != "*" and (not number.isdecimal() or int(number) < 1):
             raise ConfigurationError(f"{what}: {number!r} is no number: they are counted from 1, or all (*)")
         places = {"mbz": MBZ_AT, "mode": MODE_AT, "accept": ACCEPT_AT, "iv": IV_AT, "count": COUNT_AT}.get(action)
         if message != TEST and places is not None and message not in (*places, "control"):

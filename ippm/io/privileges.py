@@ -34,14 +34,14 @@ def parse_user(text: str, where: str = "--user") -> RunAs:
 
     name, colon, group = text.partition(":")
     try:
-        found = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+        found = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
     except (KeyError, OverflowError):
         raise ConfigurationError(f"{where} {text}: there is no user {name!r}") from None
     try:
         if not colon:
             its = grp.getgrgid(found.pw_gid)
         else:
-            its = grp.getgrgid(int(group)) if group.isdigit() else grp.getgrnam(group)
+            its = grp.getgrgid(int(group)) if group.isdecimal() else grp.getgrnam(group)
     except (KeyError, OverflowError):
         raise ConfigurationError(f"{where} {text}: there is no group {group or found.pw_gid!r}") from None
     if found.pw_uid == 0 or its.gr_gid == 0:

@@ -699,6 +699,7 @@ def test_anything_with_rewrite_is_an_impairment_of_messages() -> None:
         ("drop:IKE:request:1", "there is no exchange 'IKE'"),
         ("drop:IKE_AUTH:request:0", "counted from 1"),
         ("drop:IKE_AUTH:request:x", "counted from 1"),
+        ("drop:IKE_AUTH:request:²", "counted from 1"),
         ("drop:IKE_AUTH:request:1:2", "takes no argument"),
         ("omit:IKE_AUTH:request:1", "needs an argument"),
         ("omit:IKE_AUTH:request:1:FOO", "there is no PayloadType 'FOO'"),

@@ -67,6 +67,17 @@ def test_a_period_without_continuous_is_refused(command: str) -> None:
     assert (shown.exit_code, shown.output) == (2, "ippm: --period is that of --continuous\n")
 
 
+@pytest.mark.parametrize(
+    "words", [["twping", "h:²"], ["owping", "[::1]:²"], ["light", "reflect", "--listen", "127.0.0.1:²"],
+              ["serve", "--listen", ":²"], ["serve", "-P", "²"]],
+)  # fmt: skip
+def test_what_looks_like_a_digit_is_none(words: list[str]) -> None:
+    """str.isdigit is true of a superscript, which int() does not take."""
+    shown = CliRunner().invoke(cli, words)
+    assert (shown.exit_code, shown.output.count("\n")) == (2, 1)
+    assert "²" in shown.output
+
+
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize(
     "words",

@@ -332,6 +332,7 @@ def test_a_packet_that_another_knob_has_cut_is_not_opened() -> None:
         ("hmac", "write hmac:MESSAGE:1, or * for each of them"),
         ("hmac:start-session:1", "there is no message 'start-session' (is start-sessions meant?)"),
         ("hmac:test:0", "'0' is no number: they are counted from 1, or all (*)"),
+        ("hmac:test:²", "'²' is no number: they are counted from 1, or all (*)"),
         ("hmac:test:x", "'x' is no number"),
         ("hmac:test:1:7", "hmac takes no argument"),
         ("iv:test:1", "iv is not for test packets"),
