@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
-from ippm.core.control_events import Endpoint
-from ippm.core.key_log import KeyLog, TestKeys
 from ippm.core.schedule import FixedSchedule, Schedule, poisson_schedule
 from ippm.core.session_reflector import PaddingRule, ReflectorPlan, canonical_host
 from ippm.core.session_sender import SenderPlan, SenderRecords
@@ -35,6 +33,7 @@ from ippm.timestamps import ClockState
 
 if TYPE_CHECKING:
     from ippm.core.impair import Impairments
+    from ippm.core.key_log import KeyLog
     from ippm.report.result import RunResult
 
 _NO_SID = bytes(16)
@@ -217,7 +216,7 @@ def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> Li
             ) as opened,
         ):
             plan = options.plan((local, int(opened.getsockname()[1])), remote)
-            _log_keys(options.key_log, plan.sid, options.agreement, Endpoint(*plan.local), Endpoint(*plan.remote))
+            _log_keys(options.key_log, plan.sid, options.agreement, plan.local, plan.remote)
             with _spoilt(opened, options.impairments, options.agreement) as sock:
                 clock = clock_state()
                 records = run_sender(
@@ -251,10 +250,19 @@ def _spoilt(
 
 
 def _log_keys(
-    key_log: KeyLog | None, sid: bytes, agreement: LightAgreement, sender: Endpoint, receiver: Endpoint
+    key_log: KeyLog | None,
+    sid: bytes,
+    agreement: LightAgreement,
+    sender: tuple[str, int],
+    receiver: tuple[str, int],
 ) -> None:
-    if key_log is not None and agreement.keys is not None:
-        key_log.test(TestKeys("twamp", int(agreement.mode), sid, sender, receiver, agreement.keys))
+    if key_log is None or agreement.keys is None:
+        return
+    from ippm.core.control_events import Endpoint  # not before the first packet: it takes its time
+    from ippm.core.key_log import TestKeys
+
+    ends = Endpoint(*sender), Endpoint(*receiver)
+    key_log.test(TestKeys("twamp", int(agreement.mode), sid, *ends, agreement.keys))
 
 
 def _resolve(options: LightSender) -> tuple[int, tuple[str, int]]:
@@ -323,8 +331,8 @@ class LightReflector:
             raise IppmError(f"{address} port {port}: {error.strerror or error}") from None
         self.port = int(sock.getsockname()[1])
         # Whoever sends: an address and a port of zero.
-        anybody = Endpoint("::" if ":" in address else "0.0.0.0", 0)
-        _log_keys(key_log, _NO_SID, agreement, anybody, Endpoint(address, self.port))
+        anybody = "::" if ":" in address else "0.0.0.0", 0
+        _log_keys(key_log, _NO_SID, agreement, anybody, (address, self.port))
         sock = _spoilt(sock, impairments, agreement, reply=True)
         plan = ReflectorPlan(
             sid=_NO_SID,
