@@ -89,6 +89,12 @@ NO_END = {**FORM_PARAMETERS, "-c": "count", "-Q": "quiet", "--max-loss": "max_lo
 @click.option("-P", "test_ports", metavar="A-B", help="Local UDP ports to send test packets from.")
 @click.option("--local-ports", metavar="A-B", help="Local ports of the Control connection and of test packets.")
 @click.option("--reflector-port", type=click.IntRange(0, 65535), default=0, help="UDP port to ask the server for.")
+@click.option(
+    "--nat",
+    "zero_addresses",
+    is_flag=True,
+    help="This host is behind a NAT: leave the addresses to the Control connection (the server needs --nat, too).",
+)
 @address_options
 @sending_options
 @click.option(

@@ -48,6 +48,11 @@ if TYPE_CHECKING:
     metavar="NAME[:GROUP]",
     help="Go on as this user when the ports are bound; the server ends when that fails.",
 )
+@click.option(
+    "--nat",
+    is_flag=True,
+    help="Answer TWAMP test packets to where they come from, whatever the session names: for clients behind a NAT.",
+)
 @keylog_option
 @impair_option
 @click.option("--io", "io", type=click.Choice(["auto", "portable", "linux"]), help="How sockets are used; auto.")
@@ -142,6 +147,7 @@ def server_options(
     directory: str | None,
     io: str | None = None,
     correct_stamps: bool = False,
+    nat: bool = False,
 ) -> tuple[ServerOptions | None, OwampServerOptions | None, Any]:
     """Both servers' options, None for one that is not to run, and the key file. Raises ConfigurationError."""
     from dataclasses import replace
@@ -180,6 +186,7 @@ def server_options(
     if twamp is not None:
         twamp = replace(twamp, **changes)
         twamp = twamp if port is None else replace(twamp, port=port)
+        twamp = replace(twamp, check_peer=False) if nat else twamp
     if port is not None and owamp_port is None and config is None:
         owamp = None
     if owamp is None and owamp_port is not None:

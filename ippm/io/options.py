@@ -98,6 +98,7 @@ class TwpingOptions:
     makes both directions equally long in a keyed mode, added when `equal_size`. `local_port_range` is the inclusive
     range in which the TCP port and the UDP port of the sender are bound; `test_port_range` is for UDP alone.
     `require_ikev2` takes no other keys. `reflector_port` is what the server is asked for, which may give another.
+    `zero_addresses` leaves the addresses of the session to the Control connection, for a host behind a NAT.
     `features` (words of `ippm.iana.FEATURE_WORDS`) are wanted of the server; with `reflected_octets` it sends that much
     of the padding back as it came.
     `path` is a word for the report. `io` is a way of `ippm.io.batch`; `stamps` says what is asked of the kernel;

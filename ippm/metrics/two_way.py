@@ -24,7 +24,8 @@ class TwoWayMetrics:
 
     `lost`: sent and not answered within Timeout (RFC 7680 section 2, RFC 6673). `lost_backward_at_least`: replies that
     the reflector is known to have sent (its numbers tell) and that did not come, late ones apart; the rest was lost on
-    the way there, was late, or is not known. `reordered`: of the whole way; `reordered_forward`: as the reflector saw
+    the way there, was late, or is not known. Copies made on the way there are answered under numbers of their own: such
+    an answer that is lost counts, too. `reordered`: of the whole way; `reordered_forward`: as the reflector saw
     them; `reordered_backward`: of its replies. What only the reflector's own numbers could tell is None where it has
     none (TWAMP Light).
     `reordering` (RFC 4737) and `loss_pattern` (RFC 3357) are of the whole way; IPDV is RFC 3393's, of packets that were
