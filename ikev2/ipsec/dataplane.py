@@ -265,7 +265,14 @@ class DataPlane:
         came_from, known = self._came_from, self._arrivals.setdefault(encap.host, {})
         if len(came_from) > _KNOWN_SOURCES:
             came_from.clear()
-        count = batch.receive(encap.sock.fileno())
+        try:
+            count = batch.receive(encap.sock.fileno())
+        except OSError as error:
+            if error.errno in _GONE:
+                raise
+            # An ICMP error, for a datagram of ours, that came after the poll: nothing is dropped by it.
+            read_errors(encap.sock, encap.on_path_mtu)
+            return
         for data, meta in zip(batch.datagrams(count), batch.metas(count), strict=True):
             came = known.get(meta) or self._arrival(encap.host, meta)
             remote, _, tos, ttl = came

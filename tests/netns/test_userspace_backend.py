@@ -346,6 +346,17 @@ def test_an_error_of_the_socket_does_not_stop_the_loop(hosts: Hosts) -> None:
     assert a.becomes_quiet()
 
 
+def test_an_error_that_is_met_while_reading_is_no_drop(hosts: Hosts) -> None:
+    a, b = hosts
+    a.attach(host=A)
+    b.attach(host=B)
+    a.error_after_poll(to=B, port=4599)
+    assert a.becomes_quiet()
+    install(hosts, udp=True)
+    assert a.ping(to=B)[0] == 0
+    assert a.query()["drops"] == {}
+
+
 def test_a_pair_moves_to_other_addresses(hosts: Hosts) -> None:
     a, b = hosts
     b.run(command="ip addr add 192.0.2.3/24 dev v0")

@@ -176,6 +176,20 @@ class Host:
         with contextlib.suppress(OSError):
             self.encap.sendto(b"\xff", (to, port))
 
+    def error_after_poll(self, to: str, port: int) -> None:
+        """An ICMP error that comes when the backend's thread has seen that there is something else to read."""
+        assert self.encap is not None
+        self.hold()
+        self.unreachable_error(to, port)
+        waiting = select.poll()
+        waiting.register(self.encap, 0)
+        assert waiting.poll(1000 * REPLY_TIMEOUT_S)
+        plane, met = self.backend._opened(), threading.Event()
+        plane._calls.append(lambda: plane._handle(self.encap.fileno(), select.POLLIN))
+        plane._calls.append(met.set)
+        self.release()
+        assert met.wait(REPLY_TIMEOUT_S)
+
     def becomes_quiet(self) -> bool:
         """Whether nothing is left at the UDP 4500 socket: what is ready for ever keeps a loop busy for ever."""
         assert self.encap is not None
