@@ -191,7 +191,10 @@ _ACCEPT_WORDS: dict[int, str] = {
 
 
 class Command(_OpenOctet):
-    """Command Numbers of TWAMP-Control (1 and 4 are OWAMP's only). RFC 5357 section 8.2, RFC 5938 section 4."""
+    """Command Numbers of TWAMP-Control (0, 2, 3 and 5 to 10), and of OWAMP-Control (0 to 4, 254 and 255).
+
+    RFC 5357 section 8.2, RFC 5938 section 4; RFC 7718 section 3.1.4.
+    """
 
     RESERVED = 0
     REQUEST_SESSION = 1
@@ -204,3 +207,5 @@ class Command(_OpenOctet):
     START_N_ACK = 8
     STOP_N_SESSIONS = 9
     STOP_N_ACK = 10
+    OWAMP_EXPERIMENTATION = 254
+    OWAMP_RESERVED = 255

@@ -26,8 +26,8 @@ from ippm.decode.messages import (
 )
 from ippm.decode.packets import UdpDatagram
 from ippm.errors import InvalidMessage
-from ippm.iana import Mode
-from ippm.timestamps import PTP_FLAG
+from ippm.iana import OWAMP_PORT, TWAMP_PORT, Mode
+from ippm.timestamps import DEFAULT_UTC_OFFSET_S, PTP_FLAG, ntp_from_ptp, unix_ns_from_ntp
 from ippm.wire.test_packet import (
     REFLECTOR_OPEN,
     REFLECTOR_OPEN_MONITORED,
@@ -41,6 +41,8 @@ from ippm.wire.test_packet import (
     check_length,
 )
 
+_NO_SID = bytes(16)
+_A_DAY_NS = 86_400_000_000_000
 SENDER_NAME = "Session-Sender packet"
 REFLECTOR_NAME = "Session-Reflector packet"
 
@@ -110,13 +112,36 @@ class Sessions:
         session = self._at(ends[0])
         if session is not None and session.origin.protocol == "twamp":
             return _decode(session, "reflector", datagram, time_ns)
-        return None
+        return _on_a_well_known_port(datagram, time_ns)
 
     def _at(self, receiver: Endpoint) -> Session | None:
         """The session that is received there, on this address or on all addresses of the host."""
         everywhere = ("::",) if ":" in receiver.host else ("0.0.0.0", "::")
         places = receiver, *(Endpoint(host, receiver.port) for host in everywhere)
         return next((session for place in places if (session := self._by_receiver.get(place))), None)
+
+
+def _on_a_well_known_port(datagram: UdpDatagram, time_ns: int) -> Decoded | None:
+    """A packet of no session that is known, as TWAMP Light has none: of open mode, when it has the stamp of its day.
+
+    What is protected has other octets there. RFC 8545 section 7, RFC 5357 appendix I.
+    """
+    if len(datagram.data) < SENDER_OPEN.size:
+        return None
+    stamp = int.from_bytes(datagram.data[4:12])
+    if datagram.data[12] & (PTP_FLAG >> 8):
+        stamp = ntp_from_ptp(stamp, DEFAULT_UTC_OFFSET_S)
+    if abs(unix_ns_from_ntp(stamp) - time_ns) > _A_DAY_NS:
+        return None
+    source, destination = datagram.source, datagram.destination
+    for protocol, port in (("twamp", TWAMP_PORT), ("owamp", OWAMP_PORT)):
+        if destination.port == port:
+            session = Session(_NO_SID, Mode.OPEN, source, destination, Origin(protocol))
+            return _decode(session, "sender", datagram, time_ns)
+    if source.port == TWAMP_PORT:
+        session = Session(_NO_SID, Mode.OPEN, destination, source, Origin("twamp"))
+        return _decode(session, "reflector", datagram, time_ns)
+    return None
 
 
 @dataclass(slots=True)

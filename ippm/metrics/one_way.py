@@ -16,7 +16,7 @@ from ippm.metrics import reordering
 from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_delay_variation
 from ippm.metrics.loss_pattern import LossPattern, loss_pattern
 from ippm.metrics.reordering import Duplication, Reordering
-from ippm.metrics.statistics import DelayStatistics, QuantilesWithLosses
+from ippm.metrics.statistics import DelayStatistics, QuantilesWithLosses, ascending
 from ippm.metrics.two_way import worst_clock
 from ippm.timestamps import ClockState, first_and_last, ntp_difference_ns, unix_ns_from_ntp
 from ippm.wire.packet_record import RECORD
@@ -81,13 +81,15 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
     first_sent, last_sent = map(unix_ns_from_ntp, departures) if in_order else (0, 0)
     delay_of = dict(zip(first, delays, strict=True))
     copies = len(arrivals) - len(first)
+    ordered = ascending(delays)
+    of_delay = DelayStatistics.of(ordered)
     return OneWayMetrics(
         sent=len(first) + len(really_lost),
         received=len(first),
         duplicates=copies,
         reordered=reordering.reordered(arrivals),
         skipped=sum(last - begin + 1 for begin, last in session.skip_ranges),
-        delay=DelayStatistics.of(delays),
+        delay=of_delay,
         pdv=DelayStatistics.of(packet_delay_variation(delays)),
         hops=(255 - max(ttls), 255 - min(ttls)) if ttls else None,
         sender_clock=_worst(send_errors),
@@ -101,7 +103,7 @@ def one_way_metrics(session: FetchedSession) -> OneWayMetrics:
         ttl_changes=sum(
             before != after for before, after in pairwise(first[number][2] for number in sorted(first))
         ),
-        delay_with_losses=QuantilesWithLosses.of(delays, len(really_lost)),
+        delay_with_losses=QuantilesWithLosses.beside(of_delay, ordered, len(really_lost)),
         duplication=Duplication(len(first), copies, reordering.replicated(arrivals) if copies else 0),
     )
 

@@ -51,6 +51,11 @@ def standard_deviation(count: int, total: int, squares: int) -> int:
     return isqrt(count * squares - total * total) // count
 
 
+def ascending(values: Sequence[int]) -> Sequence[int]:
+    """The values in ascending order where they will be sorted, so that it is done once; else as they are."""
+    return sorted(values) if len(values) <= EXACT_LIMIT else values
+
+
 @dataclass(frozen=True, slots=True)
 class DelayStatistics:
     """Statistics of a delay sample; every value in nanoseconds, `count` is the size of the sample.
@@ -166,6 +171,20 @@ class QuantilesWithLosses:
             return cls._of(len(ordered), lost, lambda rank: ordered[rank - 1])
         histogram = Histogram.of(chain(ordered, (more,), stream))
         return cls._of(histogram.count, lost, histogram.of_rank, histogram.relative_error_ppm)
+
+    @classmethod
+    def beside(cls, statistics: DelayStatistics | None, values: Iterable[int], lost: int) -> Self | None:
+        """Of the same delays as `statistics`, which has them already when nothing was lost."""
+        if statistics is None or lost:
+            return cls.of(values, lost)
+        return cls(
+            statistics.count,
+            statistics.median,
+            statistics.p95,
+            statistics.p99,
+            statistics.p999,
+            statistics.relative_error_ppm,
+        )
 
     @classmethod
     def _of(cls, arrived: int, lost: int, of_rank: Callable[[int], int], error_ppm: int = 0) -> Self | None:

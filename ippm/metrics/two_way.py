@@ -12,7 +12,7 @@ from ippm.metrics.delay_variation import inter_packet_delay_variation, packet_de
 from ippm.metrics.loss_pattern import LossPattern, loss_pattern
 from ippm.metrics.packet_age import measured_stamps
 from ippm.metrics.reordering import Duplication, Reordering
-from ippm.metrics.statistics import DelayStatistics, QuantilesWithLosses
+from ippm.metrics.statistics import DelayStatistics, QuantilesWithLosses, ascending
 from ippm.timestamps import ClockState
 
 
@@ -80,7 +80,8 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
     answers = (t4 for t1, t4 in zip(records.t1, records.t4, strict=True) if t1)
     # Sequence numbers of packets that were never sent are no gap between losses.
     lost = (place for place, t4 in enumerate(answers) if not t4)
-    total = delay.round_trip_total(stamps)
+    ordered, total = ascending(round_trip), ascending(delay.round_trip_total(stamps))
+    of_round_trip, of_total = DelayStatistics.of(ordered), DelayStatistics.of(total)
     replicated = reordering.replicated(records.arrivals) if records.duplicates else 0
     return TwoWayMetrics(
         sent=sent,
@@ -93,8 +94,8 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
         reordered=reordering.reordered(records.arrivals),
         reordered_forward=reordering.reordered(reordering.arrival_order(pairs)) if numbered else None,
         reordered_backward=reordering.reordered(numbers) if numbered else None,
-        round_trip=DelayStatistics.of(round_trip),
-        round_trip_total=DelayStatistics.of(total),
+        round_trip=of_round_trip,
+        round_trip_total=of_total,
         forward=DelayStatistics.of(forward),
         backward=DelayStatistics.of(backward),
         forward_pdv=DelayStatistics.of(packet_delay_variation(forward)),
@@ -110,8 +111,8 @@ def two_way_metrics(records: SenderRecords, *, numbered: bool = True) -> TwoWayM
         loss_pattern=loss_pattern(lost),
         ttl_changes_forward=_changes(records.reflector_ttl, records),
         ttl_changes_backward=_changes(records.reply_ttl, records),
-        round_trip_with_losses=QuantilesWithLosses.of(round_trip, sent - received),
-        round_trip_total_with_losses=QuantilesWithLosses.of(total, sent - received),
+        round_trip_with_losses=QuantilesWithLosses.beside(of_round_trip, ordered, sent - received),
+        round_trip_total_with_losses=QuantilesWithLosses.beside(of_total, total, sent - received),
         duplication=Duplication(received, records.duplicates, replicated),
     )
 

@@ -35,16 +35,17 @@ from ippm.core.control_client import ControlClientConfig
 from ippm.core.control_events import Endpoint
 from ippm.core.key_log import ControlKeys
 from ippm.crypto import CbcSender, SessionKeys
-from ippm.crypto_packet import seal_sender
+from ippm.crypto_packet import seal_reflector, seal_sender
 from ippm.decode.capture import DamagedCapture, Frame, read_capture
 from ippm.decode.decoder import Decoder, decode_capture, is_greeting
 from ippm.decode.messages import Decoded, differences, mode_words
 from ippm.errors import ConfigurationError
 from ippm.iana import Accept, Mode
 from ippm.io.keylog import KeyLogWriter, LoggedKeys
+from ippm.timestamps import ntp_from_unix_ns, ptp_from_ntp
 from ippm.wire.server_greeting import ServerGreeting
 from ippm.wire.set_up_response import SetUpResponse
-from ippm.wire.test_packet import SenderPacket
+from ippm.wire.test_packet import ReflectorPacket, SenderPacket
 
 pytestmark = pytest.mark.usefixtures("messages_fit_the_schema")
 SCHEMA = Path(__file__).resolve().parents[3] / "share" / "ippm-decode.schema.json"
@@ -464,6 +465,45 @@ def test_a_sender_behind_a_nat_is_known_by_the_port_of_the_receiver(tmp_path: Pa
 
 
 # Small parts.
+
+
+LIGHT_NS = 1_700_000_000_000_000_000
+LIGHT = ntp_from_unix_ns(LIGHT_NS - 3_600_000_000_000)
+
+
+def light(protocol_port: int, octets: bytes, *, back: bool = False, path: Path) -> list[Decoded]:
+    ends = Endpoint("192.0.2.1", 40000), Endpoint("192.0.2.2", protocol_port)
+    capture = Capture(CLIENT, SERVER)
+    capture.udp(*(reversed(ends) if back else ends), octets)
+    return list(decode_capture(capture.save(path / "light.pcap")))
+
+
+# RFC 8545 section 7: UDP 862 is TWAMP-Test's, 861 OWAMP-Test's; RFC 5357 appendix I has no Control connection.
+@pytest.mark.parametrize(("port", "protocol"), [(862, "twamp"), (861, "owamp")])
+@pytest.mark.parametrize("ptp", [False, True])
+def test_open_packets_on_a_well_known_port_need_no_session(
+    port: int, protocol: str, ptp: bool, tmp_path: Path
+) -> None:
+    stamp, error = (ptp_from_ntp(LIGHT, 37), 0xCA01) if ptp else (LIGHT, 0x8A01)
+    (packet,) = light(port, seal_sender(SenderPacket(7, stamp, error, b"abc"), 1, None), path=tmp_path)
+    assert (packet.name, packet.origin.protocol) == ("Session-Sender packet", protocol)
+    assert (packet.fields["sequence_number"], packet.fields["padding_octets"]) == (7, 3)
+    assert packet.fields["timestamp_unix_ns"] == LIGHT_NS - 3_600_000_000_000
+    if protocol == "twamp":
+        answer = ReflectorPacket(9, LIGHT, 0x8A01, LIGHT, 7, LIGHT, 0x8A01, 255)
+        (packet,) = light(port, seal_reflector(answer, 1, None), back=True, path=tmp_path)
+        assert (packet.name, packet.fields["sender_sequence_number"]) == ("Session-Reflector packet", 7)
+
+
+def test_what_has_not_the_stamp_of_its_day_on_a_well_known_port_is_passed_over(tmp_path: Path) -> None:
+    for octets in (
+        seal_sender(SenderPacket(7, LIGHT, 0x8A01), 4, SessionKeys(bytes(16), bytes(32))),
+        seal_sender(SenderPacket(7, LIGHT - (90_000 << 32), 0x8A01), 1, None),
+        bytes(100),
+        b"short",
+    ):
+        assert light(862, octets, path=tmp_path) == []
+    assert light(863, seal_sender(SenderPacket(7, LIGHT, 0x8A01), 1, None), path=tmp_path) == []
 
 
 def test_runs_of_octets_that_differ_are_named_once() -> None:

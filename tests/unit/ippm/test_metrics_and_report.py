@@ -123,6 +123,8 @@ def test_lost_packets_are_infinitely_late(values: list[int], lost: int, exact_li
     assert found.relative_error_ppm == (977 if len(values) > exact_limit else 0)
     middle = len(everything) // 2
     central = everything[middle : middle + 1] if len(everything) % 2 else everything[middle - 1 : middle + 1]
+    statistics = DelayStatistics.of(values, exact_limit)
+    assert QuantilesWithLosses.beside(statistics, values, 0) == QuantilesWithLosses.of(values, 0, exact_limit)
     edges = {95: found.p95, 99: found.p99, 99.9: found.p999}
     wanted = {p: everything[math.ceil(len(everything) * p / 100) - 1] for p in edges}
     for name, value in edges.items():
