@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import socket
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -52,6 +53,7 @@ class SocketSet:
         self._on_message = on_message
         self._on_path_mtu = on_path_mtu
         self._sockets: dict[tuple[str, int], IkeSocket] = {}
+        self._beside: list[socket.socket] = []
 
     def all(self) -> list[IkeSocket]:
         """Every bound socket."""
@@ -102,11 +104,18 @@ class SocketSet:
             loop.call_soon_threadsafe(self._on_path_mtu, host, octets)
 
         self._backend.prepare_ike_socket(sock.sock, encap=sock.nat_traversal)
-        if sock.nat_traversal and self._backend.wants_encap_socket:
+        if not sock.nat_traversal or not self._backend.wants_encap_socket:
+            sock.start(loop, deliver)
+            return
+        beside = sock.esp_beside()
+        if beside is None:
             # The backend's thread reads this socket: ESP is its own, IKE comes back to the loop.
             self._backend.attach_encap_socket(sock.sock, from_thread, mtu_from_thread)
-        else:
-            sock.start(loop, deliver)
+            return
+        # The backend's thread gets ESP alone, but for what came in between, and the loop all else.
+        self._beside.append(beside)
+        sock.start(loop, deliver)
+        self._backend.attach_encap_socket(beside, from_thread, mtu_from_thread)
 
     def find(self, local: Address) -> IkeSocket | None:
         """The socket that sends from this address and port."""
@@ -123,6 +132,9 @@ class SocketSet:
         for sock in self._sockets.values():
             sock.close()
         self._sockets.clear()
+        for beside in self._beside:
+            beside.close()
+        self._beside.clear()
 
 
 def _wildcard_of(host: str) -> str:

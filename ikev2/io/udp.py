@@ -14,14 +14,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import ipaddress
 import socket
 import struct
+import termios
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ikev2.core.types import Address
+from ikev2.io.port_sharing import share
 from ikev2.ipsec.backend import NON_ESP_MARKER
 from ikev2.ipsec.icmp import OnPathMtu, ask_for_errors, read_errors
 
@@ -81,17 +84,8 @@ class IkeSocket:
         self.nat_traversal = nat_traversal
         self.counters = UdpCounters()
         self.on_esp: Callable[[bytes, Address, Address], None] | None = None
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-        self.sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self.sock = _udp_socket(socket.AF_INET if address.version == 4 else socket.AF_INET6)
         try:
-            large_receive_buffer(self.sock)
-            if family == socket.AF_INET:
-                self.sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-                self._discover(_IP_PMTUDISC_WANT)
-            else:
-                self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                self.sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-            ask_for_errors(self.sock)
             self.sock.bind((host, port))
         except OSError:
             self.sock.close()
@@ -103,11 +97,20 @@ class IkeSocket:
         self._on_path_mtu = on_path_mtu
         self._buffer = bytearray(MAX_DATAGRAM_OCTETS)
         self._view = memoryview(self._buffer)
+        self._waiting = bytearray(4)
 
     def start(self, loop: asyncio.AbstractEventLoop, on_datagram: OnDatagram) -> None:
         """Read on `loop`: every IKE message goes to `on_datagram`."""
         self._loop = loop
         loop.add_reader(self.sock.fileno(), self._readable, on_datagram)
+
+    def esp_beside(self) -> socket.socket | None:
+        """A socket on the same port to which ESP comes from now on; None where the kernel cannot tell it from IKE."""
+        other = _udp_socket(self.sock.family)
+        if share(self.sock, other):
+            return other
+        other.close()
+        return None
 
     def stop(self) -> None:
         """Stop reading."""
@@ -207,8 +210,14 @@ class IkeSocket:
             if wildcard:
                 local = Address(_destination(ancillary) or self.local.host, self.local.port)
             self.deliver(bytes(view[:octets]), local, Address(name[0], name[1]), on_datagram)
-            if self._loop is None:  # closed by what the datagram did
+            # Asked before read: a read of nothing is an exception, which costs more than the question.
+            if self._loop is None or not self._more_waits():  # closed by what the datagram did, or all is read
                 return
+
+    def _more_waits(self) -> bool:
+        """Whether a datagram lies in the socket; one without octets is not seen here, and wakes the loop again."""
+        fcntl.ioctl(self.sock, termios.FIONREAD, self._waiting)
+        return any(self._waiting)
 
     def deliver(self, data: bytes, local: Address, remote: Address, on_datagram: OnDatagram) -> None:
         """Tell IKE, ESP and keepalives apart, and hand IKE over.
@@ -231,6 +240,24 @@ class IkeSocket:
             data = data[len(NON_ESP_MARKER) :]
         self.counters.received += 1
         on_datagram(data, local, remote)
+
+
+def _udp_socket(family: int) -> socket.socket:
+    """An unbound socket that says to which address a datagram came, and hears of paths that are too narrow. OSError."""
+    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        large_receive_buffer(sock)
+        if family == socket.AF_INET:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+            sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_WANT)
+        else:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+        ask_for_errors(sock)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def large_receive_buffer(sock: socket.socket) -> None:

@@ -173,6 +173,17 @@ def test_largest_datagram_and_a_short_one_behind_it_come_as_they_were_sent(peer:
         sock.close()
 
 
+def test_what_waits_together_is_read_together_and_an_empty_datagram_stops_nothing(peer: socket.socket) -> None:
+    sock = IkeSocket("127.0.0.1", 0, nat_traversal=False)
+    try:
+        wanted = [b"one", b"two", b"", b"three"]
+        for data in wanted:
+            peer.sendto(data, sock.local)
+        assert [data for data, _, _ in receive(sock, len(wanted))] == wanted
+    finally:
+        sock.close()
+
+
 def free_port() -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
@@ -189,7 +200,10 @@ class ReadingBackend(MemoryBackend):
 
 
 def test_what_a_backend_reads_for_ike_waits_in_bounded_memory() -> None:
-    """Its thread reads as fast as anybody sends: the loop is given as much as a socket would keep, and no more."""
+    """Its thread reads as fast as anybody sends: the loop is given as much as a socket would keep, and no more.
+
+    So it is where the kernel does not tell ESP from IKE.
+    """
     large, sent = bytes(10_000), 2 * RECEIVE_BUFFER_OCTETS // 10_000
     taken: list[bytes] = []
     backend = ReadingBackend()
