@@ -32,6 +32,7 @@ LIMITS: dict[str, Any] = {
     "half_open_limit": 1_000_000,
     "half_open_per_address": 1_000_000,
 }
+SILENT: dict[str, Any] = {"log_lines": 0}
 
 
 class Charon(StrongSwan):
@@ -71,7 +72,7 @@ def charon(namespace: Namespace, directory: Path, *, with_child: bool) -> Iterat
 @contextmanager
 def ours(namespace: Namespace, directory: Path, *, with_child: bool) -> Iterator[int]:
     """`ikev2 run` as the responder."""
-    with our_responder(namespace, directory, with_child=with_child, **LIMITS) as process:
+    with our_responder(namespace, directory, with_child=with_child, **LIMITS, **SILENT) as process:
         yield process.pid
 
 

@@ -120,7 +120,7 @@ def _bound(port: int) -> socket.socket:
 def our_responder(
     namespace: Namespace, directory: Path, *, with_child: bool, remote: str = INITIATOR, **endpoint: Any
 ) -> Iterator[subprocess.Popen[Any]]:
-    """`ikev2 run` in a namespace, with no log but the ring in memory; ended on leaving."""
+    """`ikev2 run` in a namespace, with the log in memory or, by `log_lines=0`, with none; ended on leaving."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     secret = directory / "bench.psk"
     secret.touch(mode=0o600)

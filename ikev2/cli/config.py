@@ -76,6 +76,7 @@ def parse(document: Mapping[str, Any], path: Path) -> Configuration:
             _sa_grace(host.measurement, faults),
             pools,
             endpoint.drop_clear,
+            endpoint.log_lines,
         ),
         endpoint.backend,
         path.parent / endpoint.control_socket if endpoint.control_socket else default_control_socket(),

@@ -29,6 +29,7 @@ from ikev2.cli.words import (
     strings,
 )
 from ikev2.core.config import Limits
+from ikev2.io.log import DEFAULT_LINES
 
 DEFAULT_IKE_PROPOSALS = (
     "aes256gcm16-prfsha384-curve25519-ecp384",
@@ -151,6 +152,7 @@ class EndpointSection(_Section):
     half_open_timeout: Annotated[Seconds, Field(gt=0)] = Limits().half_open_timeout_s
     half_open_per_address: Annotated[int, Field(ge=1)] = Limits().half_open_per_address
     drop_clear: bool = True
+    log_lines: Annotated[int, Field(ge=0, le=1_000_000)] = DEFAULT_LINES
 
 
 class HostSection(_Section):

@@ -8,7 +8,10 @@ from ikev2.core.types import Address
 
 
 class Tracer(Protocol):
-    """Takes lines; must not raise. `direction` is "in" or "out"."""
+    """Takes lines; must not raise. `direction` is "in" or "out".
+
+    One with an attribute `heard` that is False, for now or for ever, is not told of messages.
+    """
 
     def message(self, direction: str, line: str, local: Address, remote: Address) -> None:
         """One message, described as `IKE_AUTH response 1 [ IDr AUTH SA TSi TSr ]`."""
@@ -23,8 +26,15 @@ class Tracer(Protocol):
         ...
 
 
+def is_heard(tracer: Tracer) -> bool:
+    """Whether a line about a message would go to anybody."""
+    return bool(getattr(tracer, "heard", True))
+
+
 class NullTracer:
     """Says nothing."""
+
+    heard = False
 
     def message(self, direction: str, line: str, local: Address, remote: Address) -> None:
         """Nothing."""

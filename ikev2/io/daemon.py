@@ -36,6 +36,9 @@ RETRY_FIRST_S = 1.0
 RETRY_LAST_S = 60.0
 """A connection that starts by itself and does not come up is tried again, after longer and longer pauses."""
 
+GC_THRESHOLDS = (20_000, 20, 10)
+"""An IKE SA leaves some hundred objects that stay, and hardly a cycle: 700 means a look at them every second time."""
+
 
 @dataclass(frozen=True, slots=True)
 class DaemonOptions:
@@ -67,7 +70,7 @@ class Daemon:
     ) -> None:
         self.configuration = configuration
         self.options = options or DaemonOptions()
-        self.log = LogRing()
+        self.log = LogRing(configuration.endpoint.log_lines)
         self._reload = reload
         self._given_backend = backend
         self._endpoint: Endpoint | None = None
@@ -92,6 +95,7 @@ class Daemon:
             await self.start(stack)
             gc.collect()
             gc.freeze()  # what is there by now stays: later collections need not look at it
+            gc.set_threshold(*GC_THRESHOLDS)
             sd_notify("READY=1")
             await self._stopped.wait()
             sd_notify("STOPPING=1")

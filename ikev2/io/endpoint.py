@@ -92,7 +92,7 @@ class Endpoint:
     ) -> None:
         self.config = config = EndpointConfig((config,)) if isinstance(config, ConnectionConfig) else config
         self.backend = backend = MemoryBackend() if backend is None else backend
-        self.log = log if log is not None else LogRing()
+        self.log = log if log is not None else LogRing(config.log_lines)
         self.counters: Counter[str] = Counter()
         self.manager = SaManager(
             config.connections,
@@ -447,8 +447,7 @@ class Endpoint:
                 self._running().call_soon(self._mappings.add, sa.spi_i, sa.spi_r)
             case _:
                 pass
-        text = describe_event(event)
-        if text:
+        if self.log.heard and (text := describe_event(event)):
             self.log.log("CHD" if isinstance(event, CHILD_EVENTS) else "IKE", text)
         for wish in self._wishes:
             wish.hear(event)

@@ -40,16 +40,23 @@ Listener: TypeAlias = Callable[[LogRecord], None]
 
 
 class LogRing:
-    """The last lines, and those who want to hear of new ones. It is the core's tracer, too."""
+    """The last `lines` lines, and those who want to hear of new ones. It is the core's tracer, too.
+
+    With 0 lines kept and nobody who listens no line is made at all: `heard` is False then.
+    """
 
     def __init__(self, lines: int = DEFAULT_LINES) -> None:
         # The fields of LogRecord: made of them when somebody wants to see the line.
         self._lines: deque[tuple[int, int, str, str]] = deque(maxlen=lines)
         self._listeners: list[Listener] = []
         self._number = 0
+        self.heard = lines > 0
+        """Whether a line would be kept, or go to anybody: who asks need not make one."""
 
     def log(self, subsystem: str, text: str) -> None:
         """Add a line. Control characters in it, which may come from a peer, are shown, not obeyed."""
+        if not self.heard:
+            return
         self._number += 1
         line = (self._number, time.time_ns(), subsystem, _printable(text))
         self._lines.append(line)
@@ -64,10 +71,12 @@ class LogRing:
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` with each new line, until the function returned is called."""
         self._listeners.append(listener)
+        self.heard = True
 
         def unsubscribe() -> None:
             if listener in self._listeners:
                 self._listeners.remove(listener)
+            self.heard = bool(self._listeners or self._lines.maxlen)
 
         return unsubscribe
 
@@ -77,6 +86,8 @@ class LogRing:
 
     def transition(self, ike_sa: str, before: str, after: str, story: str) -> None:
         """An IKE SA went from one state to another."""
+        if not self.heard:
+            return
         self.log("IKE", f"IKE_SA {ike_sa} state change: {before} => {after}: {story}")
 
     def note(self, text: str) -> None:
@@ -85,6 +96,8 @@ class LogRing:
 
     def datagram(self, *, outbound: bool, octets: int, local: Address, remote: Address) -> None:
         """A datagram left or came."""
+        if not self.heard:
+            return
         source, destination = (local, remote) if outbound else (remote, local)
         verb = "sending" if outbound else "received"
         self.log(

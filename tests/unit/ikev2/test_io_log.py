@@ -33,3 +33,18 @@ def test_listener_hears_the_record_that_is_kept_until_it_has_enough() -> None:
     enough()
     ring.note("more")
     assert len(heard) == 1
+
+
+def test_with_no_lines_kept_a_line_is_made_only_while_somebody_listens() -> None:
+    ring = LogRing(lines=0)
+    assert not ring.heard
+    ring.log("LIB", "nobody is here")
+    heard: list[LogRecord] = []
+    enough = ring.subscribe(heard.append)
+    assert ring.heard
+    ring.log("LIB", "hello")
+    enough()
+    assert not ring.heard
+    ring.log("LIB", "gone")
+    assert [(record.number, record.text) for record in heard] == [(1, "hello")]
+    assert ring.records() == []

@@ -120,6 +120,20 @@ def test_what_is_sent_again_is_in_the_log_in_strongswans_words() -> None:
     assert again[0].endswith(": received retransmit of request with ID 0, retransmitting response")
 
 
+def test_a_tracer_that_nobody_hears_is_told_of_no_message() -> None:
+    """The core does not describe a message for it, which is most of what a line costs."""
+
+    class Deaf(ListTracer):
+        heard = False
+
+    ours, theirs = Deaf(), ListTracer()
+    a, b = Peer(end(A, B), tracer=ours), Peer(end(B, A), tracer=theirs)
+    a.initiate()
+    b.receive(*a.send())
+    assert not [line for line in ours.lines if "IKE_SA_INIT" in line]
+    assert [line for line in theirs.lines if line.startswith("in IKE_SA_INIT request 0")]
+
+
 def test_an_answer_changes_nothing_whatever_is_in_it() -> None:
     """The peer answers a request of ours that deletes a Child SA which it does not have, and one that is malformed."""
     a, b = joined()
