@@ -7,7 +7,7 @@ that compares equal to 12345 and round-trips. RFC 7296 section 3 and the registr
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Self, cast
+from typing import Any, Self
 
 from ikev2.registration import Clash, Registration
 
@@ -27,8 +27,9 @@ class OpenIntEnum(IntEnum):
     @classmethod
     def of(cls, number: int) -> Self:
         """The same as calling the class, at less cost for the numbers that have a name."""
-        found = cls._value2member_map_.get(number)
-        return cls(number) if found is None else cast("Self", found)
+        found: Any = cls._value2member_map_.get(number)
+        named: Self = cls(number) if found is None else found
+        return named
 
     @classmethod
     def register(cls, name: str, number: int) -> Registration:

@@ -5,7 +5,7 @@ RFC 7296 section 3.14, RFC 7383 section 2.5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ikev2.core.impair_message import MessageImpairment, Tampering, rewritten
 from ikev2.core.types import Role
@@ -15,6 +15,7 @@ from ikev2.crypto.protect import SkCipher
 from ikev2.crypto.suites import IkeSuite
 from ikev2.errors import IntegrityError, LocalProtocolError
 from ikev2.iana import ExchangeType, PayloadType
+from ikev2.value import value
 from ikev2.wire.header import HEADER_OCTETS, Header
 from ikev2.wire.message import Message, encode_payloads, parse_payloads, received_prefix, sealed_prefix
 from ikev2.wire.payloads import GENERIC_HEADER_OCTETS, Encrypted, EncryptedFragment, Payload
@@ -23,7 +24,7 @@ FRAGMENT_NUMBERS_OCTETS = 4
 MAX_FRAGMENT_NUMBER = 0xFFFF
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Plain:
     """A message before its protection: the header to be, and the content of its Encrypted payload.
 

@@ -11,13 +11,14 @@ from enum import StrEnum
 from ikev2.core.types import Mode, Role
 from ikev2.crypto.secret import SecretOctets
 from ikev2.crypto.suites import EspSuite
+from ikev2.value import value
 from ikev2.wire.payloads import TrafficSelector
 
 PAD_TO_MTU = 0xFFFFFFFF
 """`tfc_padding` that makes every packet as long as the path takes."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class UdpEncap:
     """ESP inside UDP: our port and the peer's. RFC 3948, RFC 7296 section 2.23."""
 
@@ -51,7 +52,7 @@ class KernelOptions:
 NO_KERNEL_OPTIONS = KernelOptions()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class VolumeLimits:
     """How much each SA of a pair may carry: `soft` until the backend says so, `hard` until it is gone; 0: any amount.
 
@@ -67,7 +68,7 @@ class VolumeLimits:
 NO_LIMITS = VolumeLimits()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class ChildSaParameters:
     """All that a backend needs to install both directions of one Child SA and its policies.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from ikev2.core.config import ChildConfig
 from ikev2.core.types import Address
 from ikev2.errors import InvalidSyntax
 from ikev2.iana import ExchangeType, KeId, NotifyType
+from ikev2.value import value
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Notify, Payload, TrafficSelector
 
@@ -22,7 +23,7 @@ class Ignored(Exception):
     """This message changes nothing: it may be a forgery, or a duplicate. The text says why."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Inbound:
     """A message that has passed the checks of its transition: `payloads` are what was encrypted, if anything was.
 
@@ -40,6 +41,15 @@ class Inbound:
     purpose: object = None
     content: bytes | None = None
     fragment_octets: int = 0
+    by_kind: dict[type[Payload], Payload] = field(init=False, repr=False, compare=False)
+    """The first payload of each class."""
+    notifies: tuple[Notify, ...] = field(init=False, repr=False, compare=False)
+    """All Notify payloads."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_kind", {type(payload): payload for payload in reversed(self.payloads)})
+        notifies = [payload for payload in self.payloads if isinstance(payload, Notify)]
+        object.__setattr__(self, "notifies", tuple(notifies))
 
     def opened(self, payloads: tuple[Payload, ...]) -> Inbound:
         """The same message with what was sealed in it."""
@@ -56,11 +66,10 @@ class Inbound:
         )
 
     def first(self, kind: type[P]) -> P | None:
-        """The first payload of this kind."""
-        for payload in self.payloads:
-            if isinstance(payload, kind):
-                return payload
-        return None
+        """The first payload of this class."""
+        found: Any = self.by_kind.get(kind)
+        payload: P | None = found
+        return payload
 
     def required(self, kind: type[P]) -> P:
         """The first payload of this kind; InvalidSyntax when there is none."""
@@ -69,16 +78,11 @@ class Inbound:
             raise InvalidSyntax(f"there is no {kind.payload_type} payload")
         return payload
 
-    @property
-    def notifies(self) -> tuple[Notify, ...]:
-        """All Notify payloads."""
-        return tuple(payload for payload in self.payloads if isinstance(payload, Notify))
-
     def notify(self, notify_type: NotifyType) -> Notify | None:
         """The first Notify payload of this type."""
-        for payload in self.payloads:
-            if isinstance(payload, Notify) and payload.notify_type == notify_type:
-                return payload
+        for notify in self.notifies:
+            if notify.notify_type == notify_type:
+                return notify
         return None
 
     @property

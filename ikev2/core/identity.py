@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from ikev2.core import distinguished_name as dn
 from ikev2.errors import ConfigurationError, InvalidSyntax
 from ikev2.iana import IdType
+from ikev2.value import value
 from ikev2.wire.payloads import IdI
 
 EXACT = 1000
@@ -55,7 +56,7 @@ _RANGE_PREFIXES = {"ipv4net": 4, "ipv4range": 4, "ipv6net": 6, "ipv6range": 6}
 _PREFIX = re.compile(r"(?P<word>[a-z0-9]+|\{\d{1,3}\}):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Identity:
     """An identity as the ID payloads carry it. RFC 7296 section 3.5."""
 

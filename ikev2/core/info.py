@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ikev2.core.types import Address, Mode, Role
+from ikev2.value import value
 
 if TYPE_CHECKING:
     from ikev2.core.child_negotiation import ChildSa
@@ -41,7 +42,7 @@ class ChildSaInfo:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class IkeSaInfo:
     """One IKE SA as it stands. `state` is the name that core/transitions.py gives it.
 

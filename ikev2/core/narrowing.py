@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ikev2.core.config import Dynamic, TsSpec
 from ikev2.errors import SinglePairRequired, TsUnacceptable
 from ikev2.iana import TsType
+from ikev2.value import value
 from ikev2.wire.payloads import TrafficSelector
 
 _ANY_PORT = (0, 65535)
@@ -26,7 +27,7 @@ Product = tuple[Selectors, Selectors]
 """TSi and TSr: the traffic between any address of the one and any of the other."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Narrowed:
     """What both policies allow. `first_choice`: the initiator's first selectors are inside; `whole`: nothing is cut."""
 

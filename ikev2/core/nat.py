@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ikev2.core.types import Address, host_octets
 from ikev2.iana import NotifyType
+from ikev2.value import value
 from ikev2.wire.payloads import Notify
 
 _NOWHERE = Address("0.0.0.0", 0)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class NatState:
     """What NAT detection found. `supported`: the peer takes part in it."""
 

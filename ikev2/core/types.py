@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import lru_cache
 from typing import NamedTuple, Protocol
+
+from ikev2.value import value
 
 
 class Address(NamedTuple):
@@ -25,7 +26,7 @@ def host_octets(host: str) -> bytes:
     return ipaddress.ip_address(host.partition("%")[0]).packed
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Datagram:
     """One IKE message to send: octets from the IKE header on, without the non-ESP marker of port 4500.
 

@@ -5,17 +5,16 @@ RFC 7296 sections 2.14, 2.15, 2.17 and 2.18.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ikev2.crypto.prf import Prf
 from ikev2.crypto.secret import SecretOctets, octets_of
 from ikev2.crypto.suites import IkeSuite
+from ikev2.value import value
 
 KEY_PAD = b"Key Pad for IKEv2"
 """17 ASCII characters without a null terminator. RFC 7296 section 2.15."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class IkeKeys:
     """The seven keys of an IKE SA; sk_ai and sk_ar have no octets with a combined-mode cipher, sk_ei and sk_er
     end with its salt.

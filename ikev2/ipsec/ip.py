@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 
 from ikev2.ipsec import ipv4, ipv6
@@ -11,7 +10,11 @@ from ikev2.ipsec.ipv4 import Flow, MalformedPacket
 
 def packed(address: str) -> bytes:
     """The octets of an address in text, its zone (`%eth0`) left away. ValueError when it is none."""
-    return ipaddress.ip_address(address.partition("%")[0]).packed
+    host = address.partition("%")[0]
+    try:
+        return socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host)
+    except (OSError, ValueError):
+        raise ValueError(f"{address!r} is no IP address") from None
 
 
 def version(packet: bytes) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import struct
 
@@ -40,6 +41,8 @@ class HostNotices:
         try:
             self._socket = socket.socket(socket.AF_NETLINK, kind, _NETLINK_ROUTE)
             self._socket.bind((0, _GROUPS))
+            self._poll = select.poll()
+            self._poll.register(self._socket, select.POLLIN)
         except OSError as error:
             why = os.strerror(error.errno or 0)
             raise BackendError(f"changes of the host's addresses and routes cannot be followed: {why}") from error
@@ -51,7 +54,7 @@ class HostNotices:
     def any_of_others(self) -> bool:
         """Whether anything that was not us has changed since the last call; True also when notices were lost."""
         found = False
-        while True:
+        while self._poll.poll(0):  # a read of nothing is an exception, which costs more than the question
             try:
                 notice = self._socket.recv(_RECEIVE_OCTETS)
             except BlockingIOError:
@@ -62,6 +65,7 @@ class HostNotices:
                 found = True
                 continue
             found = found or self._made_by(notice) != self._own_protocol
+        return found
 
     @staticmethod
     def _made_by(notice: bytes) -> int | None:

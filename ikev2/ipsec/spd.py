@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ikev2.iana import TsType
 from ikev2.ipsec.backend import IKE_PORT, NAT_PORT, Bypass
 from ikev2.ipsec.ipv4 import NO_PORT, TYPED, Flow
+from ikev2.value import value
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildSaParameters
@@ -25,7 +26,7 @@ _LAST_PORT = 0xFFFF
 _VERSIONS = {TsType.TS_IPV4_ADDR_RANGE: 4, TsType.TS_IPV6_ADDR_RANGE: 6}
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Selector:
     """One traffic selector as integers, both ends included; `ip_protocol` 0 means any.
 

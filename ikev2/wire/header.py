@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 
 from ikev2.errors import InvalidSyntax, LocalProtocolError
 from ikev2.iana import ExchangeType, PayloadType
+from ikev2.value import value
 
 HEADER_OCTETS = 28
 SPI_OCTETS = 8
@@ -21,7 +21,7 @@ RESERVED_FLAGS = 0xFF & ~(FLAG_INITIATOR | FLAG_VERSION | FLAG_RESPONSE)
 _LAYOUT = struct.Struct("!8s8sBBBBII")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Header:
     """The 28 octets that begin every IKE message.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from ikev2.errors import InvalidSyntax, LocalProtocolError
 from ikev2.iana import ExchangeType, PayloadType
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.describe import describe_payloads
 from ikev2.wire.header import HEADER_OCTETS, Header
@@ -29,7 +30,7 @@ MAX_PAYLOADS = 256
 _SEALED: Final = (Encrypted, EncryptedFragment)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Message:
     """An IKE message. An SK or SKF payload in it is still sealed; `parse_payloads` reads what was inside.
 
@@ -84,12 +85,12 @@ def encode_payloads(payloads: Sequence[Payload], *, response: bool = False) -> t
 
     Errors: LocalProtocolError when a payload holds what the RFC forbids or what does not fit.
     """
-    # rfc7296-s2.5-13
-    if response and any(payload.critical and isinstance(payload, Unknown) for payload in payloads):
-        raise LocalProtocolError("a critical payload in a response")
     chunks: list[bytes] = []
     following = PayloadType.NO_NEXT_PAYLOAD
     for payload in reversed(payloads):
+        # rfc7296-s2.5-13
+        if payload.critical and response and isinstance(payload, Unknown):
+            raise LocalProtocolError("a critical payload in a response")
         next_payload = following
         if isinstance(payload, _SEALED):
             # rfc7296-s3.14-01, rfc7383-s2.5-01
@@ -157,33 +158,32 @@ def received_prefix(data: bytes, sealed: Encrypted | EncryptedFragment) -> bytes
 def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypted: bool) -> tuple[Payload, ...]:
     at, end = start, len(data)
     payloads: list[Payload] = []
-    payload_type = first
+    payload_type, unpack = first, GENERIC_HEADER.unpack_from
     while payload_type != PayloadType.NO_NEXT_PAYLOAD:
         if len(payloads) == MAX_PAYLOADS:
             raise InvalidSyntax(f"more than {MAX_PAYLOADS} payloads", offset=at)
-        if end - at < GENERIC_HEADER_OCTETS:
+        left = end - at - GENERIC_HEADER_OCTETS
+        if left < 0:
             raise InvalidSyntax(f"{GENERIC_HEADER_OCTETS} octets wanted, {end - at} left", offset=at)
-        following, bits, length = GENERIC_HEADER.unpack_from(data, at)
-        next_payload = PayloadType.of(following)
-        if length < GENERIC_HEADER_OCTETS:
+        following, bits, length = unpack(data, at)
+        octets = length - GENERIC_HEADER_OCTETS
+        if octets < 0:
             raise InvalidSyntax(f"a payload of {length} octets", offset=at + 2, payload=payload_type)
-        if length > end - at:
-            left = end - at - GENERIC_HEADER_OCTETS
-            raise InvalidSyntax(
-                f"a length of {length - GENERIC_HEADER_OCTETS} octets, {left} left", offset=end - left
-            )
+        if octets > left:
+            raise InvalidSyntax(f"a length of {octets} octets, {left} left", offset=end - left)
         payload_class = PAYLOAD_CLASSES.get(payload_type)
         body = Cursor(data, start=at + GENERIC_HEADER_OCTETS, end=at + length, payload=payload_type)
         payload: Payload
         payload = Unknown(payload_type, body.rest()) if payload_class is None else payload_class.read(body)
         body.expect_end()
+        next_payload = PayloadType.of(following)
         if isinstance(payload, _SEALED):
             # rfc7296-s3.1-02
             if not allow_encrypted:
                 raise InvalidSyntax("an encrypted payload inside another", offset=at, payload=payload_type)
             payload = payload.before(next_payload)
             next_payload = PayloadType.NO_NEXT_PAYLOAD  # rfc7296-s3.14-01: what follows it is left over, an error
-        payloads.append(payload.received(bool(bits & CRITICAL_BIT), bits & ~CRITICAL_BIT))
+        payloads.append(payload.received(bits >= CRITICAL_BIT, bits & ~CRITICAL_BIT))
         payload_type = next_payload
         at += length
     if at != end:

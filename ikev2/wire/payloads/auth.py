@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ikev2.iana import AuthMethod, PayloadType
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Auth(PlainPayload):
     """The proof of identity: a MIC or a signature, as `method` says. RFC 7296 section 3.8."""
 

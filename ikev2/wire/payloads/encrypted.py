@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ikev2.iana import PayloadType
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import Payload
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Encrypted(Payload):
     """SK: `body` is IV, ciphertext and ICV; `first_payload` is the type of the first payload inside.
 

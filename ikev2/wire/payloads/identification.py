@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from ikev2.iana import IdType, PayloadType
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
@@ -56,14 +57,14 @@ class Id(PlainPayload):
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class IdI(Id):
     """The initiator's identity. RFC 7296 section 3.5."""
 
     payload_type: ClassVar[PayloadType] = PayloadType.IDi
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class IdR(Id):
     """The responder's identity. RFC 7296 section 3.5."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ikev2.iana import KeId, PayloadType
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
@@ -14,7 +14,7 @@ KE_HEADER = struct.Struct("!HH")
 """Diffie-Hellman Group Num, RESERVED. Figure 10."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Ke(PlainPayload):
     """A public value of the key exchange method `group`; its length is for the method to check.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ikev2.iana import PayloadType
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
@@ -13,7 +13,7 @@ MIN_NONCE_OCTETS = 16
 MAX_NONCE_OCTETS = 256
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Nonce(PlainPayload):
     """Ni or Nr: 16 to 256 random octets. RFC 7296 section 3.9."""
 

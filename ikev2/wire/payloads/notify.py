@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 from ikev2.iana import NotifyType, PayloadType, ProtocolId
 from ikev2.registration import Registration, register_row
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
@@ -38,7 +38,7 @@ WITH_SPI = frozenset({NotifyType.INVALID_SELECTORS, NotifyType.REKEY_SA, NotifyT
 """The types that name a Child SA by its SPI. RFC 7296 section 3.10."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Notify(PlainPayload):
     """An error or a status. `protocol` and `spi` name the Child SA that it concerns, where it concerns one.
 

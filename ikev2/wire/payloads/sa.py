@@ -19,6 +19,7 @@ from ikev2.iana import (
     ProtocolId,
     TransformType,
 )
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
@@ -203,7 +204,7 @@ def _encoded(transforms: tuple[Transform, ...]) -> bytes:
     return b"".join([transform.encode(last=index == final) for index, transform in enumerate(transforms)])
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Proposal:
     """One proposal: an OR of the transforms within a type, an AND over the types.
 
@@ -295,7 +296,7 @@ class Proposal:
         return f"{self.protocol}:" + "/".join(str(transform) for transform in self.transforms)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Sa(PlainPayload):
     """The SA payload: the proposals in order of preference, or the one that was chosen.
 

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 
 from ikev2.errors import LocalProtocolError
 from ikev2.iana import PayloadType, TsType
+from ikev2.value import value
 from ikev2.wire.cursor import Cursor
 from ikev2.wire.payloads.base import PlainPayload
 
@@ -38,7 +39,7 @@ PROTOCOL_NAMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class TrafficSelector:
     """One range of addresses, ports and a protocol (0: any).
 
@@ -228,14 +229,14 @@ class Ts(PlainPayload):
         return next((found for selector in self.selectors if (found := selector.problem)), None)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class TsI(Ts):
     """The selectors of the initiator's side. RFC 7296 section 3.13."""
 
     payload_type: ClassVar[PayloadType] = PayloadType.TSi
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class TsR(Ts):
     """The selectors of the responder's side. RFC 7296 section 3.13."""
 
