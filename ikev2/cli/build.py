@@ -16,7 +16,7 @@ from ikev2.cli.secrets import read_secret
 from ikev2.cli.sections import ChildSection, ConnectionSection, HostSection, PoolSection
 from ikev2.cli.selectors import parse_selector
 from ikev2.cli.words import own_identity
-from ikev2.core.child_sa import HwOffload, KernelOptions
+from ikev2.core.child_sa import NO_DUMMIES, DfBit, Dummies, HwOffload, KernelOptions, TunnelHeader
 from ikev2.core.config import (
     ChildConfig,
     Childless,
@@ -72,6 +72,12 @@ def build_connection(
         f"{where}.children.{name}.tfc_padding: packets are padded in tunnel mode only"  # RFC 4303 section 2.7
         for name, child in section.children.items()
         if child.tfc_padding and child.mode == "transport"
+    ]
+    faults += [
+        f"{where}.children.{name}.{word}: transport mode has no header of its own outside"  # RFC 4301 section 5.1.2
+        for name, child in section.children.items()
+        for word, said in (("df_bit", child.df_bit != "copy"), ("dscp", child.dscp is not None))
+        if said and child.mode == "transport"
     ]
     secret = _secret_for(section, secrets)
     if secret is None:
@@ -211,6 +217,8 @@ def _child(name: str, section: ChildSection) -> ChildConfig:
         lifetime=_child_lifetime(section),
         single_pair=section.single_pair,
         tfc_padding=section.tfc_padding,
+        header=TunnelHeader(DfBit(section.df_bit), section.dscp),
+        dummies=Dummies(section.dummy_interval, section.dummy_octets) if section.dummy_interval else NO_DUMMIES,
         octets=_volume(section.rekey_bytes, section.life_bytes, section.rand_bytes),
         packets=_volume(section.rekey_packets, section.life_packets, section.rand_packets),
         kernel=KernelOptions(

@@ -9,9 +9,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ikev2.cli.groups import GroupSection
 from ikev2.cli.words import (
     AddressTexts,
+    Dscp,
     EspProposals,
     IdentityText,
     IkeProposals,
+    Lengths,
     LocalAddresses,
     Netmask,
     NetworkTexts,
@@ -83,6 +85,10 @@ class ChildSection(_Section):
     rand_packets: Amount | None = None
     single_pair: bool = False
     tfc_padding: TfcPadding = 0
+    df_bit: Literal["copy", "set", "clear"] = "copy"
+    dscp: Dscp = None
+    dummy_interval: Seconds = 0.0
+    dummy_octets: Lengths = (64, 1024)
     if_id_in: InterfaceId = 0
     if_id_out: InterfaceId = 0
     hw_offload: Literal["no", "yes", "crypto", "packet", "auto"] = "no"

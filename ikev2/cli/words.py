@@ -19,6 +19,7 @@ from ikev2.errors import ConfigurationError, IkeError
 
 _LONGEST_PACKET = 65535
 _WIDEST_WINDOW = 4096
+_HIGHEST_DSCP = 63
 
 
 def _checked(parse: Callable[[str], object]) -> AfterValidator:
@@ -53,6 +54,26 @@ def _padding(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _LONGEST_PACKET:
         raise ValueError(f'{value!r} is not a length of packets, 0 to {_LONGEST_PACKET} octets, or "mtu"')
     return value
+
+
+def _dscp(value: object) -> int | None:
+    """A DS field is of six bits. RFC 2474 section 3."""
+    if value == "copy":
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _HIGHEST_DSCP:
+        raise ValueError(f'{value!r} is not a code point, 0 to {_HIGHEST_DSCP}, or "copy"')
+    return value
+
+
+def _lengths(value: object) -> tuple[int, int]:
+    """One length of packets, or a range of them in text."""
+    first, _, last = value.partition("-") if isinstance(value, str) else (str(value), "", "")
+    last = last or first
+    if isinstance(value, bool) or not (first + last).isdecimal() or not int(first) <= int(last) <= _LONGEST_PACKET:
+        raise ValueError(
+            f"{value!r} is not a length of packets, 0 to {_LONGEST_PACKET} octets, or a range: '64-1400'"
+        )
+    return int(first), int(last)
 
 
 def _replay_window(value: object) -> int:
@@ -122,6 +143,8 @@ def own_identity(text: str) -> Identity | None:
 
 
 ReplayWindow = Annotated[int, BeforeValidator(_replay_window)]
+Dscp = Annotated[int | None, BeforeValidator(_dscp)]
+Lengths = Annotated[tuple[int, int], BeforeValidator(_lengths)]
 TfcPadding = Annotated[int, BeforeValidator(_padding)]
 Seconds = Annotated[float, BeforeValidator(_duration)]
 Port = Annotated[int, Field(ge=1, le=65535)]

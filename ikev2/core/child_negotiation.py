@@ -189,6 +189,8 @@ def make_child_sa(
         tfc_padding=tfc_padding,
         kernel=config.kernel,
         limits=lifetime.draw_limits(config.octets, config.packets, sa.entropy),
+        header=config.header,
+        dummies=config.dummies,
     )
     return ChildSa(config, params, SecretOctets("KEYMAT", keymat))
 

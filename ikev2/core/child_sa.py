@@ -52,6 +52,42 @@ class KernelOptions:
 NO_KERNEL_OPTIONS = KernelOptions()
 
 
+class DfBit(StrEnum):
+    """What becomes of Don't Fragment in the header outside, where both headers are of IPv4. RFC 4301 section 8.1."""
+
+    COPY = "copy"
+    SET = "set"
+    CLEAR = "clear"
+
+
+@value(frozen=True, slots=True)
+class TunnelHeader:
+    """How the header outside a tunnel is made of the one inside; `dscp` None: copied, else always that.
+
+    RFC 4301 section 5.1.2.
+    """
+
+    df: DfBit = DfBit.COPY
+    dscp: int | None = None
+
+
+COPIED_HEADER = TunnelHeader()
+
+
+@value(frozen=True, slots=True)
+class Dummies:
+    """Dummy packets that we send: on average so often, 0 for never, each of a random length within these octets.
+
+    RFC 4303 section 2.6.
+    """
+
+    interval_s: float = 0.0
+    octets: tuple[int, int] = (0, 0)
+
+
+NO_DUMMIES = Dummies()
+
+
 @value(frozen=True, slots=True)
 class VolumeLimits:
     """How much each SA of a pair may carry: `soft` until the backend says so, `hard` until it is gone; 0: any amount.
@@ -104,6 +140,8 @@ class ChildSaParameters:
     tfc_padding: int = 0
     kernel: KernelOptions = NO_KERNEL_OPTIONS
     limits: VolumeLimits = NO_LIMITS
+    header: TunnelHeader = COPIED_HEADER
+    dummies: Dummies = NO_DUMMIES
 
     @property
     def label(self) -> str:

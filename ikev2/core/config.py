@@ -11,7 +11,14 @@ from enum import StrEnum
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
-from ikev2.core.child_sa import NO_KERNEL_OPTIONS, KernelOptions
+from ikev2.core.child_sa import (
+    COPIED_HEADER,
+    NO_DUMMIES,
+    NO_KERNEL_OPTIONS,
+    Dummies,
+    KernelOptions,
+    TunnelHeader,
+)
 from ikev2.core.identity import Identity as Identity
 from ikev2.core.identity import PeerIdentity, quality
 from ikev2.core.types import Mode
@@ -123,6 +130,8 @@ class ChildConfig:
     kernel: KernelOptions = NO_KERNEL_OPTIONS
     octets: Volume = UNLIMITED
     packets: Volume = UNLIMITED
+    header: TunnelHeader = COPIED_HEADER
+    dummies: Dummies = NO_DUMMIES
     auth_proposals: tuple[Proposal, ...] = field(init=False, repr=False, compare=False)
 
     @property

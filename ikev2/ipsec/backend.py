@@ -183,6 +183,10 @@ class Backend(ABC):
 
     To be set before `open`. RFC 4301 section 5.2 wants it dropped.
     """
+    makes_outer_headers: ClassVar[bool] = False
+    """Whether it heeds its `header`."""
+    sends_dummies: ClassVar[bool] = False
+    """Whether it heeds its `dummies`."""
     wants_encap_socket: bool = False
     """True: `attach_encap_socket` is to be called with the UDP 4500 socket, and the caller no longer reads it."""
 

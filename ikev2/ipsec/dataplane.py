@@ -16,14 +16,17 @@ import os
 import select
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ikev2.core.child_sa import ChildSaParameters
 from ikev2.core.types import Address
 from ikev2.errors import BackendError
 from ikev2.ipsec import mmsg
 from ikev2.ipsec.backend import NON_ESP_MARKER, DropReason, OnIke
+from ikev2.ipsec.dummies import DummySchedule
 from ikev2.ipsec.esp_sockets import (
     EncapSocket,
     local_host,
@@ -80,6 +83,7 @@ class DataPlane:
         self._calls: deque[Callable[[], None]] = deque()
         self._running = False
         self._thread: threading.Thread | None = None
+        self._dummies = DummySchedule()
         self._received = mmsg.ReceiveBatch(BATCH)
         with contextlib.ExitStack() as stack:
             self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -142,6 +146,16 @@ class DataPlane:
         self._calls.append(read_and_call)
         self._wake()
 
+    def send_dummies(self, child: ChildSaParameters) -> None:
+        """Send dummy packets on an installed pair from now on, as often as it says. RFC 4303 section 2.6."""
+        self._calls.append(lambda: self._dummies.add(child, time.monotonic()))
+        self._wake()
+
+    def stop_dummies(self, spi_in: int) -> None:
+        """Send no more of them on the pair of this inbound SPI."""
+        self._calls.append(lambda: self._dummies.drop(spi_in))
+        self._wake()
+
     def can_encapsulate(self, remote: str) -> bool:
         """True when there is a UDP socket of the family of `remote`."""
         family = socket.AF_INET6 if ":" in remote else socket.AF_INET
@@ -163,10 +177,12 @@ class DataPlane:
             self._calls.popleft()()
 
     def _run(self) -> None:
-        poll, handle, events = self._poll.poll, self._handle, self._engine.events
+        poll, handle, events, dummies = self._poll.poll, self._handle, self._engine.events, self._dummies
         while self._running:
-            for fd, ready in poll():
+            for fd, ready in poll(dummies.wait_ms(time.monotonic()) if dummies else None):
                 handle(fd, ready)
+            if dummies:
+                self._send_dummies()
             if events:
                 self._on_event()
 
@@ -198,6 +214,8 @@ class DataPlane:
         for encap in self._attached:
             if encap.sock.fileno() == fd:
                 read_errors(encap.sock, encap.on_path_mtu)
+        if self._raw6 is not None and self._raw6.fileno() == fd:
+            read_errors(self._raw6, None)
 
     def _failed(self, fd: int, ready: int, error: OSError) -> None:
         if ready & (select.POLLNVAL | select.POLLHUP) or error.errno in _GONE:
@@ -228,6 +246,17 @@ class DataPlane:
             pass
         finally:
             self._outgoing.flush()
+
+    def _send_dummies(self) -> None:
+        for child, octets in self._dummies.due(time.monotonic()):
+            try:
+                result = self._engine.dummy(child, octets)
+            except BackendError:
+                continue  # on standby, or about to go
+            if self._trace is not None:
+                self._trace.dummy(*result)
+            self._outgoing.put(*result)
+        self._outgoing.flush()
 
     # --- network to host --------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ikev2.errors import BackendError
 from ikev2.ipsec.backend import OnIke
-from ikev2.ipsec.icmp import OnPathMtu
+from ikev2.ipsec.icmp import OnPathMtu, ask_for_errors
 from ikev2.ipsec.mmsg import Ancillary
 from ikev2.ipsec.routing import SOCKET_MARK
 
@@ -62,12 +62,16 @@ def open_esp_socket() -> socket.socket:
 
 
 def open_esp6_socket() -> socket.socket | None:
-    """The same for IPv6, on which ESP is sent, too; None where the system has no IPv6."""
+    """The same for IPv6, on which ESP is sent, too; None where the system has no IPv6.
+
+    The kernel heeds Packet Too Big only for raw sockets that ask for errors, so `read_errors` has to be called.
+    """
     try:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ESP)
         sock.setsockopt(socket.SOL_SOCKET, SO_MARK, SOCKET_MARK)
         for option in (socket.IPV6_RECVPKTINFO, _IPV6_RECVHOPLIMIT, _IPV6_RECVTCLASS):
             sock.setsockopt(socket.IPPROTO_IPV6, option, 1)
+        ask_for_errors(sock)
     except OSError:
         return None
     large_buffers(sock)

@@ -97,6 +97,7 @@ class MemoryBackend(Backend):
     """ESP between two backends of one process. `on_packet` gets every IP packet that the host may see."""
 
     name: ClassVar[str] = "memory"
+    makes_outer_headers: ClassVar[bool] = True
 
     def __init__(self, network: MemoryNetwork | None = None, addresses: tuple[str, ...] = ()) -> None:
         self.network = network if network is not None else _default_network

@@ -18,8 +18,9 @@ UDP_HEADER = struct.Struct("!HHHH")
 def outer_packet(pair: Pair, esp: bytes, inner: bytes) -> bytes:
     """The whole packet that carries `esp`: made of the inner packet's header as the mode says.
 
-    Tunnel mode copies DS, ECN and, between IPv4 packets, DF from inside and sets a TTL of its own; transport mode
-    keeps header and extension headers. RFC 4301 sections 5.1.2.1 and 5.1.2.2, RFC 6040 section 4.1.
+    Tunnel mode copies DS, ECN and, to IPv4, DF from inside, where the pair has nothing else for them, and sets a TTL of
+    its own; transport mode keeps header and extension headers.
+    RFC 4301 sections 5.1.2.1 and 5.1.2.2, RFC 6040 section 4.1.
     """
     protocol, payload = socket.IPPROTO_ESP, esp
     if pair.child.encap is not None:
@@ -30,10 +31,10 @@ def outer_packet(pair: Pair, esp: bytes, inner: bytes) -> bytes:
             return ipv6.with_payload(inner[: chain.cut], chain.cut_name, protocol, len(payload)) + payload
         header = inner[: (inner[0] & 0x0F) * 4]
         return ipv4.with_protocol_and_length(header, protocol, len(payload)) + payload
-    tos = ip.tos(inner)
+    tos = pair.outer_tos(ip.tos(inner))
     if len(pair.remote) == 16:
         return ipv6.build_header(pair.local, pair.remote, protocol, len(payload), tos=tos, hop_limit=TTL) + payload
-    flags = (inner[6] << 8) & ipv4.FLAG_DF if inner[0] >> 4 == 4 else 0
+    flags = ipv4.FLAG_DF if pair.outer_df(inner=pair.keeps_whole(inner)) else 0
     header = ipv4.build_header(pair.local, pair.remote, protocol, len(payload), tos=tos, ttl=TTL, flags=flags)
     return header + payload
 
@@ -59,3 +60,10 @@ def inner_mtu(pair: Pair, outer_mtu: int) -> int:
     if pair.tunnel:
         return room
     return room + (ipv6.HEADER_OCTETS if len(pair.remote) == 16 else ipv4.HEADER_OCTETS)
+
+
+def dummy_packet(pair: Pair) -> bytes:
+    """The IP packet that a dummy packet of a pair stands for: a header between its addresses, and nothing in it."""
+    if len(pair.remote) == 16:
+        return ipv6.build_header(pair.local, pair.remote, ipv6.NO_NEXT_HEADER, 0, hop_limit=TTL)
+    return ipv4.build_header(pair.local, pair.remote, ipv6.NO_NEXT_HEADER, 0, ttl=TTL)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from ikev2.core.child_sa import NO_LIMITS, ChildCounters, ChildSaParameters
+from ikev2.core.child_sa import NO_LIMITS, ChildCounters, ChildSaParameters, DfBit
 from ikev2.core.types import Mode
 from ikev2.crypto.esp import EspCipher, esp_cipher
 from ikev2.iana import IntegId
@@ -24,6 +24,7 @@ from ikev2.ipsec.ipv4 import HEADER_OCTETS
 from ikev2.ipsec.spd import Policy
 
 UDP_HEADER_OCTETS = 8
+ECN_MASK = 0x03
 _ETHERNET_MTU = 1500
 
 
@@ -44,6 +45,10 @@ class Pair:
     accepted: set[bytes] = field(default_factory=set)
     heads: dict[int, bytes] = field(default_factory=dict)
     """For who sends the packets: the headers that stood before some, by their shape."""
+    most: int = 0
+    """The longest payload of ESP that the path takes in one piece, as far as is known."""
+    longest: int = 0
+    """The longest packet that the host sends in one piece: what is longer has been put together of fragments."""
     told: set[tuple[bool, bool]] = field(default_factory=set)
     """Which limits of its SAs were told: whether the hard one, whether of the one on which we receive."""
     half_closed: bool = False
@@ -79,7 +84,7 @@ class Pair:
         self.policy = Policy.of(child)
         self.accepted = set()
         self.heads = {}
-        self.limit_padding(self.room(_ETHERNET_MTU))
+        self.limit(self.room(_ETHERNET_MTU))
 
     def room(self, outer_mtu: int) -> int:
         """The largest payload of ESP whose packet, headers outside included, has at most `outer_mtu` octets."""
@@ -88,12 +93,35 @@ class Pair:
             outside += UDP_HEADER_OCTETS
         return inner_octets_that_fit(outer_mtu - outside, self.outbound.cipher)
 
+    def limit(self, most: int) -> None:
+        """The link takes a payload of so many octets, and the host sends nothing longer."""
+        self.longest = most
+        self.limit_padding(most)
+
+    def keeps_whole(self, packet: bytes) -> bool:
+        """Whether a packet inside is to go whole or not at all: not what is of IPv6 and came in fragments."""
+        return ip.must_not_be_cut(packet) and (packet[0] >> 4 == 4 or len(packet) <= self.longest)
+
     def limit_padding(self, most: int) -> None:
         """TFC padding as the child wants it, but never so much that the payload passes `most` octets.
 
         In tunnel mode only, where the packet inside says how long it is. RFC 4303 section 2.7.
         """
+        self.most = most
         self.outbound.pad_to = max(0, min(self.child.tfc_padding, most)) if self.tunnel else 0
+
+    def outer_tos(self, inner: int) -> int:
+        """DS and ECN outside a tunnel, by those inside. RFC 4301 section 5.1.2, RFC 6040 section 4.1."""
+        dscp = self.child.header.dscp
+        return inner if dscp is None else dscp << 2 | inner & ECN_MASK
+
+    def outer_df(self, *, inner: bool) -> bool:
+        """Don't Fragment outside a tunnel over IPv4, by that inside, which every packet of IPv6 has.
+
+        RFC 4301 sections 8.1 and 8.2.1.
+        """
+        df = self.child.header.df
+        return inner if df is DfBit.COPY else df is DfBit.SET
 
     def sends_about(self, packet: bytes) -> bool:
         """Whether an ICMP error of ours, that no policy means, is about a packet that this pair may have brought.

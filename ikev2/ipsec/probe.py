@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
 
-from ikev2.core.child_sa import HwOffload
+from ikev2.core.child_sa import DfBit, HwOffload
 from ikev2.core.config import ChildConfig, ConnectionConfig
 from ikev2.crypto.keywords import numbered, transform_keyword
 from ikev2.errors import BackendError, ConfigurationError
@@ -71,6 +71,10 @@ def installable(
                     f"{where}: the {backend.name} backend has no {', '.join(words)}: "
                     "that is the kernel's, take it out or choose xfrm"
                 )
+            if words := _only_userspace(child, backend):
+                raise ConfigurationError(
+                    f"{where}: the {backend.name} backend has no {', '.join(words)}: take it out or choose userspace"
+                )
             lacking: dict[str, None] = {}
             proposals = [
                 part for one in child.esp_proposals if (part := _installable(backend, one, lacking)) is not None
@@ -92,6 +96,16 @@ def _only_the_kernels(child: ChildConfig) -> list[str]:
         "if_id_out": child.kernel.if_id_out,
         "hw_offload": child.kernel.hw_offload is not HwOffload.NO,
         "sa_direction": child.kernel.sa_direction,
+    }
+    return [word for word, said in asked.items() if said]
+
+
+def _only_userspace(child: ChildConfig, backend: Backend) -> list[str]:
+    """The words of a Child SA that this backend does not heed, but ESP in userspace does, where they say anything."""
+    asked = {
+        "df_bit": not backend.makes_outer_headers and child.header.df is not DfBit.COPY,
+        "dscp": not backend.makes_outer_headers and child.header.dscp is not None,
+        "dummy_interval": not backend.sends_dummies and bool(child.dummies.interval_s),
     }
     return [word for word, said in asked.items() if said]
 

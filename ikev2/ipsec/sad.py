@@ -35,6 +35,7 @@ from ikev2.ipsec.ipv4 import (
     is_plain,
     total_length,
 )
+from ikev2.ipsec.outer import dummy_packet
 from ikev2.ipsec.pair import UDP_HEADER_OCTETS, Pair
 from ikev2.ipsec.spd import bypasses
 from ikev2.ipsec.traps import TrapTable
@@ -314,17 +315,19 @@ class Engine:
             if outbound.soft_limit_reached:
                 self._tell_limit(pair, hard=False, inbound=False)
 
-    def dummy(self, child: ChildSaParameters, octets: int) -> tuple[Pair, bytes]:
-        """A dummy packet of so many octets on an installed pair, to be sent like any other of it.
+    def dummy(self, child: ChildSaParameters, octets: int) -> tuple[Pair, bytes, bytes]:
+        """A dummy packet of so many octets, or what the path takes, on an installed pair, to be sent as of `protect`.
 
-        Raises BackendError when the pair is not installed, is closing, or has no sequence number left.
+        Raises BackendError when the pair is not installed, is closing or on standby, or may send nothing more.
         RFC 4303 section 2.6.
         """
         pair = self.pair(child)
-        if pair is None or pair.half_closed:
-            raise BackendError(f"Child SA {child.label} is not installed")
+        if pair is None or pair.half_closed or pair.standby:
+            raise BackendError(f"Child SA {child.label} sends nothing")
+        inside = dummy_packet(pair)
+        most = pair.most if pair.tunnel else pair.most - len(inside)
         try:
-            return pair, pair.outbound.seal_dummy(octets)
+            return pair, pair.outbound.seal_dummy(max(0, min(octets, most))), inside
         except EspDrop as drop:
             raise BackendError(str(drop)) from None
 

@@ -43,6 +43,11 @@ class EspTrace:
         self._sink.esp_packet(inner, inside=True, outbound=True, comment=comment)
         self._sink.esp_packet(outer_packet(pair, esp, inner), inside=False, outbound=True, comment=comment)
 
+    def dummy(self, pair: Pair, esp: bytes, inner: bytes) -> None:
+        """A dummy packet that is sent."""
+        packet = outer_packet(pair, esp, inner)
+        self._sink.esp_packet(packet, inside=False, outbound=True, comment=f"{_name(esp)}: dummy")
+
     def came(self, outer: bytes, esp: bytes, packet: bytes | None) -> None:
         """A packet of the network, the ESP packet in it, and what `Engine.unprotect` made of that."""
         name = _name(esp)

@@ -81,6 +81,8 @@ class UserspaceBackend(Backend):
     """RFC 4303 in a thread of this process."""
 
     name: ClassVar[str] = "userspace"
+    makes_outer_headers: ClassVar[bool] = True
+    sends_dummies: ClassVar[bool] = True
     wants_encap_socket = True
 
     def __init__(self, *, trace: PacketSink | None = None) -> None:
@@ -209,6 +211,8 @@ class UserspaceBackend(Backend):
             self._engine.delete(child)
             self._inner_mtus.forget(child.spi_in)
             raise
+        if child.dummies.interval_s:
+            plane.send_dummies(child)
 
     def _check_scopes(self, of: ChildSaParameters | Trap) -> None:
         """Routes of ours lead a destination into the device, whatever link it is on: link-local ones cannot be told."""
@@ -228,6 +232,8 @@ class UserspaceBackend(Backend):
         if self._engine.delete(child, leaving=self._plane is not None) is not None and self._tun is not None:
             if self._plane is not None:
                 self._plane.after_reading(lambda: self._engine.forget(child.spi_in))
+                if child.dummies.interval_s:
+                    self._plane.stop_dummies(child.spi_in)
             self._inner_mtus.forget(child.spi_in)
             self._set_mtu()
             self._unshare(child.spi_in)
@@ -331,7 +337,7 @@ class UserspaceBackend(Backend):
         carries_ipv6 = _carries_ipv6(pair)
         most = self._inner_mtu(pair)
         self._inner_mtus.note(pair.inbound.spi, most, carries_ipv6=carries_ipv6)
-        pair.limit_padding(most)
+        pair.limit(most)
         self._set_mtu()
         if carries_ipv6 and self._tun is not None:
             self._tun.with_ipv6()

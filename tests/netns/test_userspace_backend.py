@@ -8,6 +8,7 @@ Inner and outer addresses are the same. Keys are made by hand.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
 from esp_support import child_pair, udp_packet
-from userspace_hosts import A, B, HostError, RemoteHost, two_hosts, why_not
+from userspace_hosts import A6, B6, A, B, HostError, RemoteHost, two_hosts, why_not
 
 from ikev2.core.child_sa import PAD_TO_MTU
 from ikev2.ipsec.sad import Engine
@@ -558,6 +559,33 @@ def test_packets_padded_to_the_mtu_are_all_of_its_length_and_of_the_new_one_when
         assert a.udp_ask(to=B, port=7, octets=octets) == [B, octets, A]
     assert {len(bytes.fromhex(packet)) for packet in a.capture_stop()} == {1300}
     assert a.query()["errors"] == b.query()["errors"] == {"too-big": 1}
+
+
+@pytest.mark.parametrize("udp", [False, True], ids=["esp", "udp4500"])
+@pytest.mark.parametrize("mode", ["tunnel", "transport"])
+@pytest.mark.parametrize("ends", [(A, B), (A6, B6)], ids=["ipv4", "ipv6"])
+def test_dummy_packets_go_while_there_is_nothing_to_send_and_end_with_their_pair(
+    hosts: Hosts, ends: tuple[str, str], mode: str, udp: bool
+) -> None:
+    """RFC 4303 section 2.6."""
+    a, b = hosts
+    for host, own in zip(hosts, ends, strict=True):
+        if udp:
+            host.attach(host=own)
+    a.capture_start(interface="v0", ipv6=ends == (A6, B6))
+    a.install(side="a", mode=mode, udp=udp, a=ends[0], b=ends[1], dummies=[0.01, [100, 2000]])
+    b.install(side="b", mode=mode, udp=udp, a=ends[0], b=ends[1])
+    end = time.monotonic() + 20
+    while b.query()["errors"].get("dummy", 0) < 20:
+        assert time.monotonic() < end
+    assert set(b.query()["errors"]) == {"dummy"}
+    b.udp_echo(host=ends[1], port=7)
+    assert a.udp_ask(to=ends[1], port=7, octets=10)[:2] == [ends[1], 10]
+    a.delete()
+    sent = [bytes.fromhex(packet) for packet in a.capture_stop()]
+    lengths = {len(packet) for packet in sent if ends == (A, B) or packet[6] in (ESP, UDP)}
+    assert len(lengths) > 5
+    assert max(lengths) <= 1500
 
 
 def test_many_pairs_ask_the_kernel_for_what_is_new_only(hosts: Hosts) -> None:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
 
 from esp_support import child_pair, udp_packet
 
-from ikev2.core.child_sa import ChildSaParameters, UdpEncap
+from ikev2.core.child_sa import ChildSaParameters, DfBit, Dummies, TunnelHeader, UdpEncap
 from ikev2.core.types import Mode
 from ikev2.io.pcap import PcapWriter
 from ikev2.ipsec.backend import Bypass, Trap, UnknownSpi
@@ -224,7 +225,9 @@ class Host:
                 options[name] = tuple(TrafficSelector.from_network(*entry) for entry in options[name])
         if "spis" in options:
             options["spis"] = tuple(options["spis"])
-        return child_pair(**options)[side == "b"]
+        header = TunnelHeader(DfBit(options.pop("df", "copy")), options.pop("dscp", None))
+        dummies = Dummies(*options.pop("dummies", (0.0, (0, 0))))
+        return replace(child_pair(**options)[side == "b"], header=header, dummies=dummies)
 
     def delete(self, key: str = "one") -> None:
         self.backend.delete(self.children.pop(key))
@@ -284,11 +287,13 @@ class Host:
             sock.send(bytes(octets))
             return [sock.getpeername()[0], len(sock.recv(65536)), sock.getsockname()[0]]
 
-    def udp_send(self, to: str, port: int, octets: int, local_port: int = 0) -> str:
-        """Send one datagram and wait for nothing; the error, if there was one at once."""
+    def udp_send(self, to: str, port: int, octets: int, local_port: int = 0, cut: bool = False) -> str:
+        """Send one datagram and wait for nothing; the error, if there was one at once. `cut`: without DF."""
         family = socket.AF_INET6 if ":" in to else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.bind(("", local_port))
+            if cut:
+                sock.setsockopt(socket.IPPROTO_IP, 10, 0)  # IP_MTU_DISCOVER, IP_PMTUDISC_DONT
             try:
                 sock.sendto(bytes(octets), (to, port))
             except OSError as error:
@@ -300,16 +305,20 @@ class Host:
 
         Two figures: the MTU that the host was told, and the octets of the answer.
         """
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
-            sock.connect((to, port))
+        family, level, discover, mtu, own = socket.AF_INET, socket.IPPROTO_IP, 10, 14, 28
+        if ":" in to:
+            family, level, discover, mtu, own = socket.AF_INET6, socket.IPPROTO_IPV6, 23, 24, 48
+        with contextlib.ExitStack() as stack:
             end = time.monotonic() + REPLY_TIMEOUT_S
-            sock.settimeout(0.2)
             while time.monotonic() < end:
+                sock = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+                sock.setsockopt(level, discover, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+                sock.connect((to, port))
+                sock.settimeout(0.2)
+                octets = min(octets, sock.getsockopt(level, mtu) - own)
                 with contextlib.suppress(OSError):
                     sock.send(bytes(octets))
-                    return [sock.getsockopt(socket.IPPROTO_IP, 14), len(sock.recv(65536))]  # IP_MTU
-                octets = min(octets, sock.getsockopt(socket.IPPROTO_IP, 14) - 28)
+                    return [sock.getsockopt(level, mtu), len(sock.recv(65536))]
         raise RuntimeError(f"no answer, at last to {octets} octets")
 
     def forward_udp(self, source: str, to: str, port: int, octets: int, mtu: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 from ikev2.cli.config import ConfigurationFaults, load
 from ikev2.cli.secrets import read_secret
 from ikev2.cli.selectors import parse_duration, parse_selector
-from ikev2.core.child_sa import HwOffload, KernelOptions
+from ikev2.core.child_sa import DfBit, Dummies, HwOffload, KernelOptions, TunnelHeader
 from ikev2.core.config import DYNAMIC, Dynamic, Identity, Volume
 from ikev2.core.types import Mode
 from ikev2.errors import ConfigurationError
@@ -87,6 +87,29 @@ def test_tfc_padding_is_a_length_or_that_of_the_path(directory: Path, word: str,
     assert configuration.endpoint.connections[0].children[0].tfc_padding == octets
 
 
+@pytest.mark.parametrize(
+    ("words", "header", "dummies"),
+    [
+        ("", TunnelHeader(), Dummies()),
+        ("df_bit = 'set'\ndscp = 0", TunnelHeader(DfBit.SET, 0), Dummies()),
+        ("dscp = 'copy'\ndummy_octets = 100", TunnelHeader(), Dummies()),
+        ("df_bit = 'clear'\ndummy_interval = '2s'", TunnelHeader(DfBit.CLEAR), Dummies(2.0, (64, 1024))),
+        (
+            "dscp = 46\ndummy_interval = 0.5\ndummy_octets = '64-1400'",
+            TunnelHeader(dscp=46),
+            Dummies(0.5, (64, 1400)),
+        ),
+        ("dummy_interval = 1\ndummy_octets = 100", TunnelHeader(), Dummies(1.0, (100, 100))),
+    ],
+)
+def test_the_header_outside_and_dummy_packets_have_words(
+    directory: Path, words: str, header: TunnelHeader, dummies: Dummies
+) -> None:
+    configuration = load(written(directory, f"{LAB}[connections.lab.children.net]\n{words}\n{SECRETS}"))
+    child = configuration.endpoint.connections[0].children[0]
+    assert (child.header, child.dummies) == (header, dummies)
+
+
 @pytest.mark.parametrize("packets", [0, 32, 4096])
 def test_a_replay_window_is_none_or_of_32_packets_at_least(directory: Path, packets: int) -> None:
     child = f"[connections.lab.children.net]\nreplay_window = {packets}\n"
@@ -155,6 +178,25 @@ FAULTS = [
             '"mtu"',
         )
         for value, said in (("-1", "-1"), ("70000", "70000"), ("'most'", "'most'"), ("true", "True"))
+    ),
+    *(
+        (
+            LAB + f"[connections.lab.children.net]\ndscp = {value}\n",
+            f'connections.lab.children.net.dscp: {said} is not a code point, 0 to 63, or "copy"',
+        )
+        for value, said in (("64", "64"), ("-1", "-1"), ("'ef'", "'ef'"), ("true", "True"))
+    ),
+    *(
+        (
+            LAB + f"[connections.lab.children.net]\ndummy_octets = {value}\n",
+            f"connections.lab.children.net.dummy_octets: {said} is not a length of packets, 0 to 65535 octets, or a "
+            "range: '64-1400'",
+        )
+        for value, said in (("'9-8'", "'9-8'"), ("70000", "70000"), ("'-'", "'-'"), ("true", "True"), ("-1", "-1"))
+    ),
+    (
+        LAB + "[connections.lab.children.net]\ndf_bit = 'set'\nmode = 'transport'\n",
+        "connections.lab.children.net.df_bit: transport mode has no header of its own outside",
     ),
     *(
         (

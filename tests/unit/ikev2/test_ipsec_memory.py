@@ -9,9 +9,9 @@ import ipaddress
 from dataclasses import replace
 
 import pytest
-from esp_support import SUITES, child_pair, udp_packet
+from esp_support import SUITES, child_pair, everything, udp_packet
 
-from ikev2.core.child_sa import ChildSaParameters, UdpEncap, VolumeLimits
+from ikev2.core.child_sa import ChildSaParameters, DfBit, TunnelHeader, UdpEncap, VolumeLimits
 from ikev2.core.types import Address, Mode
 from ikev2.crypto.esp import esp_cipher
 from ikev2.crypto.secret import SecretOctets
@@ -24,6 +24,7 @@ from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
 from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork, esp_of
 from ikev2.ipsec.outer import outer_packet
+from ikev2.ipsec.outgoing import _head
 from ikev2.ipsec.sad import STRAY_INTERVAL_S, Engine
 from ikev2.wire.payloads.ts import TrafficSelector
 
@@ -89,6 +90,40 @@ def test_a_tunnel_header_copies_ds_ecn_and_df_and_has_a_ttl_of_its_own(world: Wo
     assert (second[1], second[6:8]) == (0, b"\0\0")
     assert ones_complement_sum(first[:20]) == 0xFFFF
     assert [packet[8] for packet in world.at_b] == [3, 3]
+
+
+@pytest.mark.parametrize("dscp", [None, 0, 46])
+@pytest.mark.parametrize("inner_df", [False, True])
+@pytest.mark.parametrize("df", list(DfBit))
+def test_a_pair_may_have_df_and_ds_of_its_own_outside(
+    world: World, df: DfBit, inner_df: bool, dscp: int | None
+) -> None:
+    """ECN is copied all the same, and nothing of it comes in. RFC 4301 sections 5.1.2 and 8.1, RFC 6040 section 4.1."""
+    of_a, of_b = child_pair()
+    world.install((replace(of_a, header=TunnelHeader(df, dscp)), of_b))
+    packet = udp_packet(tos=0x28 | 2, flags=0x4000 if inner_df else 0)
+    world.a.send_packet(packet)
+    sent = world.seen[0]
+    assert sent[1] == (0x28 if dscp is None else dscp << 2) | 2
+    assert bool(sent[6] & 0x40) is {"copy": inner_df, "set": True, "clear": False}[df]
+    assert _head(world.a._engine.pairs[0], len(sent) - 20, packet)[:10] == sent[:10]
+    assert ones_complement_sum(sent[:20]) == 0xFFFF
+    assert world.at_b == [packet]
+
+
+@pytest.mark.parametrize("df", list(DfBit))
+def test_ipv6_inside_ipv4_is_not_cut_unless_it_came_in_fragments(df: DfBit) -> None:
+    """RFC 4301 section 8.2.1, case 3."""
+    of_a, _ = child_pair(ts_a=everything("::/0"), ts_b=everything("::/0"))
+    engine = Engine()
+    pair = engine.install(replace(of_a, header=TunnelHeader(df)))
+    for octets, whole in ((100, True), (pair.longest - 40, True), (pair.longest - 39, False)):
+        inner = ipv6.build_header(bytes(16), bytes(16), 17, octets) + bytes(octets)
+        sealed = engine.protect(inner)
+        assert sealed is not None
+        expected = df is DfBit.SET or (whole and df is DfBit.COPY)
+        assert bool(outer_packet(*sealed)[6] & 0x40) is expected
+        assert bool(_head(pair, len(sealed[1]), inner)[6] & 0x40) is expected
 
 
 def test_a_transport_header_stays_but_for_protocol_length_and_checksum(world: World) -> None:

@@ -12,13 +12,14 @@ from fake_kernel import FakeKernel, backend, kernel
 from test_xfrm_backend import connection_with
 from xfrm_support import child_pair
 
-from ikev2.core.child_sa import HwOffload, KernelOptions
+from ikev2.core.child_sa import DfBit, Dummies, HwOffload, KernelOptions, TunnelHeader
 from ikev2.core.config import Volume
 from ikev2.errors import BackendError, ConfigurationError
 from ikev2.ipsec import probe
 from ikev2.ipsec.backend import Bypass
 from ikev2.ipsec.dry_run import DryRunBackend
 from ikev2.ipsec.memory import MemoryBackend
+from ikev2.ipsec.userspace import UserspaceBackend
 from ikev2.ipsec.xfrm.attributes import Offload
 from ikev2.ipsec.xfrm.backend import XfrmBackend
 from ikev2.ipsec.xfrm.state import StateFile
@@ -103,6 +104,21 @@ def test_other_backends_refuse_what_is_the_kernels() -> None:
     limited = replace(child, kernel=KernelOptions(), octets=Volume(1000, 1100), packets=Volume(0, 7))
     assert probe.installable(MemoryBackend(), [replace(connection, children=(limited,))])[1] == ()
     assert probe.installable(DryRunBackend(lambda text: None), [connection]) == ((connection,), ())
+
+
+def test_backends_that_do_not_do_esp_themselves_refuse_words_of_it() -> None:
+    connection = connection_with("aes128gcm16")
+    child = replace(connection.children[0], header=TunnelHeader(DfBit.SET, 46), dummies=Dummies(1.0, (64, 64)))
+    connection = replace(connection, children=(child,))
+    with pytest.raises(
+        ConfigurationError, match=r"the dry-run backend has no df_bit, dscp, dummy_interval: take it"
+    ):
+        probe.installable(DryRunBackend(lambda text: None), [connection])
+    with pytest.raises(
+        ConfigurationError, match=r"the memory backend has no dummy_interval: take it out or choose"
+    ):
+        probe.installable(MemoryBackend(), [connection])
+    assert probe.installable(UserspaceBackend(), [connection]) == ((connection,), ())
 
 
 def test_a_dry_run_says_the_kernels_options_in_words() -> None:
