@@ -276,7 +276,13 @@ class DataPlane:
     def _from_raw6(self, raw: socket.socket) -> None:
         batch, unprotect, write, fd = self._received, self._engine.unprotect, os.write, self._tun_fd
         known = self._arrivals.setdefault("", {})
-        count = batch.receive(raw.fileno())
+        try:
+            count = batch.receive(raw.fileno())
+        except OSError as error:
+            if error.errno in _GONE:
+                raise
+            read_errors(raw, None)  # one that came after the poll: nothing is dropped by it
+            return
         for data, meta in zip(batch.datagrams(count), batch.metas(count), strict=True):
             came = known.get(meta) or self._arrival("", meta)
             packet = unprotect(data, came.tos, came.ttl)
