@@ -73,7 +73,7 @@ class Namespace:
         self.label = label
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"netns-{label}")
         self._processes: list[subprocess.Popen[Any]] = []
-        self._wrapper = _die_with_parent()
+        self._wrapper = die_with_parent()
         try:
             self.fd = self.call(_unshare_network)
         except BaseException:
@@ -146,7 +146,7 @@ class Namespace:
         self.close()
 
 
-def _die_with_parent() -> tuple[str, ...]:
+def die_with_parent() -> tuple[str, ...]:
     """`setpriv` (util-linux) asks the kernel to kill the process with its parent; without it pipes must do."""
     return ("setpriv", "--pdeathsig", "KILL", "--") if shutil.which("setpriv") else ()
 

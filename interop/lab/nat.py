@@ -51,6 +51,7 @@ from interop.lab.relay import Impairments, Schedule
 
 _WITH_PORTS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 _LOWEST_PORT, _HIGHEST_PORT = 20000, 60000
+_PORTS = _HIGHEST_PORT - _LOWEST_PORT + 1
 _TABLE, _PRIORITY = 100, 100
 _NTF_PROXY = 8
 _DEVICE = "path0"
@@ -73,7 +74,8 @@ class Nat44:
     something was sent (address- and port-dependent filtering).
 
     `mapping_s`: what nothing inside has used for so long is forgotten (None: never). The ports are drawn with `seed`,
-    none twice. `keepalives` counts the datagrams of the one octet 0xFF from each end inside.
+    none twice until all have been used; a packet that finds none free is dropped. `keepalives` counts the datagrams of
+    the one octet 0xFF from each end inside.
     """
 
     def __init__(self, public: str, inside: Sequence[str], *, seed: int, mapping_s: float | None = None) -> None:
@@ -118,6 +120,9 @@ class Nat44:
             if protocol == socket.IPPROTO_UDP and packet[start + 8 : total_length(packet)] == b"\xff":
                 self.keepalives[source] += 1
             mapping = self._mapping(protocol, source, now)
+            if mapping is None:
+                self.dropped["no-port"] += 1
+                return None
             mapping.used_at = now
             mapping.remotes.add(destination)
             return _readdressed(packet, (self.public, mapping.port), destination)
@@ -127,9 +132,14 @@ class Nat44:
             return None
         return _readdressed(packet, source, known.inside)
 
-    def _mapping(self, protocol: int, inside: End, now: float) -> Mapping:
+    def _mapping(self, protocol: int, inside: End, now: float) -> Mapping | None:
+        """The mapping of a port inside, a new one if need be; None when every port is in use."""
         found = self._by_inside.get((protocol, inside))
         if found is None:
+            if len(self._spent) == _PORTS:
+                self._spent = {mapping.port for mapping in self._by_inside.values()}
+                if len(self._spent) == _PORTS:
+                    return None
             while (port := self._random.randint(_LOWEST_PORT, _HIGHEST_PORT)) in self._spent:
                 continue
             self._spent.add(port)

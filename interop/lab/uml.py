@@ -7,7 +7,8 @@ folders given with -w. Modules for XFRM, ESP, veth, TUN and netem are loaded. CM
 output, both channels in one. The exit status is CMD's; 124 when the time is up; 125 when the guest died.
 Works for any user; in the guest CMD is root, on the host its files are still read and written as that user.
 
-The guest has one CPU, and a system call costs there some 60 times what it costs here.
+The guest has one CPU, and a system call costs there some 60 times what it costs here. It dies with the process that
+runs it, also by kill -9; the folder that is left then goes with the next start.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
+
+from ikev2.io.netns import die_with_parent
+from interop.lab.leftovers import LabDirectory, remove_stale
 
 KERNEL = "linux.uml"
 MODULES = Path("/usr/lib/uml/modules")
@@ -127,6 +130,7 @@ def _follow(path: Path, sink: BinaryIO | None, done: threading.Event) -> None:
 def _boot(job: Path, options: GuestOptions, console: BinaryIO) -> bool:
     """Runs the guest to its end; False when the time was up first. Nothing of it is left behind in either case."""
     argv = [
+        *die_with_parent(),
         KERNEL,
         f"mem={options.memory}",
         *("root=none", "rootfstype=hostfs", "rootflags=/", "ro", "quiet"),
@@ -159,8 +163,9 @@ def run_in_guest(
     options = GuestOptions() if options is None else options
     if (reason := why_not()) is not None:
         raise RuntimeError(reason)
-    with tempfile.TemporaryDirectory(prefix="uml-") as name:
-        job = Path(name).resolve()
+    remove_stale()
+    with LabDirectory() as directory:
+        job = directory.path.resolve()
         _write_job(job, argv, options)
         done = threading.Event()
         follower = threading.Thread(target=_follow, args=(job / "out", stream, done))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 
+from interop.lab import nat as nat_module
 from interop.lab.nat import Nat44
 
 INSIDE, OTHER, PUBLIC, SERVER = "10.0.0.2", "10.0.0.3", "203.0.113.5", "203.0.113.2"
@@ -91,6 +92,18 @@ def test_rebinding_gives_ports_that_were_never_used_and_closes_the_old_ones() ->
         box.rebind()
     assert len(set(ports)) == 50
     assert box.translate(datagram(SERVER, 4500, PUBLIC, ports[-1]), 0.0) is None
+
+
+def test_ports_that_are_free_again_come_again_when_all_have_been_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nat_module, "_PORTS", 8)
+    monkeypatch.setattr(nat_module, "_HIGHEST_PORT", nat_module._LOWEST_PORT + 7)
+    box = nat(mapping_s=10.0)
+    ports = {IP(box.translate(datagram(sport=1000 + number), 0.0))[UDP].sport for number in range(8)}
+    assert len(ports) == 8
+    assert box.translate(datagram(sport=1008), 1.0) is None
+    assert box.dropped == {"no-port": 1}
+    assert IP(box.translate(datagram(sport=1000), 9.0))[UDP].sport in ports
+    assert IP(box.translate(datagram(sport=1008), 11.0))[UDP].sport in ports
 
 
 def test_one_seed_is_one_sequence_of_ports() -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import select
+import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -71,6 +75,34 @@ def test_no_job_folder_is_left(fake_kernel: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("tempfile.tempdir", str(jobs))
     play(fake_kernel, "exit 1")
     run_in_guest(["true"])
+    assert not list(jobs.iterdir())
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) is not installed")
+def test_the_guest_of_a_killed_process_dies_and_its_folder_goes_with_the_next_start(
+    fake_kernel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, said = tmp_path / "jobs", tmp_path / "said"
+    jobs.mkdir()
+    os.mkfifo(said)
+    play(fake_kernel, f"echo $$ > {said}; exec sleep 1000")
+    script = (
+        f"import tempfile; tempfile.tempdir = {str(jobs)!r}; from interop.lab import uml; "
+        f"uml.KERNEL = {str(fake_kernel)!r}; uml.why_not = lambda: None; uml.run_in_guest(['true'])"
+    )
+    runner = subprocess.Popen([sys.executable, "-c", script], cwd=Path(uml.__file__).parents[2])
+    guest = os.pidfd_open(int(said.read_text()))
+    runner.kill()
+    runner.wait()
+    try:
+        assert select.select([guest], [], [], 20)[0], "the guest lives on"
+    finally:
+        os.close(guest)
+    (left,) = jobs.iterdir()
+    monkeypatch.setattr("tempfile.tempdir", str(jobs))
+    play(fake_kernel, "exit 1")
+    run_in_guest(["true"])
+    assert not left.exists()
     assert not list(jobs.iterdir())
 
 
