@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import signal
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from ikev2.ipsec.xfrm.kernel import XfrmError, XfrmSocket
 from ikev2.ipsec.xfrm.messages import Policy
 from ikev2.ipsec.xfrm.sockets import accept_esp_in_udp, exempt_from_policies
 from ikev2.ipsec.xfrm.structs import SaId
-from ikev2.ipsec.xfrm.uapi import UDP_ENCAP, SaDirection
+from ikev2.ipsec.xfrm.uapi import UDP_ENCAP, SaDirection, XfrmMsg
 from ikev2.wire.payloads.ts import TrafficSelector
 from interop.lab.netns import why_no_namespaces
 
@@ -259,6 +260,15 @@ def test_absent_things_are_refused_in_sentences(namespace: Namespace, kernel: Xf
     with pytest.raises(XfrmError, match="no such policy"):
         kernel.delete_policy(absent.policies[0].id)
     kernel.flush_sas()
+
+
+def test_many_refusals_of_one_batch_all_come(kernel: XfrmSocket) -> None:
+    """As when thousands of SAs have timed out before they are taken away."""
+    destination = plan.plan_child(child_pair()[0], 1).inbound.info.destination
+    absent = [SaId(destination, spi) for spi in range(0x100, 0x100 + 5000)]
+    refused = kernel.batch([(XfrmMsg.DELSA, one) for one in absent])
+    assert sorted(refused) == list(range(5000))
+    assert {error.errno for error in refused.values()} == {errno.ESRCH}
 
 
 def test_ike_sockets_are_exempt_and_the_second_takes_esp_in_udp(namespace: Namespace, kernel: XfrmSocket) -> None:

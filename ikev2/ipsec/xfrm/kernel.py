@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -45,6 +46,8 @@ _RECEIVE_OCTETS = 1 << 18
 _TIMEOUT_S = 10.0
 _EXT_ACK_MESSAGE = 1
 _BATCH_OCTETS = 1 << 16
+_BATCH_MESSAGES = 128
+"""So many refusals fit into a socket's buffer for certain: the kernel counts more than a kilobyte for the smallest."""
 
 Change = tuple[XfrmMsg, Request]
 """A request that has no answer but that it was done, or was not."""
@@ -237,7 +240,7 @@ class XfrmSocket:
         first = self._sequence + 1
         bodies: list[bytes] = []
         octets = 0
-        for _, request in changes[begun:]:
+        for _, request in islice(changes, begun, begun + _BATCH_MESSAGES):
             body = request.encode()
             octets += len(body)
             if bodies and octets > _BATCH_OCTETS:
