@@ -7,7 +7,7 @@ rest, what matches the selectors of a Child SA, seen from the peer, is counted a
 show no ports, and without the first one nothing comes of them.
 
     in            interfaces of ours accept, jump outside, jump protected
-    outside       what goes on
+    outside       what goes on; sets `from4`, `to4`, `from6`, `to6` of peers and UDP ports of theirs and ours
     protected     what has to come under ESP: goto refused
     refused       counter, drop
 
@@ -23,7 +23,7 @@ import errno
 import logging
 import socket
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ikev2.errors import BackendError
@@ -53,6 +53,13 @@ _NFPROTO = {4: 2, 6: 10}
 _ADDRESS = {4: (12, 16, 4), 6: (8, 24, 16)}
 """Where in a header source and destination lie, and their octets."""
 _LAST_ADDRESS = {4: 2**32 - 1, 6: 2**128 - 1}
+
+_SETS = tuple(
+    nft.SetOf(f"{way}{version}", octets + 4, (kind, 13))
+    for version, octets, kind in ((4, 4, 7), (6, 16, 8))
+    for way in ("from", "to")
+)
+"""An address and a port in four octets; 7, 8 and 13 are nft's ipv4_addr, ipv6_addr and inet_service."""
 
 Range = tuple[int, int]
 
@@ -100,6 +107,24 @@ class Arriving:
             nft.payload(Header.TRANSPORT, offset, 2),
             nft.between(*(port.to_bytes(2, "big") for port in ports)),
         ]
+
+    @property
+    def element(self) -> nft.Element | None:
+        """Its place in one of the sets: one port of UDP, of one peer; None when it takes a rule."""
+        ports = (self.source_ports, self.destination_ports)
+        port = next((one for one in ports if one is not None), None)
+        if self.version is None or self.source is None or port is None or None not in ports:
+            return None
+        if self.ip_protocol != socket.IPPROTO_UDP or self.destination is not None:
+            return None
+        if self.source[0] != self.source[1] or port[0] != port[1]:
+            return None
+        address = self.source[0].to_bytes(_ADDRESS[self.version][2], "big")
+        way = "from" if self.source_ports is not None else "to"
+        return f"{way}{self.version}", address + port[0].to_bytes(2, "big") + bytes(2)
+
+
+ESP = Arriving(ip_protocol=socket.IPPROTO_ESP)
 
 
 def mirrored(rule: Rule) -> Arriving:
@@ -166,8 +191,8 @@ def _has_type(ip_protocol: int, selector: Selector) -> bool:
 
 
 def _always_outside() -> Iterator[list[bytes]]:
-    """What goes on whatever the policies are, in the expressions of nftables."""
-    yield Arriving(ip_protocol=socket.IPPROTO_ESP).expressions()
+    """What goes on whatever the policies are, and what is in the sets, in the expressions of nftables."""
+    yield ESP.expressions()
     yield [
         nft.meta(Meta.NFPROTO),
         nft.equal(bytes((_NFPROTO[4],))),
@@ -186,6 +211,15 @@ def _always_outside() -> Iterator[list[bytes]]:
             nft.equal(bytes((ip_protocol,))),
             nft.payload(Header.TRANSPORT, 0, 1),
             nft.between(*(bytes((kind,)) for kind in kinds)),
+        ]
+
+    for one in _SETS:
+        source, _, octets = _ADDRESS[version := int(one.name[-1])]
+        yield [
+            *Arriving(version, ip_protocol=socket.IPPROTO_UDP).expressions(),
+            nft.payload(Header.NETWORK, source, octets),
+            nft.payload(Header.TRANSPORT, 0 if one.name.startswith("from") else 2, 2, word=octets // 4),
+            nft.in_set(one.name),
         ]
 
 
@@ -249,9 +283,10 @@ class ClearTraffic:
         try:
             chains = [(name, None) for name in (_REFUSED, _PROTECTED, _OUTSIDE)]
             sock.add_chains(table, [*chains, (_IN, BaseChain(_PRE_ROUTING, _BEFORE_ALL))])
+            sock.add_sets(table, _SETS)
             accept = nft.verdict(Verdict.ACCEPT)
             interface = nft.meta(Meta.IIFNAME)
-            sock.change_rules(
+            sock.change(
                 table,
                 [
                     (_REFUSED, [nft.counter(), nft.verdict(Verdict.DROP)]),
@@ -291,44 +326,50 @@ class ClearTraffic:
             return
         new = tuple(dict.fromkeys([*((True, one) for one in outside), *((False, one) for one in refused)]))
         old = self._of.get(owner, ())
-        users = self._users.copy()
-        users.update(new)
-        users.subtract(old)
-        added = [one for one in new if one not in self._handles]
-        removed = [one for one in old if not users[one]]
-        users = +users
-        self._change(self._socket, users, added, removed)
-        self._users = users
+        added = [one for one in new if one not in self._users]
+        removed = [one for one in old if self._users[one] == 1 and one not in new]
+        if added or removed:
+            self._change(self._socket, added, removed)
+        self._users.update(new)
+        for one in old:
+            self._users[one] -= 1
+            if not self._users[one]:
+                del self._users[one]
         if new:
             self._of[owner] = new
         else:
             self._of.pop(owner, None)
 
-    def _change(
-        self, sock: NftSocket, users: Collection[_Kept], added: Sequence[_Kept], removed: Sequence[_Kept]
-    ) -> None:
-        if not added and not removed:
-            return
+    def _change(self, sock: NftSocket, added: Sequence[_Kept], removed: Sequence[_Kept]) -> None:
         try:
             try:
-                gone = [(_chain(one), self._handles[one]) for one in removed]
-                handles = sock.change_rules(self._table, [_rule(one) for one in added], gone)
+                self._tell(sock, added, removed)
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     raise
                 # Somebody has emptied the host's nftables.
-                added, removed = list(users), list(self._handles)
                 with contextlib.suppress(OSError):
                     sock.delete_table(self._table)
                 self._make(sock, self._device_prefix, self._table)
-                handles = sock.change_rules(self._table, [_rule(one) for one in added])
+                self._handles.clear()
+                self._tell(sock, [*(one for one in self._users if one not in removed), *added], ())
         except OSError as error:
             raise BackendError(
                 f"the table {self._table} of nftables cannot be changed: {error.strerror}"
             ) from error
+
+    def _tell(self, sock: NftSocket, added: Sequence[_Kept], removed: Sequence[_Kept]) -> None:
+        rules = [one for one in added if _element(one) is None]
+        handles = sock.change(
+            self._table,
+            [_rule(one) for one in rules],
+            [(_chain(one), self._handles[one]) for one in removed if one in self._handles],
+            [element for one in added if (element := _element(one)) is not None],
+            [element for one in removed if (element := _element(one)) is not None],
+        )
         for one in removed:
-            del self._handles[one]
-        self._handles.update(zip(added, handles, strict=True))
+            self._handles.pop(one, None)
+        self._handles.update(zip(rules, handles, strict=True))
 
     def dropped(self) -> int:
         """How many packets came in clear that must not."""
@@ -338,6 +379,10 @@ class ClearTraffic:
             return self._socket.packets(self._table, _REFUSED)
         except OSError:
             return 0
+
+
+def _element(one: _Kept) -> nft.Element | None:
+    return one[1].element if one[0] else None
 
 
 def _rule(one: _Kept) -> tuple[str, list[bytes]]:

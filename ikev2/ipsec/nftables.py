@@ -33,7 +33,9 @@ _TIMEOUT_S = 10.0
 _AT_ONCE = 128
 """So many changes, with their answers, fit into a socket's buffers for certain."""
 
-_REGISTER = 1
+_REGISTER, _FIRST_WORD = 1, 8
+"""NFT_REG_1, of 16 octets, and NFT_REG32_00, the first of its four words."""
+_CONCATENATED_BITS = 6
 
 
 class _Message(IntEnum):
@@ -46,6 +48,9 @@ class _Message(IntEnum):
     NEW_RULE = 6
     GET_RULE = 7
     DELETE_RULE = 8
+    NEW_SET = 9
+    NEW_ELEMENT = 12
+    DELETE_ELEMENT = 14
 
 
 class Meta(IntEnum):
@@ -98,9 +103,9 @@ def meta(key: Meta) -> bytes:
     return _expression("meta", encode_attribute(2, _U32(key)), encode_attribute(1, _U32(_REGISTER)))
 
 
-def payload(header: Header, offset: int, length: int) -> bytes:
-    """Load octets of the packet; the rule does not match when it has none there."""
-    numbers = (_REGISTER, header, offset, length)
+def payload(header: Header, offset: int, length: int, *, word: int = 0) -> bytes:
+    """Load octets of the packet; the rule does not match when it has none there. `word`: behind so many words."""
+    numbers = (_FIRST_WORD + word, header, offset, length)
     return _expression("payload", *(encode_attribute(at, _U32(number)) for at, number in enumerate(numbers, 1)))
 
 
@@ -147,6 +152,11 @@ def between(first: bytes, last: bytes) -> bytes:
     )
 
 
+def in_set(name: str) -> bytes:
+    """Go on when what was loaded is an element of a set."""
+    return _expression("lookup", _named(1, name), encode_attribute(2, _U32(_FIRST_WORD)))
+
+
 def counter() -> bytes:
     """Count the packets that come so far."""
     return _expression("counter", encode_attribute(1, _U64.pack(0)), encode_attribute(2, _U64.pack(0)))
@@ -163,6 +173,20 @@ class BaseChain:
 
     hook: int
     priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetOf:
+    """A set whose elements have parts, each in whole words: their octets, and the numbers that nft has for these."""
+
+    name: str
+    octets: int
+    types: tuple[int, ...]
+
+
+_Request = tuple[_Message, int, bytes]
+Element = tuple[str, bytes]
+"""The name of a set, and what is in it."""
 
 
 class NftSocket:
@@ -207,14 +231,33 @@ class NftSocket:
             bodies.append(body)
         self._transact([(_Message.NEW_CHAIN, _CREATE | _EXCL, body) for body in bodies])
 
-    def change_rules(
-        self, table: str, added: Sequence[tuple[str, Sequence[bytes]]], removed: Sequence[tuple[str, int]] = ()
+    def add_sets(self, table: str, sets: Iterable[SetOf]) -> None:
+        """Make sets, with nothing in them."""
+        requests = []
+        for number, one in enumerate(sets, 1):
+            kind = 0
+            for part in one.types:
+                kind = kind << _CONCATENATED_BITS | part
+            numbers = ((3, 0), (4, kind), (5, one.octets), (10, number))
+            body = _named(1, table) + _named(2, one.name)
+            body += b"".join(encode_attribute(attribute, _U32(value)) for attribute, value in numbers)
+            requests.append((_Message.NEW_SET, _CREATE | _EXCL, body))
+        self._transact(requests)
+
+    def change(
+        self,
+        table: str,
+        added: Sequence[tuple[str, Sequence[bytes]]],
+        removed: Sequence[tuple[str, int]] = (),
+        elements: Sequence[Element] = (),
+        gone: Sequence[Element] = (),
     ) -> list[int]:
         """Add rules, (chain, expressions), at the ends of their chains, and delete others, (chain, handle).
 
-        The handles of the new ones. All in one transaction, as long as they are not very many.
+        The same with the elements of sets. The handles of the new rules. All in one transaction, as long as there are
+        not very many.
         """
-        requests = [
+        requests: list[_Request] = [
             (
                 _Message.NEW_RULE,
                 _CREATE | _APPEND | _ECHO,
@@ -222,15 +265,21 @@ class NftSocket:
             )
             for chain, expressions in added
         ]
-        handles: list[int] = []
+        requests += [_element(_Message.NEW_ELEMENT, table, one) for one in elements]
+        requests += [_element(_Message.DELETE_ELEMENT, table, one) for one in gone]
         requests += [_deletion(table, chain, handle) for chain, handle in removed]
+        handles: list[int] = []
+        done = 0
         try:
             for begin in range(0, len(requests), _AT_ONCE):
                 handles += self._transact(requests[begin : begin + _AT_ONCE])
+                done = begin + _AT_ONCE
         except OSError:
-            done = [_deletion(table, chain, handle) for (chain, _), handle in zip(added, handles, strict=False)]
-            for begin in range(0, len(done), _AT_ONCE):
-                self._transact(done[begin : begin + _AT_ONCE])
+            undo = [_deletion(table, chain, handle) for (chain, _), handle in zip(added, handles, strict=False)]
+            added_elements = elements[: max(0, done - len(added))]
+            undo += [_element(_Message.DELETE_ELEMENT, table, one) for one in added_elements]
+            for begin in range(0, len(undo), _AT_ONCE):
+                self._transact(undo[begin : begin + _AT_ONCE])
             raise
         return handles
 
@@ -246,7 +295,7 @@ class NftSocket:
 
     # -- transport
 
-    def _transact(self, requests: Sequence[tuple[_Message, int, bytes]]) -> list[int]:
+    def _transact(self, requests: Sequence[_Request]) -> list[int]:
         """Carry these out in one transaction, all or none; the handles of the rules that were added."""
         first, last = self._sequence + 2, self._sequence + 1 + len(requests)
         self._sequence = last + 1
@@ -293,7 +342,14 @@ class NftSocket:
                 found.append(answer.body)
 
 
-def _deletion(table: str, chain: str, handle: int) -> tuple[_Message, int, bytes]:
+def _element(kind: _Message, table: str, element: Element) -> _Request:
+    name, octets = element
+    one = encode_attribute(1 | _NESTED, _value(1, octets))
+    body = _named(1, table) + _named(2, name) + encode_attribute(3 | _NESTED, one)
+    return kind, _CREATE if kind is _Message.NEW_ELEMENT else 0, body
+
+
+def _deletion(table: str, chain: str, handle: int) -> _Request:
     body = _named(1, table) + _named(2, chain) + encode_attribute(3, _U64.pack(handle))
     return _Message.DELETE_RULE, 0, body
 

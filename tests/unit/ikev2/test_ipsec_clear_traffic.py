@@ -21,7 +21,7 @@ from ikev2.ipsec import clear_traffic
 from ikev2.ipsec.clear_traffic import Arriving, ClearTraffic, mirrored, protected
 from ikev2.ipsec.ipv4 import NO_PORT, Flow
 from ikev2.ipsec.ipv4 import TYPED as TYPED_PORT
-from ikev2.ipsec.nftables import BaseChain, TableFlag
+from ikev2.ipsec.nftables import BaseChain, Element, SetOf, TableFlag
 from ikev2.ipsec.rules import Rule
 from ikev2.ipsec.spd import Policy, Selector
 
@@ -85,6 +85,7 @@ class FakeNftables:
         self.there: dict[str, dict[int, str]] = {}
         self.flags: dict[str, TableFlag] = {}
         self.unknown_flags = False
+        self.elements: set[Element] = set()
         self.refuses = 0
         self.made = 0
 
@@ -101,6 +102,7 @@ class FakeNftables:
         if flags and self.unknown_flags:
             raise OSError(errno.EOPNOTSUPP, "not known")
         self.there[name], self.flags[name] = {}, flags
+        self.elements = set()
 
     def delete_table(self, name: str) -> None:
         if name not in self.there:
@@ -110,8 +112,16 @@ class FakeNftables:
     def add_chains(self, table: str, chains: Sequence[tuple[str, BaseChain | None]]) -> None:
         pass
 
-    def change_rules(
-        self, table: str, added: Sequence[tuple[str, Sequence[bytes]]], removed: Sequence[tuple[str, int]] = ()
+    def add_sets(self, table: str, sets: Sequence[SetOf]) -> None:
+        pass
+
+    def change(
+        self,
+        table: str,
+        added: Sequence[tuple[str, Sequence[bytes]]],
+        removed: Sequence[tuple[str, int]] = (),
+        elements: Sequence[Element] = (),
+        gone: Sequence[Element] = (),
     ) -> list[int]:
         if self.refuses:
             number, self.refuses = self.refuses, 0
@@ -120,6 +130,10 @@ class FakeNftables:
             raise OSError(errno.ENOENT, "gone")
         for _, handle in removed:
             del self.there[table][handle]
+        for element in gone:
+            self.elements.remove(element)
+        assert not self.elements & set(elements)
+        self.elements |= set(elements)
         handles = range(self.made, self.made + len(added))
         self.made += len(added)
         self.there[table].update(zip(handles, (chain for chain, _ in added), strict=True))
@@ -157,6 +171,35 @@ def test_what_several_want_stays_until_the_last_one_goes(table: ClearTraffic, nf
     table.close()
     table.close()
     assert nftables.there == {}
+
+
+def test_one_udp_port_of_one_peer_is_an_element_and_no_rule(table: ClearTraffic, nftables: FakeNftables) -> None:
+    always = nftables.of("outside")
+    peer, peer6 = (0xC0000202, 0xC0000202), (1, 1)
+    theirs = Arriving(4, peer, ip_protocol=17, source_ports=(500, 500))
+    ours = Arriving(6, peer6, ip_protocol=17, destination_ports=(4500, 4500))
+    others = [
+        Arriving(4, peer, ip_protocol=6, source_ports=(500, 500)),
+        Arriving(4, peer, ip_protocol=17, source_ports=(500, 501)),
+        Arriving(4, (1, 2), ip_protocol=17, source_ports=(500, 500)),
+        Arriving(4, peer, ip_protocol=17, source_ports=(500, 500), destination_ports=(1, 1)),
+        Arriving(4, peer, peer, ip_protocol=17, source_ports=(500, 500)),
+    ]
+    table.want("a", outside=[theirs, ours, *others], refused=[theirs])
+    table.want("b", outside=[theirs])
+    assert nftables.elements == {
+        ("from4", bytes.fromhex("c000020201f40000")),
+        ("to6", bytes(15) + bytes.fromhex("0111940000")),
+    }
+    assert (nftables.of("outside"), nftables.of("protected")) == (always + len(others), 1)
+    table.want("a")
+    assert nftables.elements == {("from4", bytes.fromhex("c000020201f40000"))}
+    del nftables.there["ikesp0"]
+    table.want("c", outside=[ours])
+    assert len(nftables.elements) == 2
+    table.want("b")
+    table.want("c")
+    assert nftables.elements == set()
 
 
 def test_a_refused_change_leaves_what_was_there(table: ClearTraffic, nftables: FakeNftables) -> None:
