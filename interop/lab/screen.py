@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ikev2.io.netns import _die_with_parent
+from ikev2.io.netns import die_with_parent
 from interop.lab.console import HOST
 from interop.lab.leftovers import VARIABLE
 
@@ -56,7 +56,7 @@ def show(directory: Path) -> None:
     # A server that has the terminal itself refuses to serve it.
     nothing = subprocess.DEVNULL
     server = subprocess.Popen(
-        [*_die_with_parent(), *tmux, "-D"], env=environment, stdin=nothing, stdout=nothing, stderr=nothing
+        [*die_with_parent(), *tmux, "-D"], env=environment, stdin=nothing, stdout=nothing, stderr=nothing
     )
     try:
         _await(socket, server)
