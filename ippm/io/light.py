@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
@@ -194,7 +194,7 @@ class LightRun:
         """What was measured."""
         from ippm.report.result import RunResult  # not before the first packet: it takes its time
 
-        return RunResult.of(self.plan, self.records, self.clock)
+        return replace(RunResult.of(self.plan, self.records, self.clock), random_start=False)
 
 
 def run_light_sender(options: LightSender, stop: StopSignal | None = None) -> LightRun:

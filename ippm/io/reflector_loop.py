@@ -15,11 +15,14 @@ from ippm.errors import LocalProtocolError
 from ippm.io.channel_loop import ChannelLoop
 from ippm.io.clock import SystemClock, now_ntp
 from ippm.io.transmit_stamps import UNMEASURED_ERROR_NS, OwnStamps, StampOptions
-from ippm.timestamps import ntp_difference_ns
+from ippm.timestamps import MASK_64, ntp_difference_ns
 
 _BATCH = 64
 _IDLE_S = 1.0
 _MOST_AGE_NS = 10_000_000
+_SLOW = 1 << 32
+"""A second, NTP. RFC 6673 section 4.4."""
+_AHEAD = 1 << 63
 
 _log = logging.getLogger(__name__)
 
@@ -150,6 +153,17 @@ class Reflector(ChannelLoop[_Channel]):
                 # The other sessions go on whatever the owner of this one does.
                 _log.exception("the callback of session %s failed", sid.hex())
 
+    def _slow(self, session: SessionReflector) -> None:
+        """A reply took more than a second: an operator is to know it, once a session. RFC 6673 section 4.4."""
+        counters = session.counters
+        if not counters.get("slow_batches"):
+            _log.warning(
+                "session %s: a packet was answered more than a second after it came (RFC 6673 section 4.4): "
+                "this host is overloaded",
+                session.plan.sid.hex(),
+            )
+        counters["slow_batches"] = counters.get("slow_batches", 0) + 1
+
     def _serve(self, channel: _Channel) -> None:
         """Answers what has arrived on one socket, a batch at most so that others get their turn."""
         sock, session, receiver = channel.sock, channel.session, self._receiver
@@ -184,6 +198,9 @@ class Reflector(ChannelLoop[_Channel]):
                 reply = handle(packet, ttl, stamp, address, dscp_ecn)
                 if reply is None:
                     continue
+                # The first of a batch has waited longest.
+                if not number and _SLOW < (session.sent_at - stamp) & MASK_64 < _AHEAD:
+                    self._slow(session)
                 if stamps is not None:
                     stamps.expect(session.sent_at, time.monotonic_ns())
                 try:

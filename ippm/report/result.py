@@ -44,7 +44,8 @@ class RunResult:
     """What a session measured. `mode` is a word; `path` is the caller's word for the way (tunnel, bypass), or None.
 
     `first_sent_unix_ns` and `last_sent_unix_ns` are the sender's stamps; 0 when nothing was sent. `stamps` says who
-    took T1 and T4, and what they are worth. `schedule` are the slots that are gone round.
+    took T1 and T4, and what they are worth. `schedule` are the slots that are gone round, `random_start`
+    is whether control exchanges before made the start unpredictable (RFC 3432 section 3, RFC 8912 section 4.3.2).
     `features` are words; `marked_forward` and `marked_backward` say with which DSCP and ECN packets arrived, None where
     that is not monitored.
     """
@@ -73,6 +74,7 @@ class RunResult:
     marked_backward: tuple[Marking, ...] | None = None
     notes: tuple[str, ...] = ()
     schedule: tuple[Slot, ...] = ()
+    random_start: bool = True
 
     @classmethod
     def of(
@@ -184,6 +186,8 @@ class RunResult:
     @property
     def registry_names(self) -> dict[str, str]:
         """The names of RFC 8912 that apply to this stream."""
+        if not self.random_start:
+            return {}
         return registry_names(StreamParameters(self.payload_octets, self.interval_ns, self.timeout_ns, self.dscp))
 
     def to_dict(self) -> dict[str, Any]:

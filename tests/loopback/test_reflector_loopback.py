@@ -348,7 +348,7 @@ def test_a_packet_that_waited_is_reflected_when_it_came_within_timeout_and_not_w
         packet = seal_sender(SenderPacket(0, now_ntp(), 0x8A01), 1, None)
         reflector._receiver = Delayed(packet, address, [60_000_000_000, 500_000_000, 0])
         reflector._serve(channel)
-        assert session.counters == {"received": 3, "reflected": 2, "after_stop": 1}
+        assert session.counters == {"received": 3, "reflected": 2, "after_stop": 1, "slow_batches": 1}
     finally:
         own.close()
         peer.close()
@@ -474,3 +474,23 @@ def test_a_wait_sees_what_is_ready() -> None:
         assert waiter.wait(10**10) == (True, True)
         assert signal()
         signal.close()
+
+
+# RFC 6673 section 4.4.
+@pytest.mark.parametrize(("late_ns", "slow"), [(900_000_000, False), (1_100_000_000, True)])
+def test_a_reflector_that_takes_more_than_a_second_says_so_once(
+    make: Callable[..., Session],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    late_ns: int,
+    slow: bool,
+) -> None:
+    monkeypatch.setattr("ippm.io.reflector_loop.now_ntp", lambda: ntp_add_ns(now_ntp(), late_ns))
+    session = make(1)
+    session.reflector.start(SID)
+    session.socket.settimeout(20)
+    for number in range(3):
+        session.socket.sendto(seal_sender(SenderPacket(number, now_ntp(), 0x8A01), 1, None), session.remote)
+        session.socket.recv(100)
+    assert session.reflector.counters(SID).get("slow_batches", 0) == (3 if slow else 0)
+    assert caplog.text.count("more than a second after it came") == slow

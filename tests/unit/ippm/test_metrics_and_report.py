@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ippm.core.fetched_session import FetchedSession
 from ippm.core.schedule import FixedSchedule
 from ippm.core.session_sender import SenderPlan, SenderRecords
+from ippm.io.light import LightRun
 from ippm.metrics import DelayStatistics, two_way_metrics
 from ippm.metrics.delay_variation import packet_delay_variation
 from ippm.metrics.one_way import OneWayMetrics, one_way_metrics
@@ -523,6 +524,15 @@ def test_the_json_has_integers_with_units_and_every_count() -> None:
         "stopped before",
     ):
         assert expected in text
+
+
+# RFC 3432 section 3: the start is random; RFC 8912 section 4.3.2 has control exchanges make it so.
+def test_no_registered_name_without_a_random_start() -> None:
+    stream = plan(padding_octets=86, schedule=FixedSchedule(20_000_000), timeout_ns=3_000_000_000)
+    result = RunResult.of(stream, records(), SYNCHRONIZED)
+    assert set(result.registry_names) == {"round_trip_total.p95_ns", "lost"}
+    assert replace(result, random_start=False).registry_names == {}
+    assert LightRun(stream, records(), SYNCHRONIZED).result.registry_names == {}
 
 
 def test_registered_names_only_for_the_registered_stream() -> None:
