@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ async def until_interrupted(
 ) -> T:
     """What `run` gives; SIGINT (and SIGTERM when `until_terminated`) sets the stop that `run` is called with.
 
-    The second signal cancels it: KeyboardInterrupt is raised then.
+    The second signal cancels it: KeyboardInterrupt is raised then. Only the main thread hears signals.
     """
     stop = StopSignal()
     loop = asyncio.get_running_loop()
@@ -35,6 +36,8 @@ async def until_interrupted(
             task.cancel()
 
     signals = [signal.SIGINT, *([signal.SIGTERM] if until_terminated else [])]
+    if threading.current_thread() is not threading.main_thread():
+        signals = []
     for one in signals:
         loop.add_signal_handler(one, interrupt)
     try:
