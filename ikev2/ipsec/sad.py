@@ -12,6 +12,7 @@ RFC 4301 sections 5.1 and 5.2, RFC 4303 section 3.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import struct
 import threading
@@ -39,6 +40,9 @@ from ikev2.ipsec.outer import dummy_packet
 from ikev2.ipsec.pair import UDP_HEADER_OCTETS, Pair
 from ikev2.ipsec.spd import bypasses
 from ikev2.ipsec.traps import TrapTable
+from ikev2.ipsec.ways import Ways
+
+log = logging.getLogger(__name__)
 
 STRAY_INTERVAL_S = 1.0
 """How often packets under an SPI that is not ours are worth an event."""
@@ -67,6 +71,7 @@ class Engine:
         self.traps = TrapTable()
         self._reserved: set[int] = set()
         self._flows: dict[bytes, Pair] = {}
+        self._ways = Ways()
         self._reassembler = Reassembler()
         self.outside: deque[bytes] = deque()
         """ICMP errors that came to `protect` for nothing: what they are about goes in clear, and so may they."""
@@ -113,6 +118,9 @@ class Engine:
         pair.standby = standby
         with self._lock:
             self._by_spi[child.spi_in] = pair
+            if self._ways.add(pair):
+                said = "another peer has the same selectors; answers go where packets came from"
+                log.warning("Child SA %s: %s", child.label, said)
             self._order((*self._pairs, pair) if standby else (pair, *self._pairs))
         self._note_fragments(pair)
         self.traps.answered(child.name)
@@ -135,7 +143,11 @@ class Engine:
         pair = self.pair(old)
         if pair is None:
             raise BackendError(f"Child SA {old.label} is not installed")
-        pair.move(new)
+        with self._lock:
+            before = pair.policy, pair.child
+            pair.move(new)
+            self._ways.add(pair)
+            self._ways.remove(*before)
         self._note_fragments(pair)
         self._flows = {}
         return pair
@@ -149,6 +161,7 @@ class Engine:
                 self._leaving[child.spi_in] = pair
             with self._lock:
                 del self._by_spi[child.spi_in]
+                self._ways.remove(pair.policy, pair.child)
                 self._order(tuple(other for other in self._pairs if other is not pair))
             self._wanting_whole.discard(child.spi_in)
         return pair
@@ -212,6 +225,7 @@ class Engine:
         self._leaving.clear()
         with self._lock:
             self._by_spi = {}
+            self._ways.clear()
             self._order(())
         self._wanting_whole.clear()
 
@@ -372,7 +386,10 @@ class Engine:
             return None
         chosen = found[0]
         if len(found) > 1:
-            chosen = min(found, key=lambda pair: (pair.half_closed, pair.policy.breadth(flow)))
+            ranks = [(pair.half_closed, pair.policy.breadth(flow)) for pair in found]
+            best = min(ranks)
+            alike = [pair for pair, rank in zip(found, ranks, strict=True) if rank == best]
+            chosen = self._ways.choose(flow, alike)
         if self.traps.traps:
             trapped = self.traps.breadth(flow)
             if trapped is not None and trapped < chosen.policy.breadth(flow):
@@ -451,7 +468,7 @@ class Engine:
             self._drop(self.drops, DropReason.UNKNOWN_SPI)
             self.stray_spi = spi
             return None
-        inbound = pair.inbound
+        inbound, ways = pair.inbound, self._ways
         try:
             payload, next_header = inbound.open(packet)
             if inbound.soft_limit_reached:
@@ -459,8 +476,12 @@ class Engine:
             if pair.standby:  # the peer has the pair, too, and is ready to receive on it: RFC 7296 section 2.8
                 self._put_first(pair)
             if pair.tunnel:
-                return from_tunnel(pair, payload, next_header, tos)
-            return from_transport(pair, payload, next_header, tos, ttl, header)
+                found = from_tunnel(pair, payload, next_header, tos)
+            else:
+                found = from_transport(pair, payload, next_header, tos, ttl, header)
+            if ways.contested and ways.note(pair, found):
+                self._flows = {}
+            return found
         except EspDrop as drop:
             self._drop(inbound.errors, drop.reason)
             if inbound.expired:
