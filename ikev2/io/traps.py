@@ -25,8 +25,8 @@ from ikev2.io.log import LogRing
 from ikev2.ipsec.backend import Acquire, Backend, Trap
 from ikev2.wire.payloads import TrafficSelector
 
-_PORTLESS = frozenset({0, 1, 58})
-"""Any protocol and the two of ICMP, whose type says what is asked, and not what is answered."""
+_PORTED = frozenset({6, 17, 33, 132, 136})
+"""TCP, UDP, DCCP, SCTP and UDP-Lite. What stands in the place of ports elsewhere (a type, a key of GRE) is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,13 @@ def is_making(sa: IkeSa, name: str) -> bool:
 def packet_selectors(event: Acquire) -> PacketSelectors | None:
     """The two ends of the packet as traffic selectors; None when the backend does not say which it was.
 
-    Of ICMP only the protocol: the answer is of another type, and is to pass, too. RFC 7296 section 2.9.
+    Of protocols without ports only the protocol: the answer to a message of ICMP, or of a mobility header, is of
+    another type, and is to pass, too. RFC 7296 section 2.9.
     """
 
     def one(host: str, port: int) -> TrafficSelector:
         protocol = event.ip_protocol
-        portless = protocol in _PORTLESS or not (event.source_port or event.destination_port)
+        portless = protocol not in _PORTED or not (event.source_port or event.destination_port)
         return TrafficSelector.from_network(host, protocol, *((0, 0xFFFF) if portless else (port, port)))
 
     try:

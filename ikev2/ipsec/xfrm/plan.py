@@ -25,6 +25,8 @@ from ikev2.ipsec.xfrm.uapi import ANY_SPI, XFRM_INF, OffloadFlag, PolicyDirectio
 
 IPPROTO_UDP = 17
 IPPROTO_ICMPV6 = 58
+NO_PROTOCOL = 255
+"""Reserved by IANA: no packet has it."""
 NEIGHBOUR_DISCOVERY_TYPES = (135, 136)
 
 REQID_BASE = 0x77000000
@@ -147,6 +149,8 @@ def _carried(child: ChildSaParameters, *, inbound: bool) -> Selector:
         return Selector()
     direction = PolicyDirection.IN if inbound else PolicyDirection.OUT
     blocks = flows(child.ts_local, child.ts_remote, outbound=not inbound)
+    if not blocks:  # of messages of which that side sends none
+        blocks = [Flow(_host(child.local), _host(child.remote), NO_PROTOCOL)]
     return hull(blocks, address_of(child.local).version, direction)
 
 

@@ -123,6 +123,8 @@ def test_a_request_goes_out_and_its_answer_comes_in() -> None:
     assert found == {(OUT, 8), (IN, 0), (FWD, 0)}
     ends["ts_remote"] = (ts("192.0.2.2", 1, 65535, 0),)
     assert [one.info.direction for one in planned(**ends).policies] == [OUT]
+    inbound = planned(mode=Mode.TRANSPORT, **ends).inbound.info.selector
+    assert (inbound.protocol, str(inbound.source)) == (255, "192.0.2.2/32"), "which no packet has"
 
 
 def test_a_protocol_without_ports_is_opaque() -> None:
