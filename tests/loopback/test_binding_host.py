@@ -499,9 +499,9 @@ def test_a_measurement_without_an_end_goes_on_until_it_is_stopped(pair: Pair, pr
         wish = WithoutEnd(report, 1.0)
         async with running(b, a):
             if protocol == "twamp":
-                how = await a.perform_without_end(pair.request(a, interval_s=0.02), wish, stop)
+                how = await a.perform_without_end(pair.request(a, interval_s=0.02, timeout_s=3.0), wish, stop)
             else:
-                options = OwpingOptions(HOST_B, port=pair.owamp, mode="encrypted", interval_s=0.02, timeout_s=0.2,
+                options = OwpingOptions(HOST_B, port=pair.owamp, mode="encrypted", interval_s=0.02, timeout_s=3.0,
                                         require_ikev2=True)  # fmt: skip
                 how = await a.perform_without_end(
                     OneWayRequest(options, a.config.measurement, "bypass"), wish, stop

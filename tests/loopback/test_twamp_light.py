@@ -211,18 +211,18 @@ def test_no_two_runs_have_the_same_intervals() -> None:
 
 def test_every_form_of_the_result(tmp_path: Path) -> None:
     with reflecting() as (port, _):
-        where = f"127.0.0.1:{port}"
-        assert send("-v", "-n", "u", "-a", "50", where).stdout.count("seq_no=") == 3
-        assert len(send("-R", where).stdout.splitlines()) == 3
-        assert "SENT\t3\n" in send("-M", where).stdout
-        assert send("--format", "csv", where).stdout.splitlines()[1].count(",") > 40
-        assert send("--format", "openmetrics", where).stdout.endswith("# EOF\n")
-        refused = send("--format", "pscheduler", where)
+        where = f"127.0.0.1:{port}", "-L", "20"
+        assert send("-v", "-n", "u", "-a", "50", *where).stdout.count("seq_no=") == 3
+        assert len(send("-R", *where).stdout.splitlines()) == 3
+        assert "SENT\t3\n" in send("-M", *where).stdout
+        assert send("--format", "csv", *where).stdout.splitlines()[1].count(",") > 40
+        assert send("--format", "openmetrics", *where).stdout.endswith("# EOF\n")
+        refused = send("--format", "pscheduler", *where)
         assert (refused.returncode, refused.stdout) == (2, "")
-        slow = send("--max-delay", "0", where)
+        slow = send("--max-delay", "0", *where)
         assert slow.returncode == 3
         assert "median round-trip time" in slow.stderr
-        document = json.loads(send("--json", where).stdout)
+        document = json.loads(send("--json", *where).stdout)
         jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the dependency group test")
         schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator({**schema, "anyOf": [{"$ref": "#/$defs/light"}]}).validate(document)
@@ -238,7 +238,9 @@ def test_nothing_sent_is_not_within_a_threshold_of_loss() -> None:
 
 def test_impairments_of_packets_and_of_replies() -> None:
     with reflecting("--impair", "duplicate:test:1") as (port, _):
-        document = json.loads(send("--impair", "drop:test:3", "--json", f"127.0.0.1:{port}").stdout)["result"]
+        document = json.loads(send("--impair", "drop:test:3", "--json", "-L", "3", f"127.0.0.1:{port}").stdout)[
+            "result"
+        ]
         assert (document["sent"], document["lost"], document["duplicates"]) == (3, 1, 1)
         # The kernel's stamps of sending would be given to other packets.
         assert document["stamps"]["local_transmit"] == "user"
@@ -263,7 +265,7 @@ def test_either_ends_key_log_opens_a_capture(tmp_path: Path, mode: Mode, listen:
     logs = {end: KeyLogWriter(tmp_path / end) for end in ("sender", "reflector")}
     with LightReflector(listen, 0, agreement, key_log=logs["reflector"]) as reflector:
         options = LightSender(
-            "127.0.0.1", reflector.port, agreement, count=1, timeout_s=0.5, key_log=logs["sender"]
+            "127.0.0.1", reflector.port, agreement, count=1, timeout_s=20.0, key_log=logs["sender"]
         )
         run = run_light_sender(options)
         packet = seal_sender(SenderPacket(7, STAMP, 0x8A01), mode, KEYS)

@@ -268,7 +268,7 @@ def test_a_measurement_without_an_end_is_ended_by_a_signal(lab: Lab, command: st
 
 
 def test_packets_are_lost_on_purpose(lab: Lab) -> None:
-    done = lab.twping("-n", "5", "--path", "bypass", "--impair", "drop:test:2", "--json", "-L", "0.5")
+    done = lab.twping("-n", "5", "--path", "bypass", "--impair", "drop:test:2", "--json", "-L", "3")
     (run,) = json.loads(done.stdout)["runs"]
     assert (run["result"]["sent"], run["result"]["lost"]) == (5, 1)
     assert "impaired on purpose: drop:test:2" in done.stderr

@@ -52,7 +52,7 @@ def serving(behind_nat: Site, *arguments: str) -> Iterator[None]:
 
 
 def client(behind_nat: Site, *arguments: str) -> tuple[int, dict[str, Any]]:
-    command = [*IPPM, *arguments, "-i", "0.01f", "-L", "1", "--json", SERVER]
+    command = [*IPPM, *arguments, "-i", "0.01f", "-L", "3", "--json", SERVER]
     done = behind_nat.lab.run("alice", command, capture_output=True, text=True, timeout=60)
     return done.returncode, json.loads(done.stdout)
 
