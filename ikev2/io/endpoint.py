@@ -115,6 +115,7 @@ class Endpoint:
         self._mappings = MappingKeeper(self.manager, backend, self._sockets, self.counters)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_turn = False
+        self._translated: list[tuple[bytes, bytes]] = []
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -379,10 +380,11 @@ class Endpoint:
     def _received(self, sock: IkeSocket, data: bytes, local: Address, remote: Address) -> None:
         if self._loop is None:
             return
-        self.log.datagram(outbound=False, octets=len(data), local=local, remote=remote)
+        if self.log.heard:
+            self.log.datagram(outbound=False, octets=len(data), local=local, remote=remote)
         if self._pcap is not None:
             self._record(NON_ESP_MARKER + data if sock.nat_traversal else data, local, remote, outbound=False)
-        self.manager.receive_datagram(data, local, remote, self._now())
+        self.manager.receive_datagram(data, local, remote, self._loop.time())
         self._turn()
 
     def _path_mtu_told(self, host: str, octets: int) -> None:
@@ -410,6 +412,8 @@ class Endpoint:
                     self._send(datagram)
         finally:
             self._in_turn = False
+        while self._translated:  # when their first Child SAs are there, too
+            self._mappings.add(*self._translated.pop())
         if self._wishes:
             for wish in list(self._wishes):
                 wish.settle()
@@ -444,7 +448,7 @@ class Endpoint:
             return
         match event:
             case IkeSaEstablished(sa) | IkeSaRekeyed(_, sa) if sa.nat_local:
-                self._running().call_soon(self._mappings.add, sa.spi_i, sa.spi_r)
+                self._translated.append((sa.spi_i, sa.spi_r))
             case _:
                 pass
         if self.log.heard and (text := describe_event(event)):
@@ -460,7 +464,9 @@ class Endpoint:
             self.counters["no_socket"] += 1
             self.log.log("NET", f"no socket for {datagram.local}: the datagram is dropped")
             return
-        self.log.datagram(outbound=True, octets=len(datagram.data), local=datagram.local, remote=datagram.remote)
+        if self.log.heard:
+            length = len(datagram.data)
+            self.log.datagram(outbound=True, octets=length, local=datagram.local, remote=datagram.remote)
         if self._pcap is not None:
             octets = NON_ESP_MARKER + datagram.data if sock.nat_traversal else datagram.data
             self._record(octets, datagram.local, datagram.remote, outbound=True)

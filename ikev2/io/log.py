@@ -96,8 +96,6 @@ class LogRing:
 
     def datagram(self, *, outbound: bool, octets: int, local: Address, remote: Address) -> None:
         """A datagram left or came."""
-        if not self.heard:
-            return
         source, destination = (local, remote) if outbound else (remote, local)
         verb = "sending" if outbound else "received"
         self.log(

@@ -198,7 +198,11 @@ class IkeSocket:
         buffers, view, wildcard, local = [self._buffer], self._view, self._wildcard, self.local
         for number in range(DATAGRAMS_PER_WAKEUP):
             try:
-                octets, ancillary, _flags, name = self.sock.recvmsg_into(buffers, _CONTROL_OCTETS)
+                if wildcard:
+                    octets, ancillary, _flags, name = self.sock.recvmsg_into(buffers, _CONTROL_OCTETS)
+                    local = Address(_destination(ancillary) or self.local.host, self.local.port)
+                else:
+                    octets, name = self.sock.recvfrom_into(self._buffer)
             except (BlockingIOError, InterruptedError):
                 if not number:  # woken for something else than a datagram
                     read_errors(self.sock, self._on_path_mtu)
@@ -207,8 +211,6 @@ class IkeSocket:
                 # An ICMP error of an earlier datagram: IKE's own timers deal with it, unless it is about its length.
                 read_errors(self.sock, self._on_path_mtu)
                 continue
-            if wildcard:
-                local = Address(_destination(ancillary) or self.local.host, self.local.port)
             self.deliver(bytes(view[:octets]), local, Address(name[0], name[1]), on_datagram)
             # Asked before read: a read of nothing is an exception, which costs more than the question.
             if self._loop is None or not self._more_waits():  # closed by what the datagram did, or all is read

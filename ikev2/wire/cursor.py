@@ -27,6 +27,10 @@ class Cursor:
         self._end = len(data) if end is None else end
         self._payload = payload
 
+    def move(self, start: int, end: int, payload: PayloadType) -> None:
+        """Read `data[start:end]` from now on, the body of a `payload`: one cursor serves a whole message."""
+        self._position, self._end, self._payload = start, end, payload
+
     @property
     def position(self) -> int:
         """The offset of the next octet."""

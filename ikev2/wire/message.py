@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import field, replace
 from typing import Final
 
 from ikev2.errors import InvalidSyntax, LocalProtocolError
@@ -39,6 +39,12 @@ class Message:
 
     header: Header
     payloads: tuple[Payload, ...]
+    encrypted: Encrypted | EncryptedFragment | None = field(init=False, repr=False, compare=False)
+    """The SK or SKF payload, which is always the last, or None."""
+
+    def __post_init__(self) -> None:
+        last = self.payloads[-1] if self.payloads else None
+        object.__setattr__(self, "encrypted", last if isinstance(last, _SEALED) else None)
 
     @classmethod
     def parse(cls, data: bytes, header: Header | None = None) -> Message:
@@ -59,12 +65,6 @@ class Message:
         """
         first, body = encode_payloads(self.payloads, response=self.header.is_response)
         return self.header.encode_with(first, HEADER_OCTETS + len(body)) + body
-
-    @property
-    def encrypted(self) -> Encrypted | EncryptedFragment | None:
-        """The SK or SKF payload, which is always the last, or None."""
-        last = self.payloads[-1] if self.payloads else None
-        return last if isinstance(last, _SEALED) else None
 
     @property
     def clear_payloads(self) -> tuple[Payload, ...]:
@@ -158,7 +158,7 @@ def received_prefix(data: bytes, sealed: Encrypted | EncryptedFragment) -> bytes
 def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypted: bool) -> tuple[Payload, ...]:
     at, end = start, len(data)
     payloads: list[Payload] = []
-    payload_type, unpack = first, GENERIC_HEADER.unpack_from
+    payload_type, unpack, body = first, GENERIC_HEADER.unpack_from, Cursor(data)
     while payload_type != PayloadType.NO_NEXT_PAYLOAD:
         if len(payloads) == MAX_PAYLOADS:
             raise InvalidSyntax(f"more than {MAX_PAYLOADS} payloads", offset=at)
@@ -172,7 +172,7 @@ def _read_payloads(first: PayloadType, data: bytes, start: int, *, allow_encrypt
         if octets > left:
             raise InvalidSyntax(f"a length of {octets} octets, {left} left", offset=end - left)
         payload_class = PAYLOAD_CLASSES.get(payload_type)
-        body = Cursor(data, start=at + GENERIC_HEADER_OCTETS, end=at + length, payload=payload_type)
+        body.move(at + GENERIC_HEADER_OCTETS, at + length, payload_type)
         payload: Payload
         payload = Unknown(payload_type, body.rest()) if payload_class is None else payload_class.read(body)
         body.expect_end()

@@ -307,7 +307,12 @@ def check_offer(payloads: Sequence[Payload], exchange_type: ExchangeType, direct
 
     Errors: InvalidSyntax. RFC 7296 sections 3.3, 3.3.1 and 3.4.
     """
-    sa = next((payload for payload in payloads if isinstance(payload, Sa)), None)
+    sa = ke = None
+    for payload in reversed(payloads):
+        if isinstance(payload, Sa):
+            sa = payload
+        elif isinstance(payload, Ke):
+            ke = payload
     if sa is None:
         return
     # rfc7296-s3.3-04
@@ -323,7 +328,6 @@ def check_offer(payloads: Sequence[Payload], exchange_type: ExchangeType, direct
                 raise InvalidSyntax(
                     f"proposal {proposal.number} with an SPI of {len(proposal.spi)} octets", payload=PayloadType.SA
                 )
-    ke = next((payload for payload in payloads if isinstance(payload, Ke)), None)
     if ke is None:
         return
     groups = {item.id for proposal in sa.proposals for item in proposal.of_type(TransformType.KE)}
