@@ -43,7 +43,7 @@ def run_demo(report: Path, *arguments: str, prefix: tuple[str, ...] = (), python
     """Run `ippm-ipsec demo --json` and read what it printed. Fails with its whole output when it failed."""
     command = [*prefix, python, "-m", "binding", "demo", "--json", "--count", str(COUNT), "--report", str(report)]
     done = subprocess.run(
-        [*command, *arguments], cwd=cwd, capture_output=True, text=True, timeout=100, check=False,
+        [*command, *arguments], cwd=cwd, capture_output=True, text=True, timeout=250, check=False,
         env={**os.environ, **(environment or {})},
     )  # fmt: skip
     logs = "".join(path.read_text() for path in report.glob("*/log.txt") if os.access(path, os.R_OK))

@@ -48,7 +48,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*LAB, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False, **options
+        [*LAB, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=250, check=False, **options
     )
 
 
@@ -167,7 +167,7 @@ class Terminal:
 
     def wait(self, text: bytes) -> None:
         """Until it has been shown."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while text not in self.seen:
             assert time.monotonic() < deadline, self.seen[-2000:].decode(errors="replace")
             self._read()
@@ -405,7 +405,7 @@ def test_as_nobody_in_an_unprivileged_user_namespace() -> None:
         argv = as_nobody([python, "-m", "interop.lab", "loss=0%", "delay=3ms", "--run", command])
         done = subprocess.run(
             argv, cwd=directory, env=os.environ | environment | {"HOME": str(home), "TMPDIR": str(home)},
-            capture_output=True, text=True, timeout=100, check=False,
+            capture_output=True, text=True, timeout=250, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert "going on inside an unprivileged user namespace" in done.stderr
