@@ -105,6 +105,7 @@ def build_connection(
         send_initial_contact=section.unique != "never",
         fragmentation=section.fragmentation,
         fragment_size=section.fragment_size or 0,
+        invalid_selectors=section.invalid_selectors,
         window_size=section.window_size,
         lifetime=_ike_lifetime(section),
         reauth_s=section.reauth_time,

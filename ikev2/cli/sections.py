@@ -114,6 +114,7 @@ class ConnectionSection(_Section):
     encap: bool = False
     unique: Literal["no", "never"] = "no"
     fragmentation: Literal["yes", "no", "force"] = "yes"
+    invalid_selectors: bool = False
     fragment_size: Annotated[int, Field(ge=SMALLEST_FRAGMENT_SIZE, le=65535)] | None = None
     window_size: Annotated[int, Field(ge=1, le=256)] = 1
     retransmit_timeout: Annotated[Seconds, Field(gt=0)] = 2.0

@@ -185,6 +185,7 @@ class ConnectionConfig:
     `fragmentation`: "yes" for messages whose IP datagram would exceed `fragment_size` octets (0: what is known of
     the path, or what RFC 7383 recommends), "force" for every protected message, whatever its length, "no" for none;
     never without the peer's consent (RFC 7383).
+    `invalid_selectors`: tell the peer of packets against the selectors of their Child SA (RFC 4301 section 5.2).
     `window_size`: how many requests the peer may send before it has our responses (RFC 7296 section 2.3).
     `vips`: the addresses to ask the peer for when we begin the IKE SA, unspecified ones for any; `pools`: where the
     peer's come from when it begins, which it has to ask for with `pools_required` (section 2.19).
@@ -212,6 +213,7 @@ class ConnectionConfig:
     childless: Childless = Childless.ALLOW
     fragmentation: str = "yes"
     fragment_size: int = 0
+    invalid_selectors: bool = False
     shared_keys: tuple[SharedKey, ...] = ()
     window_size: int = 1
     vips: tuple[IPv4Address | IPv6Address, ...] = ()

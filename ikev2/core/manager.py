@@ -287,6 +287,19 @@ class SaManager(SaKeeper):
         else:
             self._drop(f"{remote}: no reply, too many already")
 
+    def wrong_selectors(self, spi_in: int, packet: bytes, now: float) -> None:
+        """A packet that came on a Child SA was dropped because its selectors do not mean it.
+
+        The peer is told, not too often, where the connection says so. RFC 4301 section 5.2, RFC 7296 section 3.10.1.
+        """
+        self.now = max(self.now, now)
+        sa = self._table.owner_of_spi(spi_in)
+        if sa is None or not sa.connection.invalid_selectors:
+            return
+        if suspicion.report(sa, suspicion.invalid_selectors(spi_in, packet), now):
+            self._tracer.note(f"{sa.name}: the peer is told of {NotifyType.INVALID_SELECTORS}")
+            self._collect(sa, now)
+
     def _report(self, notify: Notify, remote: Address, now: float, *, in_udp: bool = True) -> None:
         """Tell the peer of what came from its address, over the IKE SA that there is with it."""
         partner = suspicion.partner(self._table, remote, in_udp=in_udp)

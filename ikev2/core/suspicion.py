@@ -3,11 +3,12 @@
     ESP under an SPI that is not ours   INVALID_SPI, over an IKE SA with that address, else unprotected
     a request beyond our window         INVALID_MESSAGE_ID, over its IKE SA
     a request of an unknown IKE SA      INVALID_IKE_SPI, over an IKE SA with that address, and unprotected
+    ESP against its SA's selectors      INVALID_SELECTORS, over the IKE SA of the Child SA, where that is wanted
     an unprotected INVALID_SPI          a hint: the IKE SAs with that address are asked whether their peers live
 
 Nothing here changes the state of an SA, and all of it is limited in rate: each of these messages may be forged.
 
-RFC 7296 sections 1.5, 2.3 and 2.21.4.
+RFC 7296 sections 1.5, 2.3, 2.21.4 and 3.10.1.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ikev2.core.exchanges.ike_sa_init import ZERO_SPI
 from ikev2.core.state import State
 from ikev2.core.types import Address
 from ikev2.errors import ProtocolError
-from ikev2.iana import ExchangeType, NotifyType
+from ikev2.iana import ExchangeType, NotifyType, ProtocolId
 from ikev2.wire.header import Header
 from ikev2.wire.message import Message
 from ikev2.wire.payloads import Notify
@@ -34,6 +35,8 @@ HINT_INTERVAL_S = 10.0
 """How long an authentic message proves that the peer lives, and how often an unprotected hint is acted on."""
 IN_FLIGHT_S = 60.0
 """How long packets may still come for a Child SA that is gone: no reason to tell anybody."""
+QUOTED_OCTETS = 68
+"""Of an offending packet: the longest header of IPv4 and eight octets, as ICMP quotes it. RFC 792."""
 _MOST_RETIRED = 1024
 
 
@@ -91,6 +94,11 @@ def hint(sa: IkeSa, now: float) -> None:
 def invalid_spi(spi: int) -> Notify:
     """INVALID_SPI: the data is the SPI of the wayward packet. RFC 7296 section 1.5."""
     return Notify(NotifyType.INVALID_SPI, spi.to_bytes(4, "big"))
+
+
+def invalid_selectors(spi: int, packet: bytes) -> Notify:
+    """INVALID_SELECTORS: the SPI of the SA on which a packet came, and the packet's start. RFC 7296 section 3.10.1."""
+    return Notify(NotifyType.INVALID_SELECTORS, packet[:QUOTED_OCTETS], ProtocolId.ESP, spi.to_bytes(4, "big"))
 
 
 def unprotected(notify: Notify) -> bytes:

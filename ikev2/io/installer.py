@@ -23,7 +23,7 @@ from ikev2.errors import BackendError, IkeError
 from ikev2.io.describe import describe_event
 from ikev2.io.log import LogRing
 from ikev2.io.traps import Traps
-from ikev2.ipsec.backend import IKE_PORT, Acquire, Backend, PeerMoved, UnknownSpi
+from ikev2.ipsec.backend import IKE_PORT, Acquire, Backend, PeerMoved, UnknownSpi, WrongSelectors
 
 if TYPE_CHECKING:
     from ikev2.core.child_sa import ChildSaParameters
@@ -124,6 +124,12 @@ class Installer:
                 continue
             if isinstance(event, UnknownSpi):
                 self._stray_esp(event, now)
+                continue
+            if isinstance(event, WrongSelectors):
+                child = self.find_child(event.spi)
+                name = child.label if child is not None else f"{event.spi:08x}"
+                self.log.log("KNL", f"{name}: a packet that its selectors do not mean was dropped")
+                self.manager.wrong_selectors(event.spi, event.packet, now)
                 continue
             if isinstance(event, Acquire):
                 self.traps.spring(event, now)

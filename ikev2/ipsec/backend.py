@@ -165,7 +165,18 @@ class UnknownSpi:
     remote: Address
 
 
-BackendEvent = Expire | Acquire | PeerMoved | UnknownSpi
+@dataclass(frozen=True, slots=True)
+class WrongSelectors:
+    """A packet came on an SA, by our SPI, whose selectors do not mean it, and was dropped. Told of not every packet.
+
+    RFC 4301 section 5.2, step 5.
+    """
+
+    spi: int
+    packet: bytes
+
+
+BackendEvent = Expire | Acquire | PeerMoved | UnknownSpi | WrongSelectors
 
 
 class Backend(ABC):

@@ -22,9 +22,19 @@ from collections import Counter, deque
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.core.types import Address
 from ikev2.errors import BackendError, IkeError
-from ikev2.ipsec import ip, ipv6
+from ikev2.ipsec import ip, ipv4, ipv6
 from ikev2.ipsec.arriving import FLOW_CACHE, from_transport, from_tunnel
-from ikev2.ipsec.backend import SPI_MINIMUM, BackendEvent, Bypass, DropReason, Expire, PeerMoved, Trap, UnknownSpi
+from ikev2.ipsec.backend import (
+    SPI_MINIMUM,
+    BackendEvent,
+    Bypass,
+    DropReason,
+    Expire,
+    PeerMoved,
+    Trap,
+    UnknownSpi,
+    WrongSelectors,
+)
 from ikev2.ipsec.esp import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, EspDrop
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
@@ -45,8 +55,9 @@ from ikev2.ipsec.ways import Ways
 log = logging.getLogger(__name__)
 
 STRAY_INTERVAL_S = 1.0
-"""How often packets under an SPI that is not ours are worth an event."""
+"""How often packets under an SPI that is not ours, or against selectors, are worth an event."""
 _TUNNEL_TTL = 64
+_QUOTED_OCTETS = 128
 _LONGEST = 65535
 _SURELY_FITS = _LONGEST - 60 - UDP_HEADER_OCTETS
 """So many octets of ESP fit behind every IPv4 header, and behind IPv6's without extension headers."""
@@ -77,7 +88,7 @@ class Engine:
         """ICMP errors that came to `protect` for nothing: what they are about goes in clear, and so may they."""
         self.stray_spi = 0
         """The SPI of the last packet, when it was not ours; `tell_stray` takes it."""
-        self._told_at = float("-inf")
+        self._told_at = self._mismatch_told_at = float("-inf")
         self._wanting_whole: set[int] = set()  # SPIs of pairs that see fragments only put together
 
     # --- the tables -------------------------------------------------------------------------------------------
@@ -469,6 +480,7 @@ class Engine:
             self.stray_spi = spi
             return None
         inbound, ways = pair.inbound, self._ways
+        payload, next_header = b"", 0
         try:
             payload, next_header = inbound.open(packet)
             if inbound.soft_limit_reached:
@@ -486,9 +498,21 @@ class Engine:
             self._drop(inbound.errors, drop.reason)
             if inbound.expired:
                 self._tell_limit(pair, hard=True, inbound=True)
+            if drop.reason is DropReason.SELECTOR_MISMATCH:
+                self._tell_mismatch(pair, payload, next_header)
         except MalformedPacket:
             self._drop(inbound.errors, DropReason.MALFORMED)
         return None
+
+    def _tell_mismatch(self, pair: Pair, payload: bytes, next_header: int) -> None:
+        now = time.monotonic()
+        if now - self._mismatch_told_at < STRAY_INTERVAL_S:
+            return
+        self._mismatch_told_at = now
+        if not pair.tunnel:
+            make = ipv4.build_header if len(pair.remote) == 4 else ipv6.build_header
+            payload = make(pair.remote, pair.local, next_header, len(payload)) + payload
+        self.events.append(WrongSelectors(pair.inbound.spi, payload[:_QUOTED_OCTETS]))
 
     def _drop(self, counter: Counter[str], reason: DropReason) -> None:
         counter[reason] += 1

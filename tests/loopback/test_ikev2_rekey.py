@@ -18,6 +18,7 @@ from ikev2.io.endpoint import Endpoint
 from ikev2.ipsec.backend import Backend, BackendEvent, Expire
 from ikev2.ipsec.ipv4 import build_header
 from ikev2.ipsec.memory import MemoryBackend
+from ikev2.ipsec.outer import outer_packet
 
 
 def packet(source: str, destination: str, number: int) -> bytes:
@@ -178,6 +179,22 @@ def test_limit_of_the_backend_rekeys_or_ends_a_child_sa(tmp_path: Path, hard: bo
             else:
                 await until(lambda: pairs_of(a) == pairs_of(b) != before and len(pairs_of(a)) == 1)
                 assert [type(event) for event in events].count(ChildSaRekeyed) == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_the_backend_drops_by_its_selectors_is_told_to_the_peer(tmp_path: Path) -> None:
+    """RFC 4301 section 5.2, RFC 7296 section 3.10.1."""
+
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            a, b, traffic = await both(Pair(tmp_path, own={"b": {"invalid_selectors": True}}), stack)
+            backend, inside = traffic.ends[0][0], packet("203.0.113.9", HOST_B, 1)
+            (sending,) = backend._engine.pairs
+            backend.network.send(outer_packet(sending, sending.outbound.seal(inside, 4), inside), backend)
+            await until(lambda: any("N(INVAL_SEL)" in str(line) for line in a.log.records()))
+            assert any("that its selectors do not mean was dropped" in str(line) for line in b.log.records())
+            traffic.exchange()
 
     asyncio.run(scenario())
 

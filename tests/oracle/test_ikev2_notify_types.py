@@ -68,7 +68,6 @@ SECTION_3_10_1 = {
 
 NEVER_SENT = {
     "INVALID_MESSAGE_ID": "it is optional, and who sends it has to limit its rate (section 2.3)",
-    "INVALID_SELECTORS": "it is optional: such packets are dropped and counted (selector-mismatch)",
     "IPCOMP_SUPPORTED": "IPComp is not done here (section 2.22)",
     "HTTP_CERT_LOOKUP_SUPPORTED": "nothing is fetched by HTTP here (section 3.6)",
     "ESP_TFC_PADDING_NOT_SUPPORTED": "traffic flow confidentiality padding is accepted here (section 1.3.1)",
@@ -184,6 +183,19 @@ def _invalid_spi(net: Net) -> tuple[Network, object]:
     a.manager.stray_esp(0xDEADBEEF, a.address, b.address, network.now, in_udp=False)
     network.run(network.now + 1)
     return network, b"\xde\xad\xbe\xef"
+
+
+@sends("INVALID_SELECTORS", protocol_id=3, spi_size=4)
+def _invalid_selectors(net: Net) -> tuple[Network, object]:
+    """Section 3.10.1: the SPI is that of the Child SA, the data the start of the packet; as often as a flag allows."""
+    network, a, _b = joined(net, a={"invalid_selectors": True})
+    (mine,) = a.installed.values()
+    packet = bytes(range(200))
+    for _ in range(3):
+        a.manager.wrong_selectors(mine.spi_in, packet, network.now)
+    network.run(network.now + 1)
+    assert len(network.sent) == 6, "once in a while, and answered"
+    return network, (mine.spi_in.to_bytes(4, "big"), packet[:68])
 
 
 @sends("NO_PROPOSAL_CHOSEN")

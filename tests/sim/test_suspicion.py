@@ -16,7 +16,7 @@ from sim.test_informational import snapshot
 from ikev2.core import sa_table
 from ikev2.core.config import Identity, Limits
 from ikev2.core.events import PeerAlive
-from ikev2.core.suspicion import IN_FLIGHT_S, REPORT_INTERVAL_S
+from ikev2.core.suspicion import IN_FLIGHT_S, REPORT_INTERVAL_S, invalid_selectors
 from ikev2.core.types import Address
 from ikev2.iana import ExchangeType, NotifyType, PayloadType
 from ikev2.wire.payloads import Encrypted, Notify
@@ -58,6 +58,28 @@ def test_reports_are_limited_in_rate() -> None:
     stray(network, a, b.address)
     network.run(network.now + 1)
     assert len(network.sent) == before + 4
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_packets_against_the_selectors_of_their_child_sa_are_reported_where_the_connection_wants_that(
+    wanted: bool,
+) -> None:
+    """RFC 4301 section 5.2, RFC 7296 section 3.10.1: not too often, and it changes nothing."""
+    network, a, b = pair(a={"invalid_selectors": wanted})
+    up(network, a, until=5.0)
+    (child,) = a.installed.values()
+    before, installed = len(network.sent), dict(b.installed)
+    for _ in range(100):
+        a.manager.wrong_selectors(child.spi_in, b"E" + bytes(100), network.now)
+        a.manager.wrong_selectors(STRAY, b"E" + bytes(100), network.now)
+    network.run(network.now + REPORT_INTERVAL_S / 2)
+    sent = network.sent[before:]
+    assert len(sent) == (2 if wanted else 0)
+    if wanted:
+        (notify,) = opened(b, sent[0].datagram)
+        assert notify == invalid_selectors(child.spi_in, b"E" + bytes(67))
+    assert b.installed == installed
+    assert_joined(a, b)
 
 
 def test_packets_that_are_still_in_flight_for_a_child_sa_that_is_gone_are_not_suspicious() -> None:

@@ -18,7 +18,7 @@ from ikev2.crypto.secret import SecretOctets
 from ikev2.errors import BackendError
 from ikev2.iana import TsType
 from ikev2.ipsec import ipv6
-from ikev2.ipsec.backend import Acquire, Bypass, DropReason, Expire, Trap, UnknownSpi
+from ikev2.ipsec.backend import Acquire, Bypass, DropReason, Expire, Trap, UnknownSpi, WrongSelectors
 from ikev2.ipsec.esp import OutboundEspSa
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
@@ -236,6 +236,29 @@ def test_an_inner_packet_outside_the_selectors_is_dropped_and_counted(world: Wor
     world.a.send_packet(udp_packet())
     assert world.at_b == [udp_packet()]
     assert world.b.query(of_b).errors == {DropReason.SELECTOR_MISMATCH: 1}
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_packet_outside_the_selectors_is_told_with_its_start_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("ikev2.ipsec.sad.time.monotonic", lambda: now[0])
+    of_a, of_b = child_pair(mode=mode, ts_b=(TrafficSelector.from_network("192.0.2.2/32", UDP, 7, 7),))
+    sender, engine = Engine(), Engine()
+    outbound = sender.install(of_a).outbound
+    engine.install(of_b)
+    for port in (8, 9, 7):
+        packet = udp_packet(ports=(40000, port))
+        engine.unprotect(outbound.seal(*((packet, 4) if mode is Mode.TUNNEL else (packet[20:], UDP))))
+    (event,) = engine.events
+    assert isinstance(event, WrongSelectors)
+    assert (event.spi, event.packet[12:24]) == (of_b.spi_in, udp_packet(ports=(40000, 8))[12:24])
+    now[0] += STRAY_INTERVAL_S
+    packet = udp_packet(ports=(40000, 8), data=bytes(500))
+    engine.unprotect(outbound.seal(*((packet, 4) if mode is Mode.TUNNEL else (packet[20:], UDP))))
+    assert len(engine.events) == 2
+    assert len(engine.events[1].packet) == 128  # type: ignore[union-attr]
 
 
 def test_a_transport_payload_outside_the_selectors_is_dropped_and_counted(world: World) -> None:
