@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit" / "ikev2"))
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import MIP6MH_BRR, ICMPv6EchoRequest, IPv6, IPv6ExtHdrHopByHop
+from scapy.layers.inet6 import MIP6MH_BRR, ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop
 from userspace_hosts import A6, B6, A, B, RemoteHost, two_hosts, why_not
 
 NOTHING_ELSE = 4711
@@ -100,11 +100,14 @@ def test_ipv6_in_clear_is_dropped_and_neighbours_are_found_all_the_same(hosts: H
                 IPv6(**ends) / UDP(sport=1, dport=7),
                 IPv6(**ends) / IPv6ExtHdrHopByHop() / TCP(sport=1, dport=7),
                 IPv6(**ends) / ICMPv6EchoRequest(),
+                IPv6(**ends) / IPv6ExtHdrFragment(offset=2, m=1, nh=17) / bytes(16),  # goes on, to no end
+                IPv6(**ends) / IPv6ExtHdrFragment(offset=0, m=1) / UDP(sport=1, dport=7) / bytes(8),
+                IPv6(**ends) / IPv6ExtHdrFragment(offset=0, m=0) / UDP(sport=1, dport=7),
             )
         ]
     )
-    b.after_dropping(packets=3)
-    assert b.query()["drops"] == {"not-protected": 3}
+    b.after_dropping(packets=5)
+    assert b.query()["drops"] == {"not-protected": 5}
 
 
 def ts(*entry: object) -> list[list[object]]:

@@ -18,7 +18,7 @@ _REASONS: Mapping[str, DropReason] = MappingProxyType(
     {
         "XfrmInNoStates": DropReason.UNKNOWN_SPI,
         "XfrmInNoPols": DropReason.SELECTOR_MISMATCH,  # it came in a tunnel, and no policy knows of it
-        "XfrmInStateMismatch": DropReason.SELECTOR_MISMATCH,  # it came in transport mode, and is not of the SA
+        "XfrmInStateMismatch": DropReason.SELECTOR_MISMATCH,  # in transport mode; or in UDP, and the SA is without
         "XfrmInTmplMismatch": DropReason.CLEAR,
         "XfrmInHdrError": DropReason.MALFORMED,
         "XfrmOutNoStates": DropReason.NO_SA,
