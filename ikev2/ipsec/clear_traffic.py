@@ -237,11 +237,6 @@ class ClearTraffic:
         self._users: Counter[_Kept] = Counter()
         self._handles: dict[_Kept, int] = {}
 
-    @property
-    def active(self) -> bool:
-        """Whether anything is dropped at all."""
-        return self._socket is not None
-
     def open(self, device_prefix: str, instance: int) -> None:
         """Make the table of this instance's device, and take away those whose device is gone."""
         table = f"{device_prefix}{instance}"
@@ -262,15 +257,26 @@ class ClearTraffic:
         self._socket, self._device_prefix, self._table = sock, device_prefix, table
 
     @staticmethod
+    def clean(device_prefix: str, instance: int) -> None:
+        """Take away the tables of devices that are gone, and of this instance's, whose backend makes none."""
+        with contextlib.suppress(OSError):
+            sock = NftSocket()
+            try:
+                ClearTraffic._clean(sock, device_prefix, f"{device_prefix}{instance}")
+            finally:
+                sock.close()
+
+    @staticmethod
     def _clean(sock: NftSocket, device_prefix: str, own: str) -> None:
         for table in sock.tables():
-            if not (table.startswith(device_prefix) and table[len(device_prefix) :].isdecimal()):
-                continue
-            if table != own:
-                with contextlib.suppress(OSError):
-                    socket.if_nametoindex(table)
-                    continue  # of a running process
-            sock.delete_table(table)
+            if table == own:
+                sock.delete_table(table)
+            elif table.startswith(device_prefix) and table[len(device_prefix) :].isdecimal():
+                try:
+                    socket.if_nametoindex(table)  # of a running process
+                except OSError:
+                    with contextlib.suppress(OSError):  # of one that runs without its device
+                        sock.delete_table(table)
 
     @staticmethod
     def _make(sock: NftSocket, device_prefix: str, table: str) -> None:

@@ -152,6 +152,8 @@ class UserspaceBackend(Backend):
             if self.drops_clear:
                 self._clear.open(DEVICE_PREFIX, self._instance)
                 self._clear.want("sockets", outside=self._ike_ports)
+            else:
+                self._clear.clean(DEVICE_PREFIX, self._instance)
             self._claim("mark", [self._marked(network) for network in _EVERYWHERE[: 1 + has_ipv6()]])
             self._plane.start()
         except Exception:

@@ -272,6 +272,18 @@ def test_after_a_crash_nothing_comes_in_clear_and_the_next_run_cleans_up() -> No
         assert b.tables() == []
 
 
+def test_what_a_crash_left_goes_also_when_the_next_run_makes_no_table() -> None:
+    with two_hosts() as (_, b):
+        crashing = RemoteHost("nsenter", "-n", "-t", str(b.pid))
+        try:
+            crashing.open()
+        finally:
+            crashing.kill()
+        assert b.tables() == ["ikesp0"]
+        b.open(drops_clear=False)
+        assert b.tables() == []
+
+
 def test_two_in_one_namespace_leave_each_other_alone(hosts: Hosts) -> None:
     a, b = hosts
     b.install(side="b")

@@ -246,6 +246,23 @@ def test_tables_of_dead_devices_go_and_others_stay(nftables: FakeNftables, monke
     assert sorted(nftables.there) == ["filter", "ikesp0", "ikesp2", "ikespy"]
 
 
+def test_a_table_that_belongs_to_another_is_no_reason_to_do_without(
+    nftables: FakeNftables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a process that has lost its device, and is alive: its table is its own."""
+    nftables.there = {"ikesp1": {}, "ikesp2": {}}
+    delete = nftables.delete_table
+
+    def refuse(name: str) -> None:
+        if name == "ikesp1":
+            raise OSError(errno.EPERM, "not yours")
+        delete(name)
+
+    monkeypatch.setattr(nftables, "delete_table", refuse)
+    ClearTraffic().open("ikesp", 0)
+    assert sorted(nftables.there) == ["ikesp0", "ikesp1"]
+
+
 def test_a_kernel_without_nftables_is_said_in_one_line_and_nothing_is_refused(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
