@@ -58,6 +58,15 @@ def flow_in_error(packet: bytes) -> Flow | None:
     return found
 
 
+def is_icmp_error(packet: bytes) -> bool:
+    """Whether a whole packet is an ICMP message about another one, whatever it quotes. Raises MalformedPacket."""
+    flow = flow_of(packet)
+    protocol, errors = (
+        (socket.IPPROTO_ICMP, ipv4.ICMP_ERRORS) if flow.version == 4 else (ipv6.ICMPV6, ipv6.ICMP_ERRORS)
+    )
+    return flow.ip_protocol == protocol and flow.source_port >> 8 in errors
+
+
 def is_fragment(packet: bytes) -> bool:
     """True for any fragment, the first included. The packet is `checked`."""
     if packet[0] >> 4 == 4:

@@ -134,7 +134,7 @@ def flow(source: bytes, destination: bytes, ip_protocol: int, payload: bytes) ->
     )
 
 
-_ERRORS = frozenset((3, 4, 5, 11, 12))
+ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
 """ICMP messages about a packet: unreachable, source quench, redirect, time exceeded, parameter problem. RFC 792."""
 ICMP_HEADER_OCTETS = 8
 
@@ -145,7 +145,7 @@ def flow_in_error(message: bytes | memoryview) -> Flow | None:
     What is quoted may end anywhere behind the header: without ports it has none. RFC 4301 section 6.2.
     """
     quoted = bytes(message[ICMP_HEADER_OCTETS:])
-    if not message or message[0] not in _ERRORS or len(quoted) < HEADER_OCTETS or quoted[0] >> 4 != 4:
+    if not message or message[0] not in ICMP_ERRORS or len(quoted) < HEADER_OCTETS or quoted[0] >> 4 != 4:
         return None
     octets = (quoted[0] & 0x0F) * 4
     if not HEADER_OCTETS <= octets <= len(quoted):

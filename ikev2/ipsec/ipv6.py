@@ -22,7 +22,7 @@ _U16 = struct.Struct("!H")
 _PSEUDO = struct.Struct("!16s16sII")
 _ICMP = struct.Struct("!BBHI")
 _PACKET_TOO_BIG = 2
-_ERRORS = frozenset((1, 2, 3, 4))
+ICMP_ERRORS = frozenset((1, 2, 3, 4))
 """Unreachable, packet too big, time exceeded, parameter problem. RFC 4443 section 2.1."""
 
 
@@ -98,7 +98,7 @@ def flow_in_error(message: bytes) -> Flow | None:
     What is quoted may end anywhere behind the header: without ports it has none. RFC 4301 section 6.2, RFC 4443.
     """
     quoted = message[_ICMP.size :]
-    if not message or message[0] not in _ERRORS or len(quoted) < HEADER_OCTETS or quoted[0] >> 4 != 6:
+    if not message or message[0] not in ICMP_ERRORS or len(quoted) < HEADER_OCTETS or quoted[0] >> 4 != 6:
         return None
     try:
         chain = chain_of(quoted)

@@ -8,6 +8,7 @@ RFC 4301 section 8.2.1.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -20,7 +21,7 @@ from ikev2.ipsec.esp import NEXT_HEADER_IPV4, EspDrop
 from ikev2.ipsec.esp_sockets import IPV6_HOPLIMIT, IPV6_TCLASS, SO_MARK, EncapSocket, open_packet_socket, scope
 from ikev2.ipsec.fragments import fragments
 from ikev2.ipsec.icmp import read_errors
-from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, MalformedPacket, fragmentation_needed
+from ikev2.ipsec.ipv4 import FLAG_DF, HEADER_OCTETS, MalformedPacket, fragment_offset, fragmentation_needed
 from ikev2.ipsec.outer import TTL, UDP_HEADER, inner_mtu, outer_packet
 from ikev2.ipsec.pair import Pair
 from ikev2.ipsec.routing import SOCKET_MARK
@@ -103,9 +104,10 @@ class Outgoing:
         self._waiting.append((pair, esp, inner))
 
     def put_outside(self, packet: bytes) -> None:
-        """Send a packet of the host's as it is, by the way that it would have taken. Raises OSError."""
+        """Send a packet of the host's as it is, by the way that it would have taken; there may be none any more."""
         to = ip.destination(packet)
-        (self._alone.get((to, "")) or self._sender(to)).send(packet)
+        with contextlib.suppress(OSError):
+            (self._alone.get((to, "")) or self._sender(to)).send(packet)
 
     def forget_ways(self) -> None:
         """There are other UDP sockets than before."""
@@ -279,7 +281,7 @@ class Outgoing:
             pair.outbound.errors[drop.reason] += 1
             return
         pair.outbound.errors[DropReason.TOO_BIG] += 1
-        if mtu and pair.keeps_whole(inner) and (not padded or len(inner) > mtu):
+        if mtu and pair.keeps_whole(inner) and (not padded or len(inner) > mtu) and _may_be_answered(inner):
             tell = fragmentation_needed if inner[0] >> 4 == 4 else ipv6.packet_too_big
             self._to_host(tell(inner, mtu))
 
@@ -360,6 +362,19 @@ def _head6(pair: Pair, esp_octets: int, inner: bytes) -> bytes:
             heads.clear()
         heads[shape] = head
     return head
+
+
+def _may_be_answered(packet: bytes) -> bool:
+    """Whether an ICMP error may be sent about a packet: never about another one, nor a later fragment.
+
+    RFC 1122 section 3.2.2, RFC 4443 section 2.4.
+    """
+    if packet[0] >> 4 == 4 and fragment_offset(packet):
+        return False
+    try:
+        return not ip.is_icmp_error(packet)
+    except MalformedPacket:
+        return False
 
 
 def _tos6(pair: Pair, inner: bytes) -> int:

@@ -31,6 +31,7 @@ from esp_support import child_pair
 
 from ikev2.core.types import Mode
 from ikev2.ipsec.backend import Acquire, DropReason, Trap
+from ikev2.ipsec.outgoing import _may_be_answered
 from ikev2.ipsec.sad import Engine
 from ikev2.wire.payloads.ts import TrafficSelector
 
@@ -221,3 +222,22 @@ def test_where_a_policy_means_the_error_itself_that_decides(family: int) -> None
     assert sealed is not None
     assert sealed[0].child == of_b
     assert hosts.a.unprotect(sealed[1]) == packet
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@both_families
+def test_no_error_is_sent_about_an_error_nor_about_a_later_fragment(family: int, kind: str) -> None:
+    """RFC 1122 section 3.2.2, RFC 4443 section 2.4."""
+    hosts = Gateways(family)
+    assert _may_be_answered(bytes(hosts.sent()))  # type: ignore[call-overload]
+    for quoted in (0, 512):
+        error = hosts.error(message_of(kind, family), hosts.sent(), ROUTERS[family], quoted=quoted)
+        assert not _may_be_answered(error)
+    echo = ICMP(type=8) if family == 4 else ICMPv6EchoRequest()
+    assert _may_be_answered(bytes(hosts.header(src=hosts.here, dst=hosts.there) / echo))
+    if family == 4:
+        first, later = (
+            bytes(IP(src=hosts.here, dst=hosts.there, flags="MF", frag=at) / bytes(64)) for at in (0, 8)
+        )
+        assert _may_be_answered(first)
+        assert not _may_be_answered(later)
