@@ -116,6 +116,30 @@ class TestDelayVariation:
         assert inter_packet_delay_variation([5, None, 7, 9, None]) == [2]
         assert inter_packet_delay_variation([]) == []
 
+    @pytest.mark.parametrize(
+        ("delays", "ipdv", "pdv"),
+        [
+            ([20, 10, 20, 25, 20], [-10, 10, 5, -5], [10, 0, 10, 15, 10]),
+            (
+                [100, 110, 120, 130, 140, 150, 140, 130, 120, 110, 100],
+                [10, 10, 10, 10, 10, -10, -10, -10, -10, -10],
+                [0, 10, 20, 30, 40, 50, 40, 30, 20, 10, 0],
+            ),
+            ([3, None, 5, None, 4, None, 3, None, 4, None], [], [0, 2, 1, 0, 1]),
+            ([3, 4, None, None, None, None, None, 5, 4, 3], [1, -1, -1], [0, 1, 2, 1, 0]),
+            ([4, 4, 4, 4, 9, 9, 9, 9, 9], [0, 0, 0, 5, 0, 0, 0, 0], [0, 0, 0, 0, 5, 5, 5, 5, 5]),
+            ([3, 4, 3, 3, None, None, 8, 9, 8], [1, -1, 0, 1, -1], [0, 1, 0, 0, 5, 6, 5]),
+        ],
+        ids=["figure 1", "figure 2, above", "figure 3", "figure 4", "figure 5", "figure 6"],
+    )
+    def test_the_figures_of_rfc_5481(self, delays: list[int | None], ipdv: list[int], pdv: list[int]) -> None:
+        """What is U in a figure is undefined, and not in the sample (RFC 3393 section 4.1).
+
+        The lower part of figure 2 has an IPDV of -10 from 120 to 100 ms, which is -20.
+        """
+        assert inter_packet_delay_variation(delays) == ipdv
+        assert packet_delay_variation([delay for delay in delays if delay is not None]) == pdv
+
     def test_pdv_is_above_the_least(self) -> None:
         assert packet_delay_variation([20, 10, 30, 25, 5, 5]) == [15, 5, 25, 20, 0, 0]
 
