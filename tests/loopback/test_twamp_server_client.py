@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from ippm_control_peers import SPI_I, SPI_R, DerivedProvider, derived_provider, passphrases
@@ -453,13 +455,21 @@ def test_a_server_that_stops_ends_a_measurement_with_an_error() -> None:
     run(test)
 
 
-def test_a_measurement_that_is_stopped_reports_what_there_is() -> None:
+def test_a_measurement_that_is_stopped_reports_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+
+    def begin(*arguments: Any, **named: Any) -> Any:
+        began.set()
+        return run_sender(*arguments, **named)
+
+    monkeypatch.setattr("ippm.io.twamp_client.run_sender", begin)
+
     async def test() -> None:
         async with serving() as server:
             stop = StopSignal()
             options = replace(PING, port=server.port, count=100_000, interval_s=0.001)
             task = asyncio.ensure_future(twping(options, stop=stop))
-            await until(lambda: server.sessions == 1)
+            await until(began.is_set)
             stop.set()
             result = await task
             assert result.sent < 100_000
