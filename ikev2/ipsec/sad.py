@@ -16,25 +16,14 @@ import logging
 import secrets
 import struct
 import threading
-import time
 from collections import Counter, deque
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.core.types import Address
 from ikev2.errors import BackendError, IkeError
-from ikev2.ipsec import ip, ipv4, ipv6
+from ikev2.ipsec import ip, ipv6
 from ikev2.ipsec.arriving import FLOW_CACHE, from_transport, from_tunnel
-from ikev2.ipsec.backend import (
-    SPI_MINIMUM,
-    BackendEvent,
-    Bypass,
-    DropReason,
-    Expire,
-    PeerMoved,
-    Trap,
-    UnknownSpi,
-    WrongSelectors,
-)
+from ikev2.ipsec.backend import SPI_MINIMUM, Bypass, DropReason, Trap
 from ikev2.ipsec.esp import NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, EspDrop
 from ikev2.ipsec.fragments import Reassembler
 from ikev2.ipsec.ipv4 import (
@@ -49,15 +38,13 @@ from ikev2.ipsec.ipv4 import (
 from ikev2.ipsec.outer import dummy_packet
 from ikev2.ipsec.pair import UDP_HEADER_OCTETS, Pair
 from ikev2.ipsec.spd import bypasses
+from ikev2.ipsec.telling import Telling
 from ikev2.ipsec.traps import TrapTable
 from ikev2.ipsec.ways import Ways
 
 log = logging.getLogger(__name__)
 
-STRAY_INTERVAL_S = 1.0
-"""How often packets under an SPI that is not ours, or against selectors, are worth an event."""
 _TUNNEL_TTL = 64
-_QUOTED_OCTETS = 128
 _LONGEST = 65535
 _SURELY_FITS = _LONGEST - 60 - UDP_HEADER_OCTETS
 """So many octets of ESP fit behind every IPv4 header, and behind IPv6's without extension headers."""
@@ -73,7 +60,8 @@ class Engine:
         """Packets that no SA can be blamed for, by DropReason."""
         self.last_drop: DropReason | None = None
         """Why the last packet that was dropped was dropped, for a trace."""
-        self.events: deque[BackendEvent] = deque()
+        self._telling = Telling()
+        self.events = self._telling.events
         self._pairs: tuple[Pair, ...] = ()  # the newest first: RFC 7296 section 2.8, a rekeyed pair takes over
         self._by_spi: dict[int, Pair] = {}
         self._leaving: dict[int, Pair] = {}  # deleted, for what had come before
@@ -88,7 +76,6 @@ class Engine:
         """ICMP errors that came to `protect` for nothing: what they are about goes in clear, and so may they."""
         self.stray_spi = 0
         """The SPI of the last packet, when it was not ours; `tell_stray` takes it."""
-        self._told_at = self._mismatch_told_at = float("-inf")
         self._wanting_whole: set[int] = set()  # SPIs of pairs that see fragments only put together
 
     # --- the tables -------------------------------------------------------------------------------------------
@@ -295,11 +282,11 @@ class Engine:
         except EspDrop as drop:
             self._drop(outbound.errors, drop.reason)
             if outbound.expired:
-                self._tell_limit(pair, hard=True, inbound=False)
+                self._telling.limit(pair, hard=True, inbound=False)
             return None
         finally:
             if outbound.soft_limit_reached:
-                self._tell_limit(pair, hard=False, inbound=False)
+                self._telling.limit(pair, hard=False, inbound=False)
 
     def _protect6(self, packet: bytes) -> tuple[Pair, bytes, bytes] | None:
         """`protect` for IPv6. RFC 4303 section 3.1.1 says where ESP goes among the extension headers."""
@@ -334,11 +321,11 @@ class Engine:
         except EspDrop as drop:
             self._drop(outbound.errors, drop.reason)
             if outbound.expired:
-                self._tell_limit(pair, hard=True, inbound=False)
+                self._telling.limit(pair, hard=True, inbound=False)
             return None
         finally:
             if outbound.soft_limit_reached:
-                self._tell_limit(pair, hard=False, inbound=False)
+                self._telling.limit(pair, hard=False, inbound=False)
 
     def dummy(self, child: ChildSaParameters, octets: int) -> tuple[Pair, bytes, bytes]:
         """A dummy packet of so many octets, or what the path takes, on an installed pair, to be sent as of `protect`.
@@ -437,33 +424,16 @@ class Engine:
             return False
         return not self.traps.accepts(about) and not any(pair.policy.accepts(about) for pair in self._pairs)
 
-    def _tell_limit(self, pair: Pair, *, hard: bool, inbound: bool) -> None:
-        if (hard, inbound) in pair.told:
-            return
-        pair.told.add((hard, inbound))
-        child = pair.child
-        spi = child.spi_in if inbound else child.spi_out
-        self.events.append(Expire(spi, child.local, child.remote, hard=hard, inbound=inbound))
-
     def came_from(self, spi: bytes, remote: str, remote_port: int) -> None:
-        """An authentic packet in UDP came from this address: tell it when the peer was not there before.
-
-        Never without a replay window: an old packet, sent again from elsewhere, must not move anything.
-        RFC 7296 section 2.23.
-        """
+        """An authentic packet in UDP came from this address: told when the peer was not there before."""
         pair = self._by_spi.get(int.from_bytes(spi, "big"))
-        if pair is None or pair.child.encap is None or not pair.child.replay_window:
-            return
-        if (pair.child.remote, pair.child.encap.remote_port) != (remote, remote_port):
-            self.events.append(PeerMoved(pair.inbound.spi, remote, remote_port))
+        if pair is not None:
+            self._telling.moved(pair, remote, remote_port)
 
     def tell_stray(self, local: Address, remote: Address) -> None:
-        """The packet before was under an SPI that is not ours, and came from there: tell it, once in a while."""
+        """The packet before was under an SPI that is not ours, and came from there: told once in a while."""
         spi, self.stray_spi = self.stray_spi, 0
-        now = time.monotonic()
-        if spi >= SPI_MINIMUM and now - self._told_at >= STRAY_INTERVAL_S:
-            self._told_at = now
-            self.events.append(UnknownSpi(spi, local, remote))
+        self._telling.stray(spi, local, remote)
 
     # --- inbound: RFC 4301 section 5.2 ------------------------------------------------------------------------
 
@@ -484,7 +454,7 @@ class Engine:
         try:
             payload, next_header = inbound.open(packet)
             if inbound.soft_limit_reached:
-                self._tell_limit(pair, hard=False, inbound=True)
+                self._telling.limit(pair, hard=False, inbound=True)
             if pair.standby:  # the peer has the pair, too, and is ready to receive on it: RFC 7296 section 2.8
                 self._put_first(pair)
             if pair.tunnel:
@@ -497,22 +467,12 @@ class Engine:
         except EspDrop as drop:
             self._drop(inbound.errors, drop.reason)
             if inbound.expired:
-                self._tell_limit(pair, hard=True, inbound=True)
+                self._telling.limit(pair, hard=True, inbound=True)
             if drop.reason is DropReason.SELECTOR_MISMATCH:
-                self._tell_mismatch(pair, payload, next_header)
+                self._telling.mismatch(pair, payload, next_header)
         except MalformedPacket:
             self._drop(inbound.errors, DropReason.MALFORMED)
         return None
-
-    def _tell_mismatch(self, pair: Pair, payload: bytes, next_header: int) -> None:
-        now = time.monotonic()
-        if now - self._mismatch_told_at < STRAY_INTERVAL_S:
-            return
-        self._mismatch_told_at = now
-        if not pair.tunnel:
-            make = ipv4.build_header if len(pair.remote) == 4 else ipv6.build_header
-            payload = make(pair.remote, pair.local, next_header, len(payload)) + payload
-        self.events.append(WrongSelectors(pair.inbound.spi, payload[:_QUOTED_OCTETS]))
 
     def _drop(self, counter: Counter[str], reason: DropReason) -> None:
         counter[reason] += 1

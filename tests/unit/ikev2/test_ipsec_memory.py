@@ -25,7 +25,8 @@ from ikev2.ipsec.ipv4 import build_header, ones_complement_sum
 from ikev2.ipsec.memory import MemoryBackend, MemoryNetwork, esp_of
 from ikev2.ipsec.outer import outer_packet
 from ikev2.ipsec.outgoing import _head
-from ikev2.ipsec.sad import STRAY_INTERVAL_S, Engine
+from ikev2.ipsec.sad import Engine
+from ikev2.ipsec.telling import TELL_INTERVAL_S
 from ikev2.wire.payloads.ts import TrafficSelector
 
 A, B = "192.0.2.1", "192.0.2.2"
@@ -243,7 +244,7 @@ def test_a_packet_outside_the_selectors_is_told_with_its_start_once_in_a_while(
     monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr("ikev2.ipsec.sad.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ikev2.ipsec.telling.time.monotonic", lambda: now[0])
     of_a, of_b = child_pair(mode=mode, ts_b=(TrafficSelector.from_network("192.0.2.2/32", UDP, 7, 7),))
     sender, engine = Engine(), Engine()
     outbound = sender.install(of_a).outbound
@@ -254,7 +255,7 @@ def test_a_packet_outside_the_selectors_is_told_with_its_start_once_in_a_while(
     (event,) = engine.events
     assert isinstance(event, WrongSelectors)
     assert (event.spi, event.packet[12:24]) == (of_b.spi_in, udp_packet(ports=(40000, 8))[12:24])
-    now[0] += STRAY_INTERVAL_S
+    now[0] += TELL_INTERVAL_S
     packet = udp_packet(ports=(40000, 8), data=bytes(500))
     engine.unprotect(outbound.seal(*((packet, 4) if mode is Mode.TUNNEL else (packet[20:], UDP))))
     assert len(engine.events) == 2
@@ -282,7 +283,7 @@ def test_what_carries_an_unknown_spi_is_dropped_and_counted(world: World) -> Non
 def test_a_packet_of_an_unknown_spi_is_told_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event is for RFC 7296 section 2.21.4; a flood of such packets is not one of events."""
     now = [100.0]
-    monkeypatch.setattr("ikev2.ipsec.sad.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ikev2.ipsec.telling.time.monotonic", lambda: now[0])
     engine = Engine()
     here, there = Address(A, 0), Address(B, 0)
     for spi in (0x1234, 0x5678):
@@ -290,7 +291,7 @@ def test_a_packet_of_an_unknown_spi_is_told_once_in_a_while(monkeypatch: pytest.
         engine.tell_stray(here, there)
         engine.tell_stray(here, there)
     assert list(engine.events) == [UnknownSpi(0x1234, here, there)]
-    now[0] += STRAY_INTERVAL_S
+    now[0] += TELL_INTERVAL_S
     engine.unprotect(b"\0\0\0\xff" + bytes(40))
     engine.tell_stray(here, there)
     engine.unprotect(b"\0\0\x56\x78" + bytes(40))
