@@ -70,7 +70,7 @@ def test_without_privileges_the_guest_does_the_same(tmp_path_factory: pytest.Tem
     temporary.mkdir(mode=0o777)
     temporary.chmod(0o777)
     script = str(directory / "tests/uml" / Path(guest_xfrm.__file__).name)
-    guest = [python, "-m", "interop.lab.uml", "-p", "-t", "110", "--", python, script, *AS_NOBODY_TOO]
+    guest = [python, "-m", "interop.lab.uml", "-p", "-t", "250", "--", python, script, *AS_NOBODY_TOO]
     done = subprocess.run(
         [*AS_NOBODY, *guest],
         capture_output=True,
