@@ -125,7 +125,7 @@ def test_the_kernel_finds_the_type_of_a_mobility_header_where_we_put_it(
     here, there = "2001:db8::1", "2001:db8::2"
     for words_ in (
         ("link", "set", "lo", "up"),
-        ("address", "add", here, "dev", "lo"),
+        ("address", "add", here, "dev", "lo", "nodad"),
         ("route", "add", there, "dev", "lo"),
     ):
         namespace.run(["ip", *words_], check=True)
