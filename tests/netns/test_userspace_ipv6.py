@@ -164,7 +164,9 @@ def test_one_family_inside_the_other(
 ) -> None:
     a, b = hosts
     for host, address, outside in ((a, inner[0], outer["a"]), (b, inner[1], outer["b"])):
-        host.run(command=f"ip addr add {address}/{128 if ':' in address else 32} dev lo")
+        host.run(
+            command=f"ip addr add {address}/{128 if ':' in address else 32} dev lo{' nodad' if ':' in address else ''}"
+        )
         if udp:
             host.attach(host=outside)
     prefix = 128 if ":" in inner[0] else 32
