@@ -1,13 +1,14 @@
 """The CPU that a responder takes for one PSK handshake: `ikev2 run` and strongSwan's charon in the same run.
 
-    python bench/ike_charon.py [--handshakes 200] [--rounds 2]
+    python bench/ike_charon.py [--handshakes 200] [--rounds 2] [--log]
 
 Two hosts in namespaces of this script's own; needs root, /dev/net/tun and charon-systemd. One initiator, on sockets,
 makes IKE SAs one after another; the CPU time, user and system, of the responder's process with all its threads is
 read from /proc/PID/stat (to 10 ms) before and after. Both responders have the same algorithms and ESP in userspace
-over a TUN device, no cookies (charon: dos_protection = no), and logs that say nothing of a handshake. Once with a
-Child SA in each and once without (RFC 6023), which leaves the data planes out. Rounds alternate; medians. Printed,
-too: what the cryptographic primitives alone take, timed in this process as in `ike.py`.
+over a TUN device, no cookies (charon: dos_protection = no), and logs that say nothing of a handshake (charon: level 0;
+ours: log_lines = 0), or with --log what both keep of it unless told otherwise (charon: level 1, to a file; ours: 10,000
+lines in memory). Once with a Child SA in each and once without (RFC 6023), which leaves the data planes out. Rounds
+alternate; medians. Printed, too: what the cryptographic primitives alone take, timed in this process as in `ike.py`.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ LIMITS: dict[str, Any] = {
     "half_open_limit": 1_000_000,
     "half_open_per_address": 1_000_000,
 }
-SILENT: dict[str, Any] = {"log_lines": 0}
+"""So that each initiator is answered at once, whatever was before."""
 
 
 class Charon(StrongSwan):
-    """charon that logs errors only."""
+    """charon, of which the process is known."""
 
     @property
     def pid(self) -> int:
@@ -47,10 +48,10 @@ class Charon(StrongSwan):
 
 
 @contextmanager
-def charon(namespace: Namespace, directory: Path, *, with_child: bool) -> Iterator[int]:
+def charon(namespace: Namespace, directory: Path, *, with_child: bool, with_log: bool = False) -> Iterator[int]:
     """charon as the responder."""
-    quiet = {"path": str(directory / "charon.log"), "default": 0}
-    settings = {"dos_protection": False, "filelog": {"file": quiet}}
+    log = {"path": str(directory / "charon.log"), "default": int(with_log)}
+    settings = {"dos_protection": False, "filelog": {"file": log}}
     child = {"esp_proposals": ESP, "local_ts": "dynamic", "remote_ts": "dynamic", "mode": "tunnel"}
     connection: dict[str, Any] = {
         "version": 2,
@@ -70,18 +71,21 @@ def charon(namespace: Namespace, directory: Path, *, with_child: bool) -> Iterat
 
 
 @contextmanager
-def ours(namespace: Namespace, directory: Path, *, with_child: bool) -> Iterator[int]:
+def ours(namespace: Namespace, directory: Path, *, with_child: bool, with_log: bool = False) -> Iterator[int]:
     """`ikev2 run` as the responder."""
-    with our_responder(namespace, directory, with_child=with_child, **LIMITS, **SILENT) as process:
+    log: dict[str, Any] = {} if with_log else {"log_lines": 0}
+    with our_responder(namespace, directory, with_child=with_child, **LIMITS, **log) as process:
         yield process.pid
 
 
-def measure(responder: Any, directory: Path, handshakes: int, *, with_child: bool) -> tuple[float, float]:
+def measure(
+    responder: Any, directory: Path, handshakes: int, *, with_child: bool, with_log: bool
+) -> tuple[float, float]:
     """CPU milliseconds of the responder for one handshake, and handshakes a second one after another."""
     with TwoHosts((f"{INITIATOR}/24",), (f"{RESPONDER}/24",)) as hosts:
         namespace = hosts.host("b")
         with (
-            responder(namespace, directory, with_child=with_child) as pid,
+            responder(namespace, directory, with_child=with_child, with_log=with_log) as pid,
             closing(Caller(hosts.host("a"), with_child=with_child)) as caller,
         ):
             for _ in range(20):
@@ -95,6 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--handshakes", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--log", action="store_true", help="both keep their log")
     arguments = parser.parse_args()
     if (reason := why_not_here()) is not None:
         raise SystemExit(f"charon cannot run here: {reason}")
@@ -104,7 +109,9 @@ def main() -> None:
             for number in range(arguments.rounds):
                 for name, responder in (("ikev2", ours), ("charon", charon)):
                     directory = Path(base) / f"{name}-{with_child}-{number}"
-                    result = measure(responder, directory, arguments.handshakes, with_child=with_child)
+                    result = measure(
+                        responder, directory, arguments.handshakes, with_child=with_child, with_log=arguments.log
+                    )
                     found[name].append(result)
             print(f"responder, PSK, {IKE}, " + (f"Child SA {ESP}" if with_child else "no Child SA"))
             cpu = {name: statistics.median(one for one, _ in rows) for name, rows in found.items()}
