@@ -77,6 +77,7 @@ class DataPlane:
         self._poll = select.poll()
         self._handlers: dict[int, Callable[[], None]] = {}
         self._attached: list[EncapSocket] = []
+        self._families: set[int] = set()
         self._encaps: dict[tuple[str, int], EncapSocket] = {}
         self._came_from: dict[bytes, Address] = {}
         self._arrivals: dict[str, dict[bytes, _Arrival]] = {}
@@ -131,6 +132,7 @@ class DataPlane:
         """Read a bound UDP socket from now on."""
         encap = EncapSocket.of(sock, on_ike, on_path_mtu)
         self._attached.append(encap)
+        self._families.add(sock.family)
         self._encaps[_place(sock.family, encap.host), encap.port] = encap
         self._calls.append(self._outgoing.forget_ways)
         self._calls.append(lambda: self._watch(sock.fileno(), lambda: self._from_encap(encap)))
@@ -158,8 +160,7 @@ class DataPlane:
 
     def can_encapsulate(self, remote: str) -> bool:
         """True when there is a UDP socket of the family of `remote`."""
-        family = socket.AF_INET6 if ":" in remote else socket.AF_INET
-        return any(encap.sock.family == family for encap in self._attached)
+        return (socket.AF_INET6 if ":" in remote else socket.AF_INET) in self._families
 
     def _wake(self) -> None:
         os.eventfd_write(self._wake_fd, 1)

@@ -23,6 +23,7 @@ from typing import ClassVar, TypeAlias
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters, UdpEncap
 from ikev2.errors import BackendError
+from ikev2.iana import TsType
 from ikev2.ipsec import ipv6
 from ikev2.ipsec.backend import (
     IKE_PORT,
@@ -218,8 +219,9 @@ class UserspaceBackend(Backend):
 
     def _check_scopes(self, of: ChildSaParameters | Trap) -> None:
         """Routes of ours lead a destination into the device, whatever link it is on: link-local ones cannot be told."""
-        for selector in selectors_of((*of.ts_local, *of.ts_remote)):
-            if selector.version == 6 and any(network.is_link_local for network in selector.networks()):
+        of_ipv6 = [ts for ts in (*of.ts_local, *of.ts_remote) if ts.ts_type == TsType.TS_IPV6_ADDR_RANGE]
+        for selector in selectors_of(of_ipv6):
+            if any(network.is_link_local for network in selector.networks()):
                 label = of.name if isinstance(of, Trap) else of.label
                 raise BackendError(
                     f"Child SA {label} protects link-local addresses: routes cannot say on which link"
@@ -351,9 +353,11 @@ class UserspaceBackend(Backend):
         before = self._alike_of.get(spi)
         if before == alike:
             return
-        if alike not in self._sharing:
+        sharing = self._sharing.get(alike)
+        if sharing is None:
             self._claim(alike, self._wanted(pair.policy, pair.child), protected(pair.policy))
-        self._sharing.setdefault(alike, {})[spi] = pair
+            sharing = self._sharing[alike] = {}
+        sharing[spi] = pair
         if before is not None:
             self._unshare(spi)
         self._alike_of[spi] = alike
