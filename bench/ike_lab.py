@@ -80,12 +80,31 @@ class Caller:
                 break
         raise SystemExit(f"the handshake failed in state {sa.state}")
 
-    def _turn(self, deadline: float) -> None:
+    def handshakes(self, count: int, timeout_s: float) -> float:
+        """Make so many IKE SAs at once; the seconds it took. SystemExit when they do not all come up."""
+        started = time.monotonic()
+        ends = Address(RESPONDER, 500), Address(INITIATOR, 500)
+        sas = [self.manager.initiate("bench", *ends, started) for _ in range(count)]
+        self._send()
+        sockets = list(self._sockets.values())
+        while any(sa.state is not State.ESTABLISHED for sa in sas):
+            if time.monotonic() > started + timeout_s:
+                raise SystemExit(f"not all of {count} handshakes came up")
+            for sock in select.select(sockets, (), (), 0.5)[0]:
+                self._receive(sock)
+            self.manager.handle_timer(time.monotonic())
+            self._send()
+        return time.monotonic() - started
+
+    def _send(self) -> None:
         while self.manager.next_event() is not None:
             pass
         for datagram in self.manager.datagrams_to_send():
             octets = NON_ESP_MARKER + datagram.data if datagram.local.port == MARKED_PORT else datagram.data
             self._sockets[datagram.local.port].sendto(octets, datagram.remote)
+
+    def _turn(self, deadline: float) -> None:
+        self._send()
         if any(sa.state not in (State.ESTABLISHED, State.CLOSED) for sa in self.manager.sas[-1:]):
             now = time.monotonic()
             timer = self.manager.next_timer()
@@ -103,11 +122,7 @@ class Caller:
             data = data[len(NON_ESP_MARKER) :]
         local, remote = Address(INITIATOR, port), Address(source[0], source[1])
         self.manager.receive_datagram(data, local, remote, time.monotonic())
-        while self.manager.next_event() is not None:
-            pass
-        for datagram in self.manager.datagrams_to_send():
-            octets = NON_ESP_MARKER + datagram.data if datagram.local.port == MARKED_PORT else datagram.data
-            self._sockets[datagram.local.port].sendto(octets, datagram.remote)
+        self._send()
 
 
 def _bound(port: int) -> socket.socket:

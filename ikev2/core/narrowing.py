@@ -55,6 +55,8 @@ def resolve(specs: Iterable[TsSpec], *hosts: str) -> tuple[TrafficSelector, ...]
 
 def intersect(a: TrafficSelector, b: TrafficSelector) -> TrafficSelector | None:
     """The traffic in both, None when there is none or a type is not known to us."""
+    if a == b and a.ts_type in _KNOWN:
+        return a
     if a.ts_type != b.ts_type or a.ts_type not in _KNOWN:
         return None
     if a.ip_protocol and b.ip_protocol and a.ip_protocol != b.ip_protocol:

@@ -16,7 +16,7 @@ import logging
 import secrets
 import struct
 import threading
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 
 from ikev2.core.child_sa import ChildCounters, ChildSaParameters
 from ikev2.core.types import Address
@@ -62,10 +62,11 @@ class Engine:
         """Why the last packet that was dropped was dropped, for a trace."""
         self._telling = Telling()
         self.events = self._telling.events
-        self._pairs: tuple[Pair, ...] = ()  # the newest first: RFC 7296 section 2.8, a rekeyed pair takes over
-        self._by_spi: dict[int, Pair] = {}
+        # The newest last: RFC 7296 section 2.8, a rekeyed pair takes over. One that stands by goes before all others.
+        self._by_spi: OrderedDict[int, Pair] = OrderedDict()
+        self._in_order: tuple[Pair, ...] | None = ()  # the newest first; None: made when a packet wants it
         self._leaving: dict[int, Pair] = {}  # deleted, for what had come before
-        self._lock = threading.Lock()  # of `_pairs` and `_by_spi`, for who changes them
+        self._lock = threading.Lock()  # of these two, for who changes them
         self._bypasses: tuple[Bypass, ...] = ()
         self.traps = TrapTable()
         self._reserved: set[int] = set()
@@ -82,8 +83,13 @@ class Engine:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The installed pairs, the newest first."""
-        return self._pairs
+        """The installed pairs, the newest first. Not within the lock."""
+        found = self._in_order
+        if found is None:
+            # Made once for many changes: a tuple for each would touch every pair that there is.
+            with self._lock:
+                found = self._in_order = tuple(reversed(self._by_spi.values()))
+        return found
 
     @property
     def bypass_rules(self) -> tuple[Bypass, ...]:
@@ -119,7 +125,8 @@ class Engine:
             if self._ways.add(pair):
                 said = "another peer has the same selectors; answers go where packets came from"
                 log.warning("Child SA %s: %s", child.label, said)
-            self._order((*self._pairs, pair) if standby else (pair, *self._pairs))
+            self._by_spi.move_to_end(child.spi_in, last=not standby)
+            self._changed()
         self._note_fragments(pair)
         self.traps.answered(child.name)
         return pair
@@ -134,7 +141,8 @@ class Engine:
         with self._lock:
             pair.standby = False
             if self._by_spi.get(pair.inbound.spi) is pair:
-                self._order((pair, *(other for other in self._pairs if other is not pair)))
+                self._by_spi.move_to_end(pair.inbound.spi)
+                self._changed()
 
     def replace(self, old: ChildSaParameters, new: ChildSaParameters) -> Pair:
         """Move an installed pair to the addresses of `new`. Raises BackendError when it is not there."""
@@ -160,7 +168,7 @@ class Engine:
             with self._lock:
                 del self._by_spi[child.spi_in]
                 self._ways.remove(pair.policy, pair.child)
-                self._order(tuple(other for other in self._pairs if other is not pair))
+                self._changed()
             self._wanting_whole.discard(child.spi_in)
         return pair
 
@@ -222,13 +230,14 @@ class Engine:
         self._reserved.clear()
         self._leaving.clear()
         with self._lock:
-            self._by_spi = {}
+            self._by_spi = OrderedDict()
             self._ways.clear()
-            self._order(())
+            self._changed()
         self._wanting_whole.clear()
 
-    def _order(self, pairs: tuple[Pair, ...]) -> None:
-        self._pairs = pairs
+    def _changed(self) -> None:
+        """The pairs, or their order, are others: what was worked out of them goes, this before the cache of flows."""
+        self._in_order = None
         self._flows = {}
 
     def _note_fragments(self, pair: Pair) -> None:
@@ -370,7 +379,7 @@ class Engine:
         """The pair of a packet that an ICMP error is about, which no policy means itself. RFC 4301 section 6.2."""
         if ip.flow_in_error(packet) is None or self.traps.protects(ip.flow_of(packet)):
             return None
-        found = [pair for pair in self._pairs if pair.sends_about(packet)]
+        found = [pair for pair in self.pairs if pair.sends_about(packet)]
         return min(found, key=lambda pair: pair.half_closed, default=None)
 
     def _pair_that_means(self, flow: Flow) -> Pair | None:
@@ -379,7 +388,7 @@ class Engine:
         A half-closed one only if there is no other; none where a trap means the packet more. RFC 4301 section 4.4.1:
         policies have an order, and here as in the kernel their selectors make it.
         """
-        found = [pair for pair in self._pairs if pair.policy.protects(flow)]
+        found = [pair for pair in self.pairs if pair.policy.protects(flow)]
         if not found:
             return None
         chosen = found[0]
@@ -402,7 +411,7 @@ class Engine:
     def must_be_protected(self, packet: bytes) -> bool:
         """Whether a packet that came in clear belongs to a policy and so must go. RFC 4301 section 5.2, step 3b."""
         flow = ip.flow_of(packet)
-        return any(pair.policy.accepts(flow) for pair in self._pairs) or self.traps.accepts(flow)
+        return any(pair.policy.accepts(flow) for pair in self.pairs) or self.traps.accepts(flow)
 
     def is_protected(self, packet: bytes) -> bool:
         """Whether a packet on its way out belongs to a Child SA, there or to come. Raises MalformedPacket."""
@@ -420,9 +429,9 @@ class Engine:
     def _is_about_nothing_of_ours(self, packet: bytes) -> bool:
         """Whether an ICMP error, itself of no policy, is about a packet that is of none either."""
         about, flow = ip.flow_in_error(packet), ip.flow_of(packet)
-        if about is None or self.traps.protects(flow) or any(pair.policy.protects(flow) for pair in self._pairs):
+        if about is None or self.traps.protects(flow) or any(pair.policy.protects(flow) for pair in self.pairs):
             return False
-        return not self.traps.accepts(about) and not any(pair.policy.accepts(about) for pair in self._pairs)
+        return not self.traps.accepts(about) and not any(pair.policy.accepts(about) for pair in self.pairs)
 
     def came_from(self, spi: bytes, remote: str, remote_port: int) -> None:
         """An authentic packet in UDP came from this address: told when the peer was not there before."""
