@@ -69,6 +69,8 @@ def show(directory: Path) -> None:
             ["select-pane", "-t", "lab:hosts.1", "-T", "host B"],
             ["set-option", "-g", "pane-border-status", "top"],
             ["set-option", "-g", "mouse", "on"],
+            # Keys that come within a millisecond count as pasted text otherwise, and Ctrl-b d among them as a letter.
+            ["set-option", "-g", "assume-paste-time", "0"],
             ["set-option", "-g", "default-command", f"{lab} on A"],
             ["set-option", "-g", "status-right", "lab help; Ctrl-b d ends the lab"],
             ["select-pane", "-t", "lab:hosts.0"],
