@@ -113,9 +113,13 @@ class SocketSet:
             self._backend.attach_encap_socket(sock.sock, from_thread, mtu_from_thread)
             return
         # The backend's thread gets ESP alone, but for what came in between, and the loop all else.
+        try:
+            self._backend.attach_encap_socket(beside, from_thread, mtu_from_thread)
+        except BackendError:
+            beside.close()  # or the port would stay taken
+            raise
         self._beside.append(beside)
         sock.start(loop, deliver)
-        self._backend.attach_encap_socket(beside, from_thread, mtu_from_thread)
 
     def find(self, local: Address) -> IkeSocket | None:
         """The socket that sends from this address and port."""

@@ -105,8 +105,11 @@ class IkeSocket:
         loop.add_reader(self.sock.fileno(), self._readable, on_datagram)
 
     def esp_beside(self) -> socket.socket | None:
-        """A socket on the same port to which ESP comes from now on; None where the kernel cannot tell it from IKE."""
-        other = _udp_socket(self.sock.family)
+        """A socket on the same port to which ESP comes from now on; None where the system has none for us."""
+        try:
+            other = _udp_socket(self.sock.family)
+        except OSError:
+            return None
         if share(self.sock, other):
             return other
         other.close()

@@ -482,6 +482,10 @@ class UserspaceBackend(Backend):
         if _only_own(local, own):
             # What this host forwards in fragments shows a rule no ports, and would pass it by.
             source_ports, destination_ports = _rule_ports(local), _rule_ports(remote)
+        kinds = [(ip_protocol, source_ports, destination_ports)]
+        if ip_protocol not in (None, icmp):
+            # Errors about what is protected go with it, and others on to where they would have gone.
+            kinds += [(icmp, None, types) for types in errors]
         rules = set()
         for destination in remote.networks():
             routes.setdefault(destination, Route(destination, TABLE + self._instance, self._device_index, here))
@@ -491,26 +495,13 @@ class UserspaceBackend(Backend):
                     TABLE + self._instance,
                     source=source,
                     destination=destination,
-                    ip_protocol=ip_protocol,
-                    source_ports=source_ports,
-                    destination_ports=destination_ports,
+                    ip_protocol=of_protocol,
+                    source_ports=from_ports,
+                    destination_ports=to_ports,
                 )
                 for source in sources
+                for of_protocol, from_ports, to_ports in kinds
             }
-            if ip_protocol not in (None, icmp):
-                # Errors about what is protected go with it, and others on to where they would have gone.
-                rules |= {
-                    Rule(
-                        PRIORITY_PROTECT + self._instance,
-                        TABLE + self._instance,
-                        source=source,
-                        destination=destination,
-                        ip_protocol=icmp,
-                        destination_ports=types,
-                    )
-                    for source in sources
-                    for types in errors
-                }
             if unbound and local.version == 6:
                 # No rule of IPv6 with a source matches before there is one: whatever this host sends goes there.
                 rules.add(

@@ -14,7 +14,7 @@ import pytest
 from ikev2.core.config import ConnectionConfig
 from ikev2.core.types import Address
 from ikev2.crypto.secret import SecretOctets
-from ikev2.errors import ConfigurationError
+from ikev2.errors import BackendError, ConfigurationError
 from ikev2.io import udp
 from ikev2.io.port_sharing import share
 from ikev2.io.sockets import SocketSet
@@ -175,6 +175,23 @@ def test_without_sharing_the_backend_hands_ike_over(
         assert taken == [IKE[0][4:]]
 
     scenario(ports, check)
+
+
+def test_a_backend_that_refuses_the_socket_leaves_the_port_free(ports: tuple[int, int]) -> None:
+    class Refusing(EspBackend):
+        def attach_encap_socket(
+            self, sock: socket.socket, on_ike: OnIke, on_path_mtu: OnPathMtu | None = None
+        ) -> None:
+            raise BackendError("not today")
+
+    async def run() -> None:
+        sockets = SocketSet(Refusing(), lambda *message: None, lambda host, octets: None)
+        with pytest.raises(BackendError, match="not today"):
+            sockets.bind([connection(ports)], asyncio.get_running_loop())
+        IkeSocket("127.0.0.1", ports[1], nat_traversal=True).close()
+        sockets.close()
+
+    asyncio.run(run())
 
 
 def test_a_second_endpoint_is_told_that_the_port_is_taken(ports: tuple[int, int]) -> None:
